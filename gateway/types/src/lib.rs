@@ -1,0 +1,27 @@
+//! What every crate of Fieldgate may know: ids, times, sizes, durations, secrets, and where in a file a
+//! problem lies. No IO and no async: files are read by the caller, time is asked of a [`Clock`].
+//!
+//! - [`DeviceId`]: who somebody is (DESIGN section 4).
+//! - [`Clock`], [`UnixMillis`]: what time it is.
+//! - [`Size`], [`duration`]: `"64MiB"`, `"500ms"`.
+//! - [`Secret`]: text that never reaches a log.
+//! - [`Problem`], [`Span`]: a located, actionable complaint.
+//! - [`Section`]: one table of a configuration file, read key by key; components own their sections.
+//! - [`Backoff`]: how long to wait before trying again.
+
+mod backoff;
+mod clock;
+mod device_id;
+pub mod duration;
+mod problem;
+mod secret;
+mod section;
+mod size;
+
+pub use backoff::Backoff;
+pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
+pub use device_id::{DeviceId, InvalidDeviceId};
+pub use problem::{Problem, Span};
+pub use secret::Secret;
+pub use section::{FromToml, Loader, Located, Section, Sources, Wrong};
+pub use size::{InvalidSize, Size};

@@ -1,0 +1,109 @@
+//! Values and samples.
+
+use fieldgate_types::UnixMillis;
+use serde_json::Value as Json;
+
+use crate::{PointName, Quality};
+
+/// One value of a point.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// True or false.
+    Bool(bool),
+    /// A signed integer.
+    Int(i64),
+    /// An unsigned integer.
+    Uint(u64),
+    /// A floating-point number; may be NaN or infinite until it is encoded.
+    Float(f64),
+    /// Text.
+    Text(String),
+    /// Several values of one kind.
+    Array(Vec<Value>),
+}
+
+/// Integers beyond this lose digits in a JSON reader that uses doubles (RFC 8259 section 6).
+const MAX_SAFE: u64 = 1 << 53;
+
+impl Value {
+    /// As JSON (DESIGN section 5): integers beyond 2^53 as strings; `None` for NaN and infinities, also inside an array.
+    pub fn to_json(&self) -> Option<Json> {
+        match self {
+            Self::Bool(bool) => Some(Json::Bool(*bool)),
+            Self::Int(int) if int.unsigned_abs() > MAX_SAFE => Some(Json::String(int.to_string())),
+            Self::Int(int) => Some(Json::from(*int)),
+            Self::Uint(uint) if *uint > MAX_SAFE => Some(Json::String(uint.to_string())),
+            Self::Uint(uint) => Some(Json::from(*uint)),
+            Self::Float(float) => serde_json::Number::from_f64(*float).map(Json::Number),
+            Self::Text(text) => Some(Json::String(text.clone())),
+            Self::Array(items) => items.iter().map(Self::to_json).collect::<Option<_>>().map(Json::Array),
+        }
+    }
+
+    /// From JSON: numbers, booleans, strings and arrays of them. `None` for null and objects.
+    pub fn from_json(json: &Json) -> Option<Self> {
+        match json {
+            Json::Null | Json::Object(_) => None,
+            Json::Bool(bool) => Some(Self::Bool(*bool)),
+            Json::Number(number) => {
+                let int = number.as_i64().map(Self::Int).or_else(|| number.as_u64().map(Self::Uint));
+                int.or_else(|| number.as_f64().map(Self::Float))
+            }
+            Json::String(text) => Some(Self::Text(text.clone())),
+            Json::Array(items) => items.iter().map(Self::from_json).collect::<Option<_>>().map(Self::Array),
+        }
+    }
+
+    /// As a number, when it is one: for scaling, deadbands and ranges. Booleans, texts and arrays are not.
+    #[allow(clippy::cast_precision_loss)] // A deadband or range beyond 2^53 has no practical meaning.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Self::Int(int) => Some(*int as f64),
+            Self::Uint(uint) => Some(*uint as f64),
+            Self::Float(float) => Some(*float),
+            Self::Bool(_) | Self::Text(_) | Self::Array(_) => None,
+        }
+    }
+}
+
+/// One reading of a point: a value or none, its quality and its times.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Which point of the device.
+    pub point: PointName,
+    /// The value. `None` where there is none to speak of: a stale one is never repeated as good.
+    pub value: Option<Value>,
+    /// How good it is. A sample with a bad quality is reported as an error, whatever its value.
+    pub quality: Quality,
+    /// When the device says that the value arose; absent where the protocol has no such time (Modbus) or the
+    /// device gave none. Then the reception time stands in.
+    pub source_time: Option<UnixMillis>,
+    /// When the gateway had it.
+    pub received: UnixMillis,
+}
+
+impl Sample {
+    /// A reading without a value, for a reason.
+    pub fn bad(point: PointName, quality: Quality, received: UnixMillis) -> Self {
+        Self { point, value: None, quality, source_time: None, received }
+    }
+
+    /// The time to report: the source time, else the reception time.
+    pub fn time(&self) -> UnixMillis {
+        self.source_time.unwrap_or(self.received)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_integers_become_strings_and_odd_floats_nothing() {
+        assert_eq!(Value::Int(-(1 << 53)).to_json(), Some(Json::from(-(1_i64 << 53))));
+        assert_eq!(Value::Uint((1 << 53) + 1).to_json(), Some(Json::from("9007199254740993")));
+        assert_eq!(Value::Float(f64::NAN).to_json(), None);
+        assert_eq!(Value::Array(vec![Value::Float(f64::INFINITY)]).to_json(), None);
+        assert_eq!(Value::Float(21.5).to_json(), Some(Json::from(21.5)));
+    }
+}
