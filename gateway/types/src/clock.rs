@@ -47,7 +47,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 }
 
 /// No true clock reads earlier than this (2026-11-01): the program did not exist.
-const BUILD_FLOOR: UnixMillis = UnixMillis(1_793_491_200_000);
+pub const BUILD_FLOOR: UnixMillis = UnixMillis(1_793_491_200_000);
 
 /// The machine's clocks.
 #[derive(Debug)]

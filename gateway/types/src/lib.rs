@@ -19,7 +19,7 @@ mod section;
 mod size;
 
 pub use backoff::Backoff;
-pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
+pub use clock::{BUILD_FLOOR, Clock, ManualClock, SystemClock, UnixMillis};
 pub use device_id::{DeviceId, InvalidDeviceId};
 pub use problem::{Problem, Span};
 pub use secret::Secret;
