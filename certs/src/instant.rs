@@ -42,13 +42,9 @@ pub(crate) struct Judge {
 }
 
 impl Judge {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, floor: BUILD_FLOOR }
-    }
-
-    /// Whatever proves that time has got this far.
-    pub(crate) fn raise(self, to: UnixMillis) -> Self {
-        Self { floor: self.floor.max(to), ..self }
+    /// `proof`: a moment that is known to be past, besides the building of this program.
+    pub(crate) fn new(clock: Arc<dyn Clock>, proof: UnixMillis) -> Self {
+        Self { clock, floor: BUILD_FLOOR.max(proof) }
     }
 
     pub(crate) fn now(&self) -> UnixMillis {

@@ -4,9 +4,16 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use fieldgate_types::{DeviceId, Secret};
+use fieldgate_types::{DeviceId, Secret, UnixMillis};
+use rcgen::PublicKeyData;
 
-use crate::{Ca, CertificateRecord, IssueError, Registry, Role};
+use crate::authority::Signer;
+use crate::durable::{self, Existing};
+use crate::encoding::{certificate_pem, key_pem};
+use crate::instant::whole_seconds;
+use crate::keystore::P256Key;
+use crate::template::{self, Lifetime};
+use crate::{Ca, CertificateRecord, Fingerprint, IssueError, Registry, Role, Serial, csr};
 
 /// A certificate that was just issued, with all that its holder needs.
 #[derive(Debug, Clone)]
@@ -25,10 +32,22 @@ pub struct Issued {
 
 impl Issued {
     /// Writes `ca.pem`, `cert.pem` and, when the key was made here, `key.pem` (mode 0600) into `dir`, which is made
-    /// when absent. Durable when it returns. Refuses to overwrite a `key.pem`.
+    /// when absent. Durable when it returns. Refuses to overwrite a `key.pem`: it may be the only copy of a key in use.
     pub fn write_bundle(&self, dir: &Path) -> io::Result<()> {
-        let _ = dir;
-        unimplemented!()
+        durable::make_private_folder(dir)?;
+        // First, so that of two writers one fails before it has changed anything.
+        if let Some(key) = &self.key_pem {
+            let path = dir.join("key.pem");
+            durable::write(&path, key.expose().as_bytes(), 0o600, Existing::Keep).map_err(|error| {
+                if error.kind() == io::ErrorKind::AlreadyExists {
+                    let text = format!("`{}` exists and is not overwritten: choose another directory", path.display());
+                    return io::Error::new(io::ErrorKind::AlreadyExists, text);
+                }
+                error
+            })?;
+        }
+        durable::write(&dir.join("cert.pem"), self.certificate_pem.as_bytes(), 0o644, Existing::Replace)?;
+        durable::write(&dir.join("ca.pem"), self.ca_pem.as_bytes(), 0o644, Existing::Replace)
     }
 }
 
@@ -41,8 +60,10 @@ impl Ca {
         role: Role,
         validity: Duration,
     ) -> Result<Issued, IssueError> {
-        let _ = (registry, id, role, validity);
-        unimplemented!()
+        let (key, pkcs8) = P256Key::generate()?;
+        let mut issued = self.issue_for(registry, &key, id, role, validity)?;
+        issued.key_pem = Some(Secret::new(key_pem(&pkcs8).as_str()));
+        Ok(issued)
     }
 
     /// A certificate for the public key of `csr` (PKCS #10, PEM or DER). Everything else in the request is ignored.
@@ -54,7 +75,58 @@ impl Ca {
         role: Role,
         validity: Duration,
     ) -> Result<Issued, IssueError> {
-        let _ = (registry, csr, id, role, validity);
-        unimplemented!()
+        let key = csr::public_key(csr)?;
+        self.issue_for(registry, &key, id, role, validity)
+    }
+
+    fn issue_for(
+        &self,
+        registry: &dyn Registry,
+        key: &impl PublicKeyData,
+        id: &DeviceId,
+        role: Role,
+        validity: Duration,
+    ) -> Result<Issued, IssueError> {
+        let now = self.judge.now();
+        let signer = self.signer(now)?;
+        let lifetime = signer.clamp(Lifetime::from_now(now, validity));
+        if lifetime.not_after <= whole_seconds(now) {
+            return Err(IssueError::NoLifetime);
+        }
+        let serial = Serial::random().ok_or(rcgen::Error::RingUnspecified)?;
+        let der = signer.sign(&template::client(id, lifetime, &serial)?, key)?;
+        let issuer = &signer.authority.info;
+        let record = CertificateRecord {
+            issuer: issuer.issuer_key,
+            serial,
+            device: id.clone(),
+            role,
+            fingerprint: Fingerprint::of(&der),
+            not_before: lifetime.not_before,
+            not_after: lifetime.not_after,
+            revoked: None,
+        };
+        registry.record(&record)?;
+        if lifetime.clamped {
+            tracing::warn!(
+                device = %id,
+                not_after = lifetime.not_after.0,
+                "validity cut at the end of the issuing CA"
+            );
+        }
+        let certificate_pem = certificate_pem(&der) + &certificate_pem(&signer.authority.der);
+        Ok(Issued {
+            record,
+            certificate_pem,
+            key_pem: None,
+            ca_pem: self.trust_bundle_pem(),
+            clamped: lifetime.clamped,
+        })
+    }
+
+    /// The newest issuing CA that has its key, and time left.
+    pub(crate) fn signer(&self, now: UnixMillis) -> Result<Signer<'_>, IssueError> {
+        let signer = self.issuing.iter().rev().find_map(|authority| authority.signer(now));
+        signer.ok_or_else(|| IssueError::IssuerExpired { not_after: self.issuing_not_after() })
     }
 }

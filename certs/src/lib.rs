@@ -7,20 +7,28 @@
 //! Invariants: nothing is issued past its issuer's end; from a request only the public key is taken; a certificate is
 //! recorded durably before it is handed out; TLS sessions are never resumed, so that every connection is judged.
 
+mod authority;
 mod ca;
+mod csr;
+mod durable;
+mod encoding;
 mod error;
 mod fingerprint;
 mod hex;
 mod identify;
 mod instant;
 mod issue;
+mod keystore;
 mod refused;
 mod registry;
 mod role;
 mod serial;
 mod server;
+mod template;
+mod verifier;
 
-pub use ca::{AuthorityInfo, AuthorityKind, Ca};
+pub use authority::{AuthorityInfo, AuthorityKind};
+pub use ca::Ca;
 pub use error::{CaError, IssueError};
 pub use fingerprint::{Fingerprint, IssuerKey};
 pub use hex::InvalidHex;
