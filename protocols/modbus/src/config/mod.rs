@@ -1,0 +1,146 @@
+//! The configuration of one link: a `[[modbus]]` table with its devices and points (DESIGN section 6).
+//!
+//! Everything that can be known to be wrong without a device is refused here, with its place in the file.
+
+mod endpoint;
+mod point;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use fieldgate_protocol::{FieldDevice, PointName, Report};
+use fieldgate_types::{DeviceId, FromToml, Located, Section, Wrong};
+
+pub use self::endpoint::{Endpoint, InvalidEndpoint};
+pub use self::point::PointConfig;
+use crate::plan::Limits;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The number by which a device is addressed on its link: 0 to 255.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitId(pub u8);
+
+impl fmt::Display for UnitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromToml for UnitId {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        u8::from_toml(value).map(Self)
+    }
+}
+
+/// One link and the devices on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModbusConfig {
+    /// Where the link leads.
+    pub endpoint: Endpoint,
+    /// How long an answer may take. A connection may take as long, but never less than a second.
+    pub timeout: Duration,
+    /// Rest of the link between an answer and the next request.
+    pub pause: Duration,
+    /// How large requests may be and how many registers they may read for nothing.
+    pub limits: Limits,
+    /// The devices, each with its own unit id and identity.
+    pub devices: Vec<DeviceConfig>,
+}
+
+/// One unit on a link: a field device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceConfig {
+    /// Its identity on the gateway.
+    pub id: DeviceId,
+    /// Its number on the link.
+    pub unit: UnitId,
+    /// Its points, at least one.
+    pub points: Vec<PointConfig>,
+}
+
+impl ModbusConfig {
+    /// Reads one `[[modbus]]` table. `None` when something essential is missing; whatever is wrong is noted in the
+    /// section's sources.
+    pub fn read(section: &Section) -> Option<Self> {
+        let endpoint = section.required("url");
+        let timeout = section.duration("timeout", Duration::from_millis(10)..=MINUTE, Duration::from_secs(1));
+        let pause = section.duration("pause", Duration::ZERO..=MINUTE, Duration::ZERO);
+        let limits = Limits {
+            max_block: section.number("max_block", 1..=125, 125),
+            max_gap: section.number("max_gap", 0..=124, 8),
+        };
+        let tables = section.sections("device");
+        if tables.is_empty() {
+            section.problem("device", "is missing: add a [[modbus.device]] with the id and the unit of each device");
+        }
+        let mut devices: Vec<DeviceConfig> = Vec::new();
+        let mut complete = !tables.is_empty();
+        for table in tables {
+            let Some(device) = DeviceConfig::read(&table, limits) else {
+                complete = false;
+                continue;
+            };
+            if devices.iter().any(|other| other.id == device.id) {
+                let id = &device.id;
+                table.problem("id", format_args!("`{id}` is used twice on this link, each device needs its own id"));
+            }
+            if let Some(other) = devices.iter().find(|other| other.unit == device.unit) {
+                let (unit, id) = (device.unit, &other.id);
+                table.problem("unit", format_args!("`{unit}` is already the unit of `{id}` on this link"));
+            }
+            devices.push(device);
+        }
+        Some(Self { endpoint: endpoint.filter(|_| complete)?, timeout, pause, limits, devices })
+    }
+
+    /// The ids of its devices, in the order of the configuration: so that the gateway can see that none is used twice.
+    pub fn device_ids(&self) -> impl Iterator<Item = &DeviceId> {
+        self.devices.iter().map(|device| &device.id)
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl DeviceConfig {
+    fn read(section: &Section, limits: Limits) -> Option<Self> {
+        let id = section.required("id");
+        let unit = section.get_or("unit", UnitId(1));
+        let interval = interval(section, Duration::from_secs(1));
+        let report = Report::read(section, &Report::default());
+        let mut tables = Vec::new();
+        let shared = section.has("points_from").then(|| section.include("points_from"));
+        if let Some(Some(file)) = &shared {
+            tables.extend(file.sections("point"));
+        }
+        tables.extend(section.sections("point"));
+        if tables.is_empty() && !matches!(shared, Some(None)) {
+            section.problem("point", "is missing: add a [[modbus.device.point]], or name a file with `points_from`");
+        }
+        let mut points: Vec<PointConfig> = Vec::new();
+        let mut seen: BTreeSet<PointName> = BTreeSet::new();
+        for table in &tables {
+            let Some(point) = PointConfig::read(table, interval, &report, limits) else { continue };
+            if !seen.insert(point.point.name.clone()) {
+                let name = &point.point.name;
+                table.problem("name", format_args!("`{name}` is used twice in this device, each point needs its own"));
+                continue;
+            }
+            points.push(point);
+        }
+        Some(Self { id: id?, unit, points }).filter(|device| !device.points.is_empty())
+    }
+
+    /// The device as the gateway sees it.
+    pub fn field_device(&self) -> FieldDevice {
+        let points = self.points.iter().map(|point| point.point.clone()).collect();
+        FieldDevice { id: self.id.clone(), points }
+    }
+}
+
+fn interval(section: &Section, default: Duration) -> Duration {
+    section.duration("interval", Duration::from_millis(10)..=DAY, default)
+}

@@ -1,0 +1,519 @@
+//! One unit: what is asked of it and when, and what its answers mean. No IO; time is an argument.
+//!
+//! Points with the same interval form a cycle at a fixed rate. A cycle whose predecessor has not ended is counted and
+//! skipped. All samples of a cycle go up in one batch; so do all samples of a unit after it has come back.
+//!
+//! A unit is offline after three requests in a row without an answer. Then it is asked one thing at a time, at growing
+//! distances; while others on the link answer, probes of a dead unit take at most one 25th of the link's time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fieldgate_protocol::{Quality, Sample, Update, Value};
+use fieldgate_types::{Backoff, UnixMillis};
+use tokio::time::Instant;
+use tokio_modbus::ExceptionCode;
+
+use super::block::Block;
+use crate::config::{DeviceConfig, UnitId};
+use crate::exception::{self, Verdict};
+use crate::link::Data;
+use crate::plan::{self, Limits, Read};
+
+/// So many requests in a row without an answer are tried again at once (DESIGN section 3).
+pub(super) const PATIENCE: u32 = 3;
+/// A batch is handed up at this size, whatever is still to come.
+const MAX_BATCH: usize = 4_096;
+/// How long a busy device is left alone, and how often.
+pub(super) const BUSY_WAIT: Duration = Duration::from_millis(100);
+/// How often a busy device is asked again.
+pub(super) const BUSY_TRIES: u8 = 3;
+/// While others answer, a dead unit rests this many times as long as its probe took: 4 % of the link's time.
+const REST: u32 = 24;
+
+/// Whether the unit answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Presence {
+    Unknown,
+    Online,
+    Offline { reason: String },
+}
+
+/// Points that are read together in time.
+#[derive(Debug)]
+struct Cycle {
+    interval: Duration,
+    due: Instant,
+    /// Requests that have not ended.
+    open: usize,
+}
+
+/// Why a request is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It is due.
+    Poll,
+    /// The part was bad; is it still?
+    Retry,
+    /// The block was divided; can it be read as planned?
+    Whole,
+}
+
+/// A request to make.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) read: Arc<Read>,
+    block: usize,
+    why: Why,
+    tries: u8,
+    not_before: Instant,
+}
+
+/// No usable answer came.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// In words.
+    pub(super) reason: String,
+    /// What becomes of the points, if it lasts.
+    pub(super) quality: Quality,
+    /// How long the link was taken.
+    pub(super) took: Duration,
+    /// Whether some other unit on the link answers.
+    pub(super) others_answer: bool,
+}
+
+/// One unit.
+#[derive(Debug)]
+pub(super) struct Unit {
+    pub(super) device: DeviceConfig,
+    cycles: Vec<Cycle>,
+    blocks: Vec<Block>,
+    /// Bounded by the plan: each part of a block stands here at most twice (its poll and its retry).
+    queue: VecDeque<Job>,
+    gathered: Vec<Sample>,
+    /// Drained by the task after each step.
+    pub(super) updates: Vec<Update>,
+    presence: Presence,
+    failures: u32,
+    backoff: Backoff,
+    probe_at: Instant,
+    next_probe: usize,
+    /// The first reading of everything after coming online goes up as one batch.
+    sweeping: bool,
+}
+
+impl Unit {
+    /// Nothing known of it, to be asked at once.
+    pub(super) fn new(device: DeviceConfig, limits: Limits, now: Instant) -> Self {
+        let mut intervals: Vec<Duration> = device.points.iter().map(|point| point.interval).collect();
+        intervals.sort_unstable();
+        intervals.dedup();
+        let mut blocks = Vec::new();
+        for (cycle, interval) in intervals.iter().enumerate() {
+            let points = device.points.iter().enumerate().filter(|(_, point)| point.interval == *interval);
+            let reads = plan::merge(points.map(|(number, point)| (number, point.extent())), limits);
+            blocks.extend(reads.into_iter().map(|read| Block::new(cycle, read)));
+        }
+        let cycles = intervals.into_iter().map(|interval| Cycle { interval, due: now, open: 0 }).collect();
+        Self {
+            device,
+            cycles,
+            blocks,
+            queue: VecDeque::new(),
+            gathered: Vec::new(),
+            updates: Vec::new(),
+            presence: Presence::Unknown,
+            failures: 0,
+            backoff: Backoff::field_link(),
+            probe_at: now,
+            next_probe: 0,
+            sweeping: false,
+        }
+    }
+
+    pub(super) fn id(&self) -> UnitId {
+        self.device.unit
+    }
+
+    pub(super) fn is_online(&self) -> bool {
+        self.presence == Presence::Online
+    }
+
+    /// Why it is offline, if it is.
+    pub(super) fn offline(&self) -> Option<&str> {
+        match &self.presence {
+            Presence::Offline { reason } => Some(reason),
+            Presence::Unknown | Presence::Online => None,
+        }
+    }
+
+    /// Whether its last request had no answer.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures > 0 || self.offline().is_some()
+    }
+
+    /// When there is something to do next.
+    pub(super) fn wake_at(&self) -> Instant {
+        let job = self.queue.iter().map(|job| job.not_before).min();
+        let next = if self.is_online() {
+            self.cycles.iter().map(|cycle| cycle.due).min()
+        } else {
+            Some(self.probe_at).filter(|_| self.queue.is_empty())
+        };
+        // A unit has at least one cycle; an hour is as good as never.
+        [job, next].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600))
+    }
+
+    /// Queues what is due. Says how many cycles were late.
+    pub(super) fn tick(&mut self, now: Instant, clock: UnixMillis) -> u64 {
+        if !self.is_online() {
+            if self.queue.is_empty() && now >= self.probe_at {
+                self.push_probe(now);
+            }
+            return 0;
+        }
+        let mut overruns = 0;
+        for number in 0..self.cycles.len() {
+            let Some(cycle) = self.cycles.get_mut(number).filter(|cycle| now >= cycle.due) else { continue };
+            let mut late = false;
+            while cycle.due <= now {
+                // The grid stays; ticks that have passed meanwhile are skipped.
+                let missed = (now - cycle.due).as_nanos() / cycle.interval.as_nanos().max(1);
+                late |= missed > 0;
+                cycle.due += cycle.interval.saturating_mul(u32::try_from(missed + 1).unwrap_or(u32::MAX));
+            }
+            let running = cycle.open > 0;
+            overruns += u64::from(late || running);
+            if running {
+                self.sweeping = false;
+                continue;
+            }
+            self.queue_cycle(number, now, clock);
+        }
+        if self.queue.is_empty() {
+            self.flush();
+        }
+        overruns
+    }
+
+    fn queue_cycle(&mut self, cycle: usize, now: Instant, clock: UnixMillis) {
+        for number in 0..self.blocks.len() {
+            let Some(block) = self.blocks.get_mut(number).filter(|block| block.cycle == cycle) else { continue };
+            let retry = block.retry_at.is_some_and(|at| at <= now);
+            let mut jobs = Vec::new();
+            let mut bad = Vec::new();
+            for part in &block.parts {
+                match &part.bad {
+                    None => jobs.push((Arc::clone(&part.read), Why::Poll)),
+                    Some(quality) => bad.push((Arc::clone(&part.read), quality.clone())),
+                }
+            }
+            if retry {
+                block.retry_at = None;
+                let why = if block.parts.len() == 1 { Why::Retry } else { Why::Whole };
+                jobs.push((Arc::clone(&block.whole), why));
+            }
+            for (read, quality) in bad {
+                self.gather_bad(&read, &quality, clock);
+            }
+            for (read, why) in jobs {
+                self.push(number, read, why, now, false);
+            }
+        }
+    }
+
+    fn push(&mut self, block: usize, read: Arc<Read>, why: Why, now: Instant, first: bool) {
+        let cycle = self.blocks.get(block).map_or(0, |block| block.cycle);
+        if let Some(cycle) = self.cycles.get_mut(cycle) {
+            cycle.open += 1;
+        }
+        let job = Job { read, block, why, tries: 0, not_before: now };
+        if first {
+            self.queue.push_front(job);
+        } else {
+            self.queue.push_back(job);
+        }
+    }
+
+    /// Asks one thing of a unit that is not known to answer: each time another block, in case one is mute.
+    fn push_probe(&mut self, now: Instant) {
+        let number = self.next_probe % self.blocks.len().max(1);
+        self.next_probe = number + 1;
+        let Some(block) = self.blocks.get(number) else { return };
+        let good = block.parts.iter().find(|part| part.bad.is_none());
+        let (part, why) = match good {
+            Some(part) => (Some(part), Why::Poll),
+            None => (block.parts.first(), Why::Retry),
+        };
+        if let Some(read) = part.map(|part| Arc::clone(&part.read)) {
+            self.push(number, read, why, now, false);
+        }
+    }
+
+    /// Asks an idle unit for a sign of life, when others on the link fail.
+    pub(super) fn ask_for_life(&mut self, now: Instant) {
+        if self.is_online() && self.failures == 0 && self.queue.is_empty() {
+            self.push_probe(now);
+        }
+    }
+
+    /// Asks now instead of later, after the link has come back.
+    pub(super) fn probe_now(&mut self, now: Instant) {
+        if !self.is_online() {
+            self.forget_jobs();
+            self.probe_at = now;
+        }
+    }
+
+    /// The next request, if it is time for one.
+    pub(super) fn next_job(&mut self, now: Instant) -> Option<Job> {
+        let at = self.queue.iter().position(|job| job.not_before <= now)?;
+        self.queue.remove(at)
+    }
+
+    /// The device has answered with data.
+    pub(super) fn answered(&mut self, job: Job, data: &Data, now: Instant, clock: UnixMillis) {
+        self.alive(Some(&job), now, clock);
+        for point in &job.read.points {
+            let Some(config) = self.device.points.get(*point) else { continue };
+            let name = config.point.name.clone();
+            self.gathered.push(match decode(data, &job.read, config) {
+                Some(value) => Sample {
+                    point: name,
+                    value: Some(value),
+                    quality: Quality::GOOD,
+                    source_time: None,
+                    received: clock,
+                },
+                None => Sample::bad(name, Quality::BAD_DECODING_ERROR, clock),
+            });
+        }
+        if let Some(block) = self.blocks.get_mut(job.block) {
+            match job.why {
+                Why::Whole => block.heal(),
+                Why::Poll | Why::Retry => block.good(&job.read, now),
+            }
+        }
+        self.end(&job);
+    }
+
+    /// The device has answered with an exception; not for [`Verdict::Away`], which is a [`Unit::failed`].
+    pub(super) fn refused(&mut self, mut job: Job, code: ExceptionCode, now: Instant, clock: UnixMillis) {
+        self.alive(Some(&job), now, clock);
+        let quality = exception::quality(code);
+        match exception::verdict(code) {
+            Verdict::Busy if job.tries < BUSY_TRIES => {
+                job.tries += 1;
+                job.not_before = now + BUSY_WAIT;
+                self.queue.push_back(job);
+                return;
+            }
+            Verdict::Busy | Verdict::Trouble | Verdict::Away => self.gather_bad(&job.read.clone(), &quality, clock),
+            Verdict::Refused => self.refused_for_good(&job, code, &quality, now, clock),
+        }
+        self.end(&job);
+    }
+
+    fn refused_for_good(&mut self, job: &Job, code: ExceptionCode, quality: &Quality, now: Instant, clock: UnixMillis) {
+        let points = &self.device.points;
+        let halves = plan::halve(&job.read, |point| points.get(point).map(super::super::config::PointConfig::extent));
+        let Some(block) = self.blocks.get_mut(job.block) else { return };
+        if job.why == Why::Whole {
+            block.retry_later(now);
+            let bad = block.parts.iter().filter(|part| part.bad.is_some()).map(|part| Arc::clone(&part.read));
+            for read in bad.collect::<Vec<_>>() {
+                self.push(job.block, read, Why::Retry, now, false);
+            }
+            return;
+        }
+        if let Some(halves) = halves.filter(|_| exception::may_be_divided(code)) {
+            for half in block.divide(&job.read, halves).into_iter().flatten().rev() {
+                self.push(job.block, half, Why::Poll, now, true);
+            }
+            return;
+        }
+        let news = block.condemn(&job.read, quality.clone(), now);
+        self.gather_bad(&job.read, quality, clock);
+        if news {
+            self.log_condemned(&job.read, &exception::describe(code));
+        }
+    }
+
+    /// No usable answer came.
+    pub(super) fn failed(&mut self, job: Job, failure: Failure, now: Instant, clock: UnixMillis) {
+        self.failures += 1;
+        if !self.is_online() {
+            self.end(&job);
+            if self.presence == Presence::Unknown && self.failures < PATIENCE {
+                self.probe_at = now;
+            } else {
+                self.go_offline(&failure, now);
+            }
+            return;
+        }
+        let Some(block) = self.blocks.get_mut(job.block) else { return };
+        if job.why != Why::Poll {
+            block.retry_later(now);
+            self.end(&job);
+        } else if self.failures < PATIENCE {
+            let failures = block.part(&job.read).map_or(0, |part| {
+                part.failures += 1;
+                part.failures
+            });
+            if failures >= PATIENCE {
+                // The unit answers other things in between: it is this request that it is mute to.
+                let news = block.condemn(&job.read, failure.quality.clone(), now);
+                self.gather_bad(&job.read, &failure.quality, clock);
+                if news {
+                    self.log_condemned(&job.read, &failure.reason);
+                }
+                self.end(&job);
+            } else {
+                self.call_witness(&job, now);
+                self.queue.push_back(job);
+            }
+        }
+        if self.failures >= PATIENCE {
+            self.go_offline(&failure, now);
+        }
+    }
+
+    /// Asks for another block between two tries of one that had no answer: is it the unit, or the request?
+    fn call_witness(&mut self, job: &Job, now: Instant) {
+        if !self.queue.is_empty() {
+            return;
+        }
+        let mut witness = None;
+        for (number, block) in self.blocks.iter().enumerate() {
+            let part = block
+                .parts
+                .iter()
+                .find(|part| part.bad.is_none() && part.failures == 0 && !Arc::ptr_eq(&part.read, &job.read));
+            if let Some(part) = part {
+                witness = Some((number, Arc::clone(&part.read)));
+                break;
+            }
+        }
+        if let Some((number, read)) = witness {
+            self.push(number, read, Why::Poll, now, false);
+        }
+    }
+
+    /// The whole link is gone.
+    pub(super) fn link_down(&mut self, reason: &str, now: Instant) {
+        let quality = Quality::BAD_NO_COMMUNICATION;
+        let failure = Failure { reason: reason.to_owned(), quality, took: Duration::ZERO, others_answer: false };
+        self.go_offline(&failure, now);
+    }
+
+    fn go_offline(&mut self, failure: &Failure, now: Instant) {
+        self.flush();
+        self.forget_jobs();
+        let rest = if failure.others_answer { failure.took.saturating_mul(REST) } else { Duration::ZERO };
+        self.probe_at = now + self.backoff.next_wait().max(rest);
+        if self.offline().is_some() {
+            return;
+        }
+        let device = self.device.id.clone();
+        tracing::warn!(device = %device, unit = %self.device.unit, reason = failure.reason, "field device is offline");
+        self.presence = Presence::Offline { reason: failure.reason.clone() };
+        self.updates.push(Update::Offline { device, reason: failure.reason.clone() });
+    }
+
+    fn forget_jobs(&mut self) {
+        self.queue.clear();
+        for cycle in &mut self.cycles {
+            cycle.open = 0;
+        }
+    }
+
+    /// The unit has answered: to `job`, or to a command.
+    pub(super) fn alive(&mut self, job: Option<&Job>, now: Instant, clock: UnixMillis) {
+        self.failures = 0;
+        if self.is_online() {
+            return;
+        }
+        self.backoff.reset();
+        self.presence = Presence::Online;
+        self.sweeping = true;
+        tracing::info!(device = %self.device.id, unit = %self.device.unit, "field device is online");
+        self.updates.push(Update::Online { device: self.device.id.clone() });
+        for block in &mut self.blocks {
+            // It may be another device than before.
+            block.retry_at = block.retry_at.map(|_| now);
+        }
+        for number in 0..self.cycles.len() {
+            if let Some(cycle) = self.cycles.get_mut(number) {
+                cycle.due = now + cycle.interval;
+            }
+            self.queue_cycle(number, now, clock);
+        }
+        // What has just been answered need not be asked again.
+        let asked = |queued: &Job| job.is_some_and(|job| Arc::ptr_eq(&job.read, &queued.read) && job.why == queued.why);
+        if let Some(at) = self.queue.iter().position(asked)
+            && let Some(twin) = self.queue.remove(at)
+        {
+            self.close(&twin);
+        }
+    }
+
+    fn close(&mut self, job: &Job) -> bool {
+        let cycle = self.blocks.get(job.block).map_or(0, |block| block.cycle);
+        self.cycles.get_mut(cycle).is_some_and(|cycle| {
+            cycle.open = cycle.open.saturating_sub(1);
+            cycle.open == 0
+        })
+    }
+
+    /// A request has ended, whichever way.
+    fn end(&mut self, job: &Job) {
+        let cycle_done = self.close(job);
+        if self.queue.is_empty() {
+            self.sweeping = false;
+            self.flush();
+        } else if (cycle_done && !self.sweeping) || self.gathered.len() >= MAX_BATCH {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let samples = std::mem::take(&mut self.gathered);
+        self.updates.push(Update::Samples { device: self.device.id.clone(), samples });
+    }
+
+    fn gather_bad(&mut self, read: &Read, quality: &Quality, clock: UnixMillis) {
+        for point in &read.points {
+            if let Some(config) = self.device.points.get(*point) {
+                self.gathered.push(Sample::bad(config.point.name.clone(), quality.clone(), clock));
+            }
+        }
+    }
+
+    fn log_condemned(&self, read: &Read, reason: &str) {
+        tracing::warn!(
+            device = %self.device.id,
+            table = read.table.word(),
+            start = read.start,
+            count = read.count,
+            points = read.points.len(),
+            reason,
+            "points can't be read, asking again seldom"
+        );
+    }
+}
+
+/// The value of a point in an answer of the right length.
+pub(super) fn decode(data: &Data, read: &Read, config: &crate::config::PointConfig) -> Option<Value> {
+    let from = usize::from(config.at.offset.checked_sub(read.start)?);
+    match data {
+        Data::Bits(bits) => bits.get(from).map(|bit| Value::Bool(*bit)),
+        Data::Registers(words) => {
+            let width = usize::from(config.codec.kind().width());
+            config.codec.decode(words.get(from..from + width)?)
+        }
+    }
+}
