@@ -1,0 +1,87 @@
+"""An OPC UA server made by asyncua, in a helper process, so that it can be killed and started again.
+
+Nodes in the namespace `urn:fieldgate:peers`: `Level` (Double, writable, 12.5), `Ticks` (UInt32, counts up five times a second),
+`Running` (Boolean), `Label` (String), `Locked` (Double, readable only).
+Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from asyncua import Server, ua
+from asyncua.crypto.permission_rules import User, UserRole
+
+import answering
+
+NAMESPACE = "urn:fieldgate:peers"
+APPLICATION = "urn:fieldgate:peers:server"
+TICK = 0.2
+
+
+class OneUser:
+    """Accepts one user name with its password."""
+
+    def __init__(self, name: str, password: str) -> None:
+        self._login = (name, password)
+
+    def get_user(self, _server: Any, username: str | None = None, password: str | None = None, certificate: Any = None) -> User | None:
+        return User(role=UserRole.User, name=username) if (username, password) == self._login else None
+
+
+async def open_server(given: dict[str, Any]) -> Server:
+    """A configured server that does not listen yet."""
+    secure = "cert" in given
+    server = Server(user_manager=OneUser(given["user"], given["password"]) if secure else None)
+    await server.init()
+    server.set_endpoint(f"opc.tcp://127.0.0.1:{given['port']}/")
+    server.set_server_name("Fieldgate peers")
+    await server.set_application_uri(APPLICATION)
+    if secure:
+        await server.load_certificate(given["cert"])
+        await server.load_private_key(given["key"])
+        server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
+        server.set_identity_tokens([ua.UserNameIdentityToken])
+    else:
+        server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
+        server.set_identity_tokens([ua.AnonymousIdentityToken])
+    return server
+
+
+async def main() -> None:
+    logging.basicConfig(level=logging.WARNING)
+    given = answering.arguments()
+    server = await open_server(given)
+    index = await server.register_namespace(NAMESPACE)
+    nodes = {}
+    for name, value, kind in (
+        ("Level", 12.5, ua.VariantType.Double),
+        ("Ticks", 0, ua.VariantType.UInt32),
+        ("Running", True, ua.VariantType.Boolean),
+        ("Label", "boiler", ua.VariantType.String),
+        ("Locked", 1.0, ua.VariantType.Double),
+    ):
+        nodes[name] = await server.nodes.objects.add_variable(ua.NodeId(name, index), name, value, kind)
+    await nodes["Level"].set_writable()
+    await server.start()
+
+    async def tick() -> None:
+        count = 0
+        while True:
+            await asyncio.sleep(TICK)
+            count += 1
+            await nodes["Ticks"].write_value(ua.Variant(count, ua.VariantType.UInt32))
+
+    ticking = asyncio.create_task(tick())
+
+    async def read(name: str) -> Any:
+        return await nodes[name].read_value()
+
+    await answering.answer_all({"read": read})
+    ticking.cancel()
+
+
+if __name__ == "__main__":
+    answering.run(main)

@@ -1,0 +1,30 @@
+"""The scenarios, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scenarios import certificates, commands, disk, field, harness, identity, load, local, memory, refusals
+from stage import Stage
+
+Scenario = Callable[[Stage], None]
+
+ALL: dict[str, Scenario] = {
+    "harness": harness.proves_the_peers,
+    "leaf": identity.leaf_to_cloud,
+    "envelope": identity.upstream_over_3_1_1,
+    "identity": identity.strangers_are_refused,
+    "certificates": certificates.strict_and_never_resumed,
+    "modbus": field.modbus,
+    "opcua": field.opcua_without_security,
+    "opcua-secure": field.opcua_signed_and_encrypted,
+    "commands": commands.to_a_leaf,
+    "load": load.cloud_away,
+    "crash": load.gateway_killed,
+    "config": refusals.ten_mistakes,
+    "trouble": refusals.keeps_running,
+    "disk": disk.full_and_back,
+    "memory": memory.idle_with_ten_devices,
+    "local": local.without_upstream,
+    "drain": local.stops_and_goes_on,
+}
