@@ -1,0 +1,42 @@
+//! The numbers that bound the queue.
+
+use std::time::Duration;
+
+use fieldgate_types::Size;
+
+/// What happens when the queue has reached its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// The oldest records make room, counted per device.
+    DropOldest,
+    /// Commits wait, and with them the acknowledgements of whoever sent the messages.
+    Refuse,
+}
+
+/// The bounds of a queue.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most that the queue takes on disk, write-ahead log included; less when the file system has less.
+    pub max_size: Size,
+    /// Records are dropped after this much running time.
+    pub max_age: Duration,
+    /// What happens at `max_size`.
+    pub overflow: Overflow,
+    /// Batches that may wait for their commit; further callers wait for a place.
+    pub queued_batches: usize,
+    /// Bytes that may wait for their commit; further callers wait. Also the largest batch there can be.
+    pub queued_bytes: usize,
+}
+
+impl Default for Options {
+    /// The defaults of DESIGN section 6.
+    fn default() -> Self {
+        Self {
+            max_size: Size(1 << 30),
+            max_age: Duration::from_secs(7 * 86_400),
+            overflow: Overflow::DropOldest,
+            queued_batches: 4096,
+            queued_bytes: 16 << 20,
+        }
+    }
+}
