@@ -137,6 +137,11 @@ impl Link {
         Self { endpoint, timeout, pause, connection: None }
     }
 
+    /// Where it leads.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// Whether there is a connection.
     pub(crate) fn is_connected(&self) -> bool {
         self.connection.is_some()
@@ -145,7 +150,7 @@ impl Link {
     /// Makes a new connection in place of any old one.
     pub(crate) async fn connect(&mut self) -> Result<(), LinkError> {
         self.connection = None;
-        // A handshake that loses its first packet takes a second (RFC 6298): shorter answers times don't apply to it.
+        // A handshake that loses its first packet takes a second (RFC 6298): shorter time-outs don't apply to it.
         let limit = self.timeout.max(Duration::from_millis(1_500));
         let attempt = TcpStream::connect((self.endpoint.host.as_str(), self.endpoint.port));
         let stream = timeout(limit, attempt).await.map_err(|_| LinkError::ConnectTimeout(limit))?;

@@ -38,7 +38,7 @@ pub struct Extent {
 }
 
 impl Extent {
-    fn end(&self) -> u32 {
+    fn end(self) -> u32 {
         u32::from(self.at.offset) + u32::from(self.width)
     }
 }
@@ -88,7 +88,7 @@ pub fn halve(read: &Read, extent: impl Fn(usize) -> Option<Extent>) -> Option<[R
     let half = |points: &[usize]| {
         let extents = || points.iter().filter_map(|point| extent(*point));
         let start = extents().map(|extent| extent.at.offset).min()?;
-        let end = extents().map(|extent| extent.end()).max()?;
+        let end = extents().map(Extent::end).max()?;
         let count = u16::try_from(end - u32::from(start)).ok()?;
         Some(Read { table: read.table, start, count, points: points.to_vec() })
     };

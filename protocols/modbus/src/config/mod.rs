@@ -18,7 +18,8 @@ pub use self::endpoint::{Endpoint, InvalidEndpoint};
 pub use self::point::PointConfig;
 use crate::plan::Limits;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: Duration = Duration::from_mins(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// The number by which a device is addressed on its link: 0 to 255.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,8 +103,6 @@ impl ModbusConfig {
         self.devices.iter().map(|device| &device.id)
     }
 }
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 impl DeviceConfig {
     fn read(section: &Section, limits: Limits) -> Option<Self> {

@@ -49,7 +49,7 @@ impl Block {
     pub(super) fn new(cycle: usize, read: Read) -> Self {
         let whole = Arc::new(read);
         let parts = vec![Part::new(Arc::clone(&whole))];
-        let backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(60));
+        let backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(1));
         Self { cycle, whole, parts, retry_at: None, backoff }
     }
 

@@ -253,7 +253,11 @@ fn payload(config: &PointConfig, value: &Value) -> Result<Payload, String> {
     if point.access != Access::ReadWrite {
         return Err(format!("`{}` is read-only", point.name));
     }
-    if let (Some((low, high)), Some(number)) = (point.range, value.as_f64())
+    let number = match value {
+        Value::Text(text) => text.parse().ok(),
+        Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Array(_) => value.as_f64(),
+    };
+    if let (Some((low, high)), Some(number)) = (point.range, number)
         && !(low..=high).contains(&number)
     {
         return Err(format!("`{number}` is out of range, {low} to {high} is allowed"));

@@ -119,7 +119,7 @@ impl Task {
         if let Some((unit, job)) = self.next_job(now) {
             return Woke::Poll(unit, job);
         }
-        let wake_at = self.units.iter().map(Unit::wake_at).min().unwrap_or(now + Duration::from_secs(3_600));
+        let wake_at = self.units.iter().map(Unit::wake_at).min().unwrap_or(now + Duration::from_hours(1));
         tokio::select! {
             command = receive(&mut self.tasks.commands, self.commands_end) => command,
             error = self.link.lost() => Woke::Lost(error),
@@ -228,6 +228,7 @@ impl Task {
         self.round = 0;
         self.backoff.reset();
         self.down = false;
+        let link = &self.link;
         self.tasks.state.send_modify(|info| {
             if good {
                 info.answers += 1;
@@ -236,7 +237,7 @@ impl Task {
             }
             if info.state != LinkState::Up {
                 info.state = LinkState::Up;
-                tracing::info!(connects = info.connects, "modbus link is up");
+                tracing::info!(link = %link.endpoint(), connects = info.connects, "modbus link is up");
             }
         });
     }
@@ -246,9 +247,14 @@ impl Task {
         let now = Instant::now();
         self.strikes = self.strikes.saturating_add(1);
         let reason = error.to_string();
-        let refused = matches!(error, LinkError::Connect(_) | LinkError::ConnectTimeout(_));
         let silent = error.is_connection() || self.units.iter().all(Unit::is_failing);
-        let down = self.down || refused || (self.strikes > PATIENCE && silent);
+        let gone = match error {
+            LinkError::ConnectTimeout(_) => true,
+            // A device that serves one connection may refuse the next for a moment after it has lost one.
+            LinkError::Connect(_) => self.tasks.state.borrow().state != LinkState::Up,
+            LinkError::Closed | LinkError::Broken(_) | LinkError::Timeout(_) | LinkError::BadFrame(_) => false,
+        };
+        let down = self.down || gone || (self.strikes > PATIENCE && silent);
         self.tasks.state.send_modify(|info| {
             info.failures += 1;
             info.last_error = Some(reason.clone());
@@ -256,7 +262,7 @@ impl Task {
         if down && !self.down {
             self.down = true;
             self.round = self.units.len();
-            tracing::warn!(reason, "modbus link is down");
+            tracing::warn!(link = %self.link.endpoint(), reason, "modbus link is down");
             self.tasks.state.send_modify(|info| info.state = LinkState::Down);
             self.units.iter_mut().for_each(|unit| unit.link_down(&reason, now));
         }
@@ -267,7 +273,7 @@ impl Task {
             if self.strikes > 1 {
                 self.units.iter_mut().for_each(|unit| unit.ask_for_life(now));
             }
-            self.strikes <= PATIENCE
+            self.strikes <= PATIENCE && !matches!(error, LinkError::Connect(_))
         };
         self.reconnect_at = if again {
             now

@@ -257,10 +257,10 @@ async fn commands_are_served_while_polls_never_rest() {
     let sim = Simulator::start("127.0.0.1:0".parse().unwrap()).unwrap();
     let mut points = String::from("[[modbus.device]]\nid = \"d\"\ninterval = \"10ms\"\n");
     for n in 0..60 {
-        points += &format!(
-            "[[modbus.device.point]]\nname = \"p{n}\"\nat = \"holding:{}\"\ntype = \"u16\"\naccess = \"rw\"\n",
-            n * 20
-        );
+        let at = n * 20;
+        let point = format!("name = \"p{n}\"\nat = \"holding:{at}\"\ntype = \"u16\"\naccess = \"rw\"\n");
+        points += "[[modbus.device.point]]\n";
+        points += &point;
     }
     let mut rig = Rig::start(sim.addr(), &points);
     rig.until_online("d").await;

@@ -6,29 +6,31 @@
 //! A unit is offline after three requests in a row without an answer. Then it is asked one thing at a time, at growing
 //! distances; while others on the link answer, probes of a dead unit take at most one 25th of the link's time.
 
+mod answer;
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_protocol::{Quality, Sample, Update, Value};
+use fieldgate_protocol::{Quality, Sample, Update};
 use fieldgate_types::{Backoff, UnixMillis};
 use tokio::time::Instant;
-use tokio_modbus::ExceptionCode;
 
+pub(in crate::driver) use self::answer::decode;
 use super::block::Block;
 use crate::config::{DeviceConfig, UnitId};
-use crate::exception::{self, Verdict};
-use crate::link::Data;
 use crate::plan::{self, Limits, Read};
 
 /// So many requests in a row without an answer are tried again at once (DESIGN section 3).
-pub(super) const PATIENCE: u32 = 3;
+pub(in crate::driver) const PATIENCE: u32 = 3;
 /// A batch is handed up at this size, whatever is still to come.
 const MAX_BATCH: usize = 4_096;
 /// How long a busy device is left alone, and how often.
-pub(super) const BUSY_WAIT: Duration = Duration::from_millis(100);
+pub(in crate::driver) const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// How often a busy device is asked again.
-pub(super) const BUSY_TRIES: u8 = 3;
+pub(in crate::driver) const BUSY_TRIES: u8 = 3;
 /// While others answer, a dead unit rests this many times as long as its probe took: 4 % of the link's time.
 const REST: u32 = 24;
 
@@ -62,8 +64,8 @@ enum Why {
 
 /// A request to make.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) read: Arc<Read>,
+pub(in crate::driver) struct Job {
+    pub(in crate::driver) read: Arc<Read>,
     block: usize,
     why: Why,
     tries: u8,
@@ -72,28 +74,28 @@ pub(super) struct Job {
 
 /// No usable answer came.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(in crate::driver) struct Failure {
     /// In words.
-    pub(super) reason: String,
+    pub(in crate::driver) reason: String,
     /// What becomes of the points, if it lasts.
-    pub(super) quality: Quality,
+    pub(in crate::driver) quality: Quality,
     /// How long the link was taken.
-    pub(super) took: Duration,
+    pub(in crate::driver) took: Duration,
     /// Whether some other unit on the link answers.
-    pub(super) others_answer: bool,
+    pub(in crate::driver) others_answer: bool,
 }
 
 /// One unit.
 #[derive(Debug)]
-pub(super) struct Unit {
-    pub(super) device: DeviceConfig,
+pub(in crate::driver) struct Unit {
+    pub(in crate::driver) device: DeviceConfig,
     cycles: Vec<Cycle>,
     blocks: Vec<Block>,
     /// Bounded by the plan: each part of a block stands here at most twice (its poll and its retry).
     queue: VecDeque<Job>,
     gathered: Vec<Sample>,
     /// Drained by the task after each step.
-    pub(super) updates: Vec<Update>,
+    pub(in crate::driver) updates: Vec<Update>,
     presence: Presence,
     failures: u32,
     backoff: Backoff,
@@ -105,7 +107,7 @@ pub(super) struct Unit {
 
 impl Unit {
     /// Nothing known of it, to be asked at once.
-    pub(super) fn new(device: DeviceConfig, limits: Limits, now: Instant) -> Self {
+    pub(in crate::driver) fn new(device: DeviceConfig, limits: Limits, now: Instant) -> Self {
         let mut intervals: Vec<Duration> = device.points.iter().map(|point| point.interval).collect();
         intervals.sort_unstable();
         intervals.dedup();
@@ -132,16 +134,16 @@ impl Unit {
         }
     }
 
-    pub(super) fn id(&self) -> UnitId {
+    pub(in crate::driver) fn id(&self) -> UnitId {
         self.device.unit
     }
 
-    pub(super) fn is_online(&self) -> bool {
+    pub(in crate::driver) fn is_online(&self) -> bool {
         self.presence == Presence::Online
     }
 
     /// Why it is offline, if it is.
-    pub(super) fn offline(&self) -> Option<&str> {
+    pub(in crate::driver) fn offline(&self) -> Option<&str> {
         match &self.presence {
             Presence::Offline { reason } => Some(reason),
             Presence::Unknown | Presence::Online => None,
@@ -149,12 +151,12 @@ impl Unit {
     }
 
     /// Whether its last request had no answer.
-    pub(super) fn is_failing(&self) -> bool {
+    pub(in crate::driver) fn is_failing(&self) -> bool {
         self.failures > 0 || self.offline().is_some()
     }
 
     /// When there is something to do next.
-    pub(super) fn wake_at(&self) -> Instant {
+    pub(in crate::driver) fn wake_at(&self) -> Instant {
         let job = self.queue.iter().map(|job| job.not_before).min();
         let next = if self.is_online() {
             self.cycles.iter().map(|cycle| cycle.due).min()
@@ -162,11 +164,11 @@ impl Unit {
             Some(self.probe_at).filter(|_| self.queue.is_empty())
         };
         // A unit has at least one cycle; an hour is as good as never.
-        [job, next].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600))
+        [job, next].into_iter().flatten().min().unwrap_or_else(|| Instant::now() + Duration::from_hours(1))
     }
 
     /// Queues what is due. Says how many cycles were late.
-    pub(super) fn tick(&mut self, now: Instant, clock: UnixMillis) -> u64 {
+    pub(in crate::driver) fn tick(&mut self, now: Instant, clock: UnixMillis) -> u64 {
         if !self.is_online() {
             if self.queue.is_empty() && now >= self.probe_at {
                 self.push_probe(now);
@@ -252,14 +254,14 @@ impl Unit {
     }
 
     /// Asks an idle unit for a sign of life, when others on the link fail.
-    pub(super) fn ask_for_life(&mut self, now: Instant) {
+    pub(in crate::driver) fn ask_for_life(&mut self, now: Instant) {
         if self.is_online() && self.failures == 0 && self.queue.is_empty() {
             self.push_probe(now);
         }
     }
 
     /// Asks now instead of later, after the link has come back.
-    pub(super) fn probe_now(&mut self, now: Instant) {
+    pub(in crate::driver) fn probe_now(&mut self, now: Instant) {
         if !self.is_online() {
             self.forget_jobs();
             self.probe_at = now;
@@ -267,141 +269,13 @@ impl Unit {
     }
 
     /// The next request, if it is time for one.
-    pub(super) fn next_job(&mut self, now: Instant) -> Option<Job> {
+    pub(in crate::driver) fn next_job(&mut self, now: Instant) -> Option<Job> {
         let at = self.queue.iter().position(|job| job.not_before <= now)?;
         self.queue.remove(at)
     }
 
-    /// The device has answered with data.
-    pub(super) fn answered(&mut self, job: Job, data: &Data, now: Instant, clock: UnixMillis) {
-        self.alive(Some(&job), now, clock);
-        for point in &job.read.points {
-            let Some(config) = self.device.points.get(*point) else { continue };
-            let name = config.point.name.clone();
-            self.gathered.push(match decode(data, &job.read, config) {
-                Some(value) => Sample {
-                    point: name,
-                    value: Some(value),
-                    quality: Quality::GOOD,
-                    source_time: None,
-                    received: clock,
-                },
-                None => Sample::bad(name, Quality::BAD_DECODING_ERROR, clock),
-            });
-        }
-        if let Some(block) = self.blocks.get_mut(job.block) {
-            match job.why {
-                Why::Whole => block.heal(),
-                Why::Poll | Why::Retry => block.good(&job.read, now),
-            }
-        }
-        self.end(&job);
-    }
-
-    /// The device has answered with an exception; not for [`Verdict::Away`], which is a [`Unit::failed`].
-    pub(super) fn refused(&mut self, mut job: Job, code: ExceptionCode, now: Instant, clock: UnixMillis) {
-        self.alive(Some(&job), now, clock);
-        let quality = exception::quality(code);
-        match exception::verdict(code) {
-            Verdict::Busy if job.tries < BUSY_TRIES => {
-                job.tries += 1;
-                job.not_before = now + BUSY_WAIT;
-                self.queue.push_back(job);
-                return;
-            }
-            Verdict::Busy | Verdict::Trouble | Verdict::Away => self.gather_bad(&job.read.clone(), &quality, clock),
-            Verdict::Refused => self.refused_for_good(&job, code, &quality, now, clock),
-        }
-        self.end(&job);
-    }
-
-    fn refused_for_good(&mut self, job: &Job, code: ExceptionCode, quality: &Quality, now: Instant, clock: UnixMillis) {
-        let points = &self.device.points;
-        let halves = plan::halve(&job.read, |point| points.get(point).map(super::super::config::PointConfig::extent));
-        let Some(block) = self.blocks.get_mut(job.block) else { return };
-        if job.why == Why::Whole {
-            block.retry_later(now);
-            let bad = block.parts.iter().filter(|part| part.bad.is_some()).map(|part| Arc::clone(&part.read));
-            for read in bad.collect::<Vec<_>>() {
-                self.push(job.block, read, Why::Retry, now, false);
-            }
-            return;
-        }
-        if let Some(halves) = halves.filter(|_| exception::may_be_divided(code)) {
-            for half in block.divide(&job.read, halves).into_iter().flatten().rev() {
-                self.push(job.block, half, Why::Poll, now, true);
-            }
-            return;
-        }
-        let news = block.condemn(&job.read, quality.clone(), now);
-        self.gather_bad(&job.read, quality, clock);
-        if news {
-            self.log_condemned(&job.read, &exception::describe(code));
-        }
-    }
-
-    /// No usable answer came.
-    pub(super) fn failed(&mut self, job: Job, failure: Failure, now: Instant, clock: UnixMillis) {
-        self.failures += 1;
-        if !self.is_online() {
-            self.end(&job);
-            if self.presence == Presence::Unknown && self.failures < PATIENCE {
-                self.probe_at = now;
-            } else {
-                self.go_offline(&failure, now);
-            }
-            return;
-        }
-        let Some(block) = self.blocks.get_mut(job.block) else { return };
-        if job.why != Why::Poll {
-            block.retry_later(now);
-            self.end(&job);
-        } else if self.failures < PATIENCE {
-            let failures = block.part(&job.read).map_or(0, |part| {
-                part.failures += 1;
-                part.failures
-            });
-            if failures >= PATIENCE {
-                // The unit answers other things in between: it is this request that it is mute to.
-                let news = block.condemn(&job.read, failure.quality.clone(), now);
-                self.gather_bad(&job.read, &failure.quality, clock);
-                if news {
-                    self.log_condemned(&job.read, &failure.reason);
-                }
-                self.end(&job);
-            } else {
-                self.call_witness(&job, now);
-                self.queue.push_back(job);
-            }
-        }
-        if self.failures >= PATIENCE {
-            self.go_offline(&failure, now);
-        }
-    }
-
-    /// Asks for another block between two tries of one that had no answer: is it the unit, or the request?
-    fn call_witness(&mut self, job: &Job, now: Instant) {
-        if !self.queue.is_empty() {
-            return;
-        }
-        let mut witness = None;
-        for (number, block) in self.blocks.iter().enumerate() {
-            let part = block
-                .parts
-                .iter()
-                .find(|part| part.bad.is_none() && part.failures == 0 && !Arc::ptr_eq(&part.read, &job.read));
-            if let Some(part) = part {
-                witness = Some((number, Arc::clone(&part.read)));
-                break;
-            }
-        }
-        if let Some((number, read)) = witness {
-            self.push(number, read, Why::Poll, now, false);
-        }
-    }
-
     /// The whole link is gone.
-    pub(super) fn link_down(&mut self, reason: &str, now: Instant) {
+    pub(in crate::driver) fn link_down(&mut self, reason: &str, now: Instant) {
         let quality = Quality::BAD_NO_COMMUNICATION;
         let failure = Failure { reason: reason.to_owned(), quality, took: Duration::ZERO, others_answer: false };
         self.go_offline(&failure, now);
@@ -429,7 +303,7 @@ impl Unit {
     }
 
     /// The unit has answered: to `job`, or to a command.
-    pub(super) fn alive(&mut self, job: Option<&Job>, now: Instant, clock: UnixMillis) {
+    pub(in crate::driver) fn alive(&mut self, job: Option<&Job>, now: Instant, clock: UnixMillis) {
         self.failures = 0;
         if self.is_online() {
             return;
@@ -490,30 +364,6 @@ impl Unit {
             if let Some(config) = self.device.points.get(*point) {
                 self.gathered.push(Sample::bad(config.point.name.clone(), quality.clone(), clock));
             }
-        }
-    }
-
-    fn log_condemned(&self, read: &Read, reason: &str) {
-        tracing::warn!(
-            device = %self.device.id,
-            table = read.table.word(),
-            start = read.start,
-            count = read.count,
-            points = read.points.len(),
-            reason,
-            "points can't be read, asking again seldom"
-        );
-    }
-}
-
-/// The value of a point in an answer of the right length.
-pub(super) fn decode(data: &Data, read: &Read, config: &crate::config::PointConfig) -> Option<Value> {
-    let from = usize::from(config.at.offset.checked_sub(read.start)?);
-    match data {
-        Data::Bits(bits) => bits.get(from).map(|bit| Value::Bool(*bit)),
-        Data::Registers(words) => {
-            let width = usize::from(config.codec.kind().width());
-            config.codec.decode(words.get(from..from + width)?)
         }
     }
 }

@@ -1,0 +1,99 @@
+//! Known registers, misfits, and round trips in every order.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn plain(kind: Kind, order: Order) -> Codec {
+    Codec::new(kind, order, 1.0, 0.0)
+}
+
+/// Bytes as devices and other implementations send them: 123.456 and -1.5 as IEEE 754, 0x12345678, and so on.
+#[test]
+fn decodes_and_encodes_known_registers() {
+    use Kind::{F32, F64, I16, I32, I64, U16, U32, U64};
+    use Order::{Abcd, Badc, Cdab, Dcba};
+    let pi = Value::Float(std::f64::consts::PI);
+    let cases: &[(Kind, Order, &[u16], Value)] = &[
+        (I16, Abcd, &[0xFFFE], Value::Int(-2)),
+        (U16, Abcd, &[0xFFFE], Value::Uint(65_534)),
+        (U16, Cdab, &[0x1234], Value::Uint(0x1234)),
+        (U16, Badc, &[0x3412], Value::Uint(0x1234)),
+        (U16, Dcba, &[0x3412], Value::Uint(0x1234)),
+        (U32, Abcd, &[0x1234, 0x5678], Value::Uint(0x1234_5678)),
+        (U32, Cdab, &[0x5678, 0x1234], Value::Uint(0x1234_5678)),
+        (U32, Badc, &[0x3412, 0x7856], Value::Uint(0x1234_5678)),
+        (U32, Dcba, &[0x7856, 0x3412], Value::Uint(0x1234_5678)),
+        (I32, Abcd, &[0xFFFF, 0xFFFE], Value::Int(-2)),
+        (F32, Abcd, &[0xBFC0, 0x0000], Value::Float(-1.5)),
+        (F32, Cdab, &[0xE979, 0x42F6], Value::Float(f64::from(123.456_f32))),
+        (F32, Dcba, &[0x79E9, 0xF642], Value::Float(f64::from(123.456_f32))),
+        (F64, Abcd, &[0x4009, 0x21FB, 0x5444, 0x2D18], pi.clone()),
+        (F64, Cdab, &[0x2D18, 0x5444, 0x21FB, 0x4009], pi.clone()),
+        (F64, Badc, &[0x0940, 0xFB21, 0x4454, 0x182D], pi.clone()),
+        (F64, Dcba, &[0x182D, 0x4454, 0xFB21, 0x0940], pi),
+        (U64, Abcd, &[0x0102, 0x0304, 0x0506, 0x0708], Value::Uint(0x0102_0304_0506_0708)),
+        (I64, Cdab, &[0xFFFE, 0xFFFF, 0xFFFF, 0xFFFF], Value::Int(-2)),
+    ];
+    for (kind, order, words, value) in cases {
+        assert_eq!(plain(*kind, *order).decode(words).as_ref(), Some(value), "{kind:?} {order:?}");
+        assert_eq!(plain(*kind, *order).encode(value).as_deref(), Ok(*words), "{kind:?} {order:?}");
+    }
+}
+
+#[test]
+fn scales_without_decimal_dust() {
+    let tenth = Codec::new(Kind::I16, Order::Abcd, 0.1, 0.0);
+    assert_eq!(tenth.decode(&[3]), Some(Value::Float(0.3)));
+    assert_eq!(tenth.encode(&Value::Float(21.3)), Ok(vec![213]));
+    assert_eq!(tenth.encode(&Value::Float(-0.26)), Ok(vec![0xFFFD]));
+    let celsius = Codec::new(Kind::U16, Order::Abcd, 0.5, -40.0);
+    assert_eq!(celsius.decode(&[100]), Some(Value::Float(10.0)));
+    assert_eq!(celsius.encode(&Value::Int(10)), Ok(vec![100]));
+    assert_eq!(celsius.encode(&Value::Int(-41)), Err(Misfit::Range { kind: Kind::U16, low: -40.0, high: 32_727.5 }));
+}
+
+#[test]
+fn odd_floats_pass_down_and_are_refused_up() {
+    let Some(Value::Float(nan)) = plain(Kind::F32, Order::Abcd).decode(&[0x7FC0, 0]) else { panic!() };
+    assert!(nan.is_nan());
+    assert!(plain(Kind::F64, Order::Abcd).encode(&Value::Float(f64::NAN)).is_err());
+    assert!(plain(Kind::F32, Order::Abcd).encode(&Value::Float(1e39)).is_err());
+}
+
+#[test]
+fn refuses_what_does_not_fit() {
+    let u16 = plain(Kind::U16, Order::Abcd);
+    assert!(matches!(u16.encode(&Value::Int(-1)), Err(Misfit::Range { .. })));
+    assert!(matches!(u16.encode(&Value::Uint(65_536)), Err(Misfit::Range { .. })));
+    assert!(matches!(u16.encode(&Value::Float(1.5)), Err(Misfit::Fraction { .. })));
+    assert_eq!(u16.encode(&Value::Float(42.0)), Ok(vec![42]));
+    assert!(matches!(u16.encode(&Value::Bool(true)), Err(Misfit::WrongType { .. })));
+    assert!(matches!(u16.encode(&Value::Text("x".into())), Err(Misfit::WrongType { .. })));
+    assert!(plain(Kind::Bool, Order::Abcd).encode(&Value::Int(2)).is_err());
+    let big = plain(Kind::U64, Order::Abcd).encode(&Value::Text(u64::MAX.to_string()));
+    assert_eq!(big, Ok(vec![0xFFFF; 4]));
+    assert_eq!(plain(Kind::U16, Order::Abcd).decode(&[1, 2]), None);
+}
+
+proptest! {
+    #[test]
+    fn what_is_decoded_encodes_to_the_same_registers(words in prop::array::uniform4(any::<u16>()), order in 0..4_usize, kind in 1..9_usize) {
+        let codec = plain(Kind::WORDS[kind].1, Order::WORDS[order].1);
+        let words = &words[..codec.kind().width().into()];
+        let value = codec.decode(words).unwrap();
+        let finite = value.as_f64().is_some_and(f64::is_finite);
+        match codec.encode(&value) {
+            Ok(back) => prop_assert_eq!(back, words),
+            Err(error) => prop_assert!(!finite, "{}", error),
+        }
+    }
+
+    #[test]
+    fn a_scaled_integer_comes_back(raw in any::<i32>(), scale in prop::sample::select(vec![0.001, 0.1, 0.25, 3.0, -0.5, 1000.0]), offset in -1000.0..1000.0_f64) {
+        let codec = Codec::new(Kind::I32, Order::Cdab, scale, offset);
+        let words = plain(Kind::I32, Order::Cdab).encode(&Value::Int(raw.into())).unwrap();
+        let value = codec.decode(&words).unwrap();
+        prop_assert_eq!(codec.encode(&value), Ok(words));
+    }
+}
