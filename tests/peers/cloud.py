@@ -58,7 +58,7 @@ class Envelope:
     content: Any
 
     @staticmethod
-    def of(payload: bytes) -> "Envelope":
+    def of(payload: bytes) -> Envelope:
         """Fails on anything that DESIGN section 5 doesn't allow."""
         document = json.loads(payload)
         expect(document.get("v") == 1, f"envelope without v = 1: {document}")
@@ -95,7 +95,7 @@ class Observer:
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
         ours: dict[str, str] = {}
-        properties = message.properties
+        properties: Any = message.properties
         theirs = []
         for name, value in getattr(properties, "UserProperty", ()):
             if name.startswith("fg-"):

@@ -51,7 +51,7 @@ class Gateway:
         expect(done.returncode == 0, f"`fieldgate {' '.join(verb)}` ended with {done.returncode}: {said}")
         return done.stdout
 
-    def start(self, ready_within: float = 10) -> "Gateway":
+    def start(self, ready_within: float = 10) -> Gateway:
         """Starts it and waits for /readyz."""
         self.launch()
         wait_for("/readyz of the gateway", ready_within, self.ready)
@@ -108,10 +108,6 @@ class Gateway:
     def status(self) -> dict[str, Any]:
         """`status --json`."""
         return json.loads(self.verb("status", "--json"))
-
-    def status_says(self, pattern: str) -> bool:
-        """Whether `status --json` has a piece of text like `pattern`."""
-        return re.search(pattern, json.dumps(self.status()), re.IGNORECASE) is not None
 
     def log_text(self) -> str:
         """Everything that it has logged, over all its starts."""

@@ -28,7 +28,7 @@ class Verdict:
     resent_by_leaf: int = 0
     numbers_reused: int = 0
 
-    def __add__(self, other: "Verdict") -> "Verdict":
+    def __add__(self, other: Verdict) -> Verdict:
         return Verdict(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 

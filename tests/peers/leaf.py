@@ -37,7 +37,7 @@ class Bundle:
 class Leaf:
     """One paho client on the gateway's mTLS port. It doesn't come back by itself: a scenario connects it."""
 
-    def __init__(self, bundle: Bundle, port: int, version: int = mqtt.MQTTv5, client_id: str | None = None) -> None:
+    def __init__(self, bundle: Bundle, port: int, version: mqtt.MQTTProtocolVersion = mqtt.MQTTv5, client_id: str | None = None) -> None:
         self.device = bundle.device
         self.port = port
         self.version = version
@@ -82,7 +82,7 @@ class Leaf:
         wait_for(f"a CONNACK or the end of {self.device}'s connection", seconds, lambda: self.connack or self.disconnected.is_set())
         return self.connack if self.connack is not None else f"closed: {self.disconnect_reason}"
 
-    def connect(self, seconds: float = 10) -> "Leaf":
+    def connect(self, seconds: float = 10) -> Leaf:
         """Connects, which must succeed."""
         reason = self.try_connect(seconds)
         expect(reason == "Success", f"{self.device} could not connect: {reason}")

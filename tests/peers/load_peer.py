@@ -68,7 +68,7 @@ class LoadLeaf:
 
     def connect_if_due(self, now: float) -> None:
         """Tries to connect, at most every `RETRY` seconds."""
-        if self.client.socket() is not None or now < self.retry_at:
+        if self.socket() is not None or now < self.retry_at:
             return
         self.retry_at = now + RETRY
         try:
@@ -88,8 +88,13 @@ class LoadLeaf:
     def read(self) -> None:
         """Handles all that has arrived, also what TLS has read ahead."""
         self.client.loop_read()
-        while (raw := self.client.socket()) is not None and raw.pending():
+        while (raw := self.socket()) is not None and raw.pending():
             self.client.loop_read()
+
+    def socket(self) -> ssl.SSLSocket | None:
+        """The connection to select on; nothing while there is none."""
+        raw = self.client.socket()
+        return raw if isinstance(raw, ssl.SSLSocket) else None
 
     def done(self) -> bool:
         return len(self.acknowledged) == self.total
@@ -134,7 +139,7 @@ class Load:
         for leaf in self.leaves:
             leaf.connect_if_due(now)
             leaf.publish_due(now - self.started)
-        by_socket = {leaf.client.socket(): leaf for leaf in self.leaves if leaf.client.socket() is not None}
+        by_socket = {raw: leaf for leaf in self.leaves if (raw := leaf.socket()) is not None}
         to_write = [raw for raw, leaf in by_socket.items() if leaf.client.want_write()]
         readable, writable, _ = select.select(list(by_socket), to_write, [], TICK)
         for raw in writable:

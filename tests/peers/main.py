@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -88,6 +89,8 @@ def print_table(outcomes: list[Outcome]) -> None:
 
 def main() -> int:
     given = arguments()
+    # Libraries of the peers warn about each revised time-out; errors are enough.
+    logging.basicConfig(level=logging.ERROR)
     if given.list:
         for name, scenario in ALL.items():
             print(f"{name:<14}{(scenario.__doc__ or '').strip().splitlines()[0]}")

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Any
 
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
 import answering
 
-READ_HOLDING, READ_INPUT, WRITE_REGISTERS = 3, 4, 16
+READ_HOLDING, READ_INPUT = 3, 4
 TICK = 0.2
 SETPOINT = 20
 
@@ -49,7 +48,7 @@ async def tick(server: ModbusTcpServer) -> None:
     while True:
         await asyncio.sleep(TICK)
         count = (count + 1) % 65536
-        await server.context.async_setValues(1, READ_INPUT, 0, [count])
+        await server.async_setValues(1, READ_INPUT, 0, [count])
 
 
 async def main() -> None:
@@ -65,13 +64,10 @@ async def main() -> None:
     ticking = asyncio.create_task(tick(server))
 
     async def setpoint() -> float:
-        words = await server.context.async_getValues(1, READ_HOLDING, SETPOINT, 2)
+        words = await server.async_getValues(1, READ_HOLDING, SETPOINT, 2)
         return float(struct.unpack(">f", struct.pack(">HH", *words))[0])
 
-    async def set_small(value: int) -> Any:
-        return await server.context.async_setValues(1, WRITE_REGISTERS, 0, [value & 0xFFFF])
-
-    await answering.answer_all({"setpoint": setpoint, "set_small": set_small, "connections": lambda: connections})
+    await answering.answer_all({"setpoint": setpoint, "connections": lambda: connections})
     ticking.cancel()
 
 

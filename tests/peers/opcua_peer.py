@@ -13,6 +13,7 @@ from typing import Any
 
 from asyncua import Server, ua
 from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.user_managers import UserManager
 
 import answering
 
@@ -21,13 +22,14 @@ APPLICATION = "urn:fieldgate:peers:server"
 TICK = 0.2
 
 
-class OneUser:
+class OneUser(UserManager):
     """Accepts one user name with its password."""
 
     def __init__(self, name: str, password: str) -> None:
         self._login = (name, password)
 
-    def get_user(self, _server: Any, username: str | None = None, password: str | None = None, certificate: Any = None) -> User | None:
+    def get_user(self, iserver: Any, username: str | None = None, password: str | None = None, certificate: Any = None
+                 ) -> User | None:
         return User(role=UserRole.User, name=username) if (username, password) == self._login else None
 
 
@@ -63,7 +65,7 @@ async def main() -> None:
         ("Label", "boiler", ua.VariantType.String),
         ("Locked", 1.0, ua.VariantType.Double),
     ):
-        nodes[name] = await server.nodes.objects.add_variable(ua.NodeId(name, index), name, value, kind)
+        nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", name, value, kind)
     await nodes["Level"].set_writable()
     await server.start()
 

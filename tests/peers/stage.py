@@ -139,7 +139,7 @@ class Stage:
     figures: dict[str, Any] = field(default_factory=dict)
     _endings: list[Callable[[], object]] = field(default_factory=list)
 
-    def part(self, name: str) -> "Stage":
+    def part(self, name: str) -> Stage:
         """A folder of its own below this one; figures and endings are shared."""
         folder = self.folder / f"with-{name}"
         folder.mkdir()

@@ -34,9 +34,14 @@ def strict_and_never_resumed(stage: Stage) -> None:
         resumption_by_python(gateway, running, version)
 
 
-def verify(purpose: str, ca: Path, chain: Path, *more: str) -> None:
+def verification(purpose: str, ca: Path, chain: Path, *more: str) -> list[str]:
     """`openssl verify -x509_strict` of the first certificate of `chain`, the others of it being untrusted."""
-    argv = ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", str(ca), "-untrusted", str(chain), *more, str(chain)]
+    return ["openssl", "verify", "-x509_strict", "-purpose", purpose, "-CAfile", str(ca), "-untrusted", str(chain), *more, str(chain)]
+
+
+def verify(purpose: str, ca: Path, chain: Path, *more: str) -> None:
+    """The chain must pass."""
+    argv = verification(purpose, ca, chain, *more)
     done = command(argv)
     expect(done.returncode == 0, f"`{' '.join(argv)}`: {done.stdout}{done.stderr}")
 
@@ -44,9 +49,7 @@ def verify(purpose: str, ca: Path, chain: Path, *more: str) -> None:
 def device_bundle(bundle: Bundle) -> None:
     """Strict for a client, not for a server; the chain complete; the key readable by its owner alone."""
     verify("sslclient", bundle.ca, bundle.cert)
-    wrong = command(
-        ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", str(bundle.ca), "-untrusted", str(bundle.cert), str(bundle.cert)]
-    )
+    wrong = command(verification("sslserver", bundle.ca, bundle.cert))
     expect(wrong.returncode != 0, f"the certificate of {bundle.device} also serves as a server's")
     expect(len(PEM.findall(bundle.cert.read_text())) == 2, f"cert.pem of {bundle.device} is not the leaf and its issuing CA")
     expect(bundle.key.stat().st_mode & 0o777 == 0o600, f"key.pem of {bundle.device} has the mode {bundle.key.stat().st_mode & 0o777:o}")
@@ -91,7 +94,8 @@ def resumption_by_python(gateway: Gateway, bundle: Bundle, version: ssl.TLSVersi
     expect(not again, f"a {version.name} session was resumed")
 
 
-def mqtt_over_tls(gateway: Gateway, bundle: Bundle, context: ssl.SSLContext, session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
+def mqtt_over_tls(gateway: Gateway, bundle: Bundle, context: ssl.SSLContext,
+                  session: ssl.SSLSession | None) -> tuple[bool, ssl.SSLSession | None]:
     """CONNECT, CONNACK, DISCONNECT of MQTT 3.1.1; whether the TLS session was resumed, and the session to offer next."""
     name = bundle.device.encode()
     connect = b"\x00\x04MQTT\x04\x02\x00\x1e" + struct.pack(">H", len(name)) + name

@@ -27,7 +27,7 @@ ANSWERS = {
 class Worker:
     """A leaf that answers its commands by name, and keeps quiet for any other name."""
 
-    def __init__(self, gateway: Gateway, bundle: Bundle, version: int) -> None:
+    def __init__(self, gateway: Gateway, bundle: Bundle, version: mqtt.MQTTProtocolVersion) -> None:
         self.received: list[tuple[str, bytes]] = []
         self.leaf = gateway.leaf(bundle, version=version)
         self.leaf.client.on_message = self._work
@@ -61,7 +61,7 @@ def to_a_leaf(stage: Stage) -> None:
 
 def answers(cloud: Cloud, device: str, worker: Worker) -> None:
     """What the leaf answers becomes the outcome."""
-    wanted = {
+    wanted: dict[str, dict[str, Any]] = {
         "number": {"status": "ok", "value": 42},
         "text": {"status": "ok", "value": "done"},
         "document": {"status": "ok", "value": {"speed": 3}},
@@ -105,7 +105,7 @@ def repetition(cloud: Cloud, device: str, worker: Worker) -> None:
 
 def response_topic(cloud: Cloud, device: str) -> None:
     """Without an id in the topic: the answer goes to the response topic with its correlation data."""
-    asking = Properties(PacketTypes.PUBLISH)
+    asking: Any = Properties(PacketTypes.PUBLISH)
     asking.ResponseTopic = f"{ROOT}/answers/{device}"
     asking.CorrelationData = b"\x00corr"
     cloud.command(device, "number", {}, properties=asking)

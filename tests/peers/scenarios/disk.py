@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from wait import Failed, expect, wait_for
 SIZE = "24m"
 RESUMES_WITHIN = 10
 RATE, SECONDS = 200, 40
+# What an operator must be able to read.
+TOLD = r"disk|full|space"
 
 
 def full_and_back(stage: Stage) -> None:
@@ -37,17 +40,25 @@ def full_and_back(stage: Stage) -> None:
     fill(filler)
     still_at = wait_stalled(gateway, load, filler)
     stage.figure("acknowledged_before_full", still_at)
-    wait_for("`status` to tell of the full disk", 10, lambda: gateway.status_says(r"disk|full|space|SQLITE_FULL|store.{0,40}(fail|error)"), every=0.5)
-    expect(gateway.log_says(r"full|space|disk"), f"the log does not tell of the full disk:\n{gateway.log_tail()}")
+    wait_for("`status` to tell of the full disk", 10, lambda: refuses(gateway), every=0.5)
+    expect(gateway.http("/healthz") == 503, "/healthz is not 503 with a full disk")
+    expect(gateway.log_says(TOLD), f"the log does not tell of the full disk:\n{gateway.log_tail()}")
     filler.unlink()
     freed = time.monotonic()
     wait_for("an acknowledgement after space returned", RESUMES_WITHIN, lambda: load.ask("progress")["acknowledged"] > still_at)
     stage.figure("resumed_s", time.monotonic() - freed)
+    wait_for("`status` to be healthy again", RESUMES_WITHIN, lambda: not refuses(gateway), every=0.5)
     cloud.relay.ask("mend")
     wait_for("the end of the load", SECONDS + 30, lambda: load.ask("progress")["finished"], every=0.5)
     report = load.ask("report", seconds=20)["leaves"][bundle.device]
     acknowledged = numbers_of(report["acknowledged"])
     everything_arrives(stage, cloud, acknowledged)
+
+
+def refuses(gateway: Gateway) -> bool:
+    """Whether `status` says that the buffer takes nothing, and why."""
+    buffer = gateway.status()["buffer"]
+    return buffer["healthy"] is False and re.search(TOLD, buffer["reason"], re.IGNORECASE) is not None
 
 
 def mount(stage: Stage) -> Path:

@@ -98,7 +98,7 @@ async def set_level(url: str, value: float, pair: pki.Pair | None, password: str
         client.set_password(password)
     async with client:
         index = await client.get_namespace_index("urn:fieldgate:peers")
-        node = client.get_node(ua.NodeId("Level", index))
+        node = client.get_node(f"ns={index};s=Level")
         await node.write_value(ua.DataValue(ua.Variant(value, ua.VariantType.Double)))
 
 
@@ -122,7 +122,7 @@ def load_is_sustained(stage: Stage) -> None:
     total = RATE * SECONDS * len(leaves)
     wait_for("the observer to see all of the load", 10, lambda: len(watched.messages) >= total)
     report = load.ask("report")
-    counters = {leaf.device: [] for leaf in leaves}
+    counters: dict[str, list[int]] = {leaf.device: [] for leaf in leaves}
     delays = []
     for message in watched.messages:
         content = json.loads(message.payload)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import ssl
 import time
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -94,7 +95,7 @@ class Bystander:
 
 def properties_arrive(cloud: Cloud, leaf: Leaf) -> None:
     """Version 5 properties travel, the retain flag does not."""
-    sent = Properties(PacketTypes.PUBLISH)
+    sent: Any = Properties(PacketTypes.PUBLISH)
     sent.ContentType = "application/x-peers"
     sent.PayloadFormatIndicator = 1
     sent.MessageExpiryInterval = 600

@@ -33,7 +33,7 @@ class Plan:
     away: float
 
     @staticmethod
-    def of(stage: Stage) -> "Plan":
+    def of(stage: Stage) -> Plan:
         return Plan(60, 20, 20) if stage.options.long else Plan(20, 7, 6)
 
 
@@ -49,7 +49,7 @@ class Ground:
     started: float = 0.0
 
     @staticmethod
-    def prepare(stage: Stage) -> "Ground":
+    def prepare(stage: Stage) -> Ground:
         plan = Plan.of(stage)
         cloud = Cloud(stage, ID)
         gateway = Gateway(stage, cloud.section())

@@ -107,17 +107,20 @@ def keeps_running(stage: Stage) -> None:
     refused = r"not.?authori[sz]ed|bad.?user|password|credentials|refused"
     wait_for("`status` to tell of the refused password", 15, lambda: upstream_says(gateway, refused), every=0.5)
     wait_for("the log to tell of the refused password", 5, lambda: gateway.log_says(r"upstream.*(" + refused + ")"))
-    for device in ("press-gone", "boiler-gone"):
-        wait_for(
-            f"`status` to tell of {device}", 20, every=0.5,
-            condition=lambda d=device: re.search(r'"online": false|BadNoCommunication|refused|unreachable|offline', status_of(gateway, d)),
-        )
-        wait_for(f"the log to tell of {device} or its link", 5, lambda: gateway.log_says(rf"{gone_modbus}|{gone_opcua}|{device}"))
+    told_of_gone(gateway, "press-gone", gone_modbus)
+    told_of_gone(gateway, "boiler-gone", gone_opcua)
     back = repaired(stage, cloud, gateway)
     points = Points(cloud, "press-here")
     points.wait_reading("values of the PLC that is there", 10, back, lambda p, value, _e: p == "ticks" and value is not None)
     for device in ("press-gone", "boiler-gone"):
         Points(cloud, device).wait_reading("bad quality", 15, 0, lambda _p, _v, error: bool(error and error.startswith("Bad")))
+
+
+def told_of_gone(gateway: Gateway, device: str, port: int) -> None:
+    """`status` tells of the device, the log of it or of its link."""
+    gone = r'"online": false|BadNoCommunication|refused|unreachable|offline'
+    wait_for(f"`status` to tell of {device}", 20, lambda: re.search(gone, status_of(gateway, device)), every=0.5)
+    wait_for(f"the log to tell of {device} or its link", 5, lambda: gateway.log_says(rf"{port}|{device}"))
 
 
 def upstream_says(gateway: Gateway, pattern: str) -> bool:
