@@ -2,6 +2,7 @@
 //! purposes, to be a CA, is not even looked at.
 
 use rcgen::SubjectPublicKeyInfo;
+use x509_parser::asn1_rs::Tag;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_PKCS1_RSASSAPSS,
@@ -48,12 +49,13 @@ fn signatures_of(key: &ParsedKey<'_>) -> Result<&'static [Oid<'static>], IssueEr
     let weak = |found: String| IssueError::WeakKey { found };
     let algorithm = &key.algorithm.algorithm;
     if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
-        let curve = key.algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok());
+        // `as_oid` itself takes anything for an OID, explicit curve parameters included.
+        let named = key.algorithm.parameters.as_ref().filter(|any| any.tag() == Tag::Oid);
         // An uncompressed point has one byte of 4 before its two coordinates (SEC 1, 2.3.3).
-        let wanted = match curve {
+        let wanted = match named.and_then(|any| any.as_oid().ok()) {
             Some(curve) if curve == OID_EC_P256 => 65,
             Some(curve) if curve == OID_NIST_EC_P384 => 97,
-            Some(curve) => return Err(weak(format!("on the curve {curve}"))),
+            Some(curve) => return Err(weak(format!("on the curve {}", short(&curve)))),
             None => return Err(weak("on a curve of its own".to_owned())),
         };
         if key.subject_public_key.data.len() != wanted {
@@ -75,7 +77,12 @@ fn signatures_of(key: &ParsedKey<'_>) -> Result<&'static [Oid<'static>], IssueEr
         let bits = bit_length(rsa.modulus);
         return if (2048..=4096).contains(&bits) { Ok(&RSA) } else { Err(weak(format!("RSA of {bits} bits"))) };
     }
-    Err(weak(format!("of the kind {algorithm}")))
+    Err(weak(format!("of the kind {}", short(algorithm))))
+}
+
+/// For messages; what comes from outside may be of any length.
+fn short(oid: &Oid<'_>) -> String {
+    oid.to_string().chars().take(60).collect()
 }
 
 /// Of a big-endian number.

@@ -79,9 +79,10 @@ impl Ca {
         let mut addresses: BTreeSet<IpAddr> = addresses.iter().copied().collect();
         let mut hosts = BTreeSet::new();
         for name in names {
-            match name.parse() {
-                Ok(address) => drop(addresses.insert(address)),
-                Err(_) => drop(hosts.insert(dns_name(name)?)),
+            if let Ok(address) = name.parse() {
+                addresses.insert(address);
+            } else {
+                hosts.insert(dns_name(name)?);
             }
         }
         if hosts.is_empty() && addresses.is_empty() {
