@@ -1,0 +1,157 @@
+//! The two ports that the broker needs and others implement: [`Gate`] (who is this, may it, make this durable,
+//! this happened) and [`Sessions`] (rows that outlive the process). No implementation but [`MemorySessions`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use rustls_pki_types::CertificateDer;
+
+use crate::{Decision, Event, Identity, Message, Refusal};
+
+/// Rights, identity, durability and news. Called from connection tasks: none of these may block.
+///
+/// Decisions about topics are cached by the broker until [`crate::Broker::recheck`] is called.
+pub trait Gate: Send + Sync + 'static {
+    /// After the TLS handshake, before the CONNECT is read. On `Err`, which the implementation audits, the
+    /// connection is refused after its CONNECT with a reason code (v5 0x87, 3.1.1 0x05), so that it is visible.
+    fn identify(&self, chain: &[CertificateDer<'_>], peer: SocketAddr) -> Result<Identity, Refusal>;
+    /// Asked just before a session is attached and again after [`crate::Broker::recheck`]: revoked meanwhile?
+    fn still_valid(&self, who: &Identity) -> Result<(), Refusal>;
+    /// May `who` publish to `topic`? Wills are asked at CONNECT and again when fired.
+    fn may_publish(&self, who: &Identity, topic: &str) -> Decision;
+    /// May `who` subscribe to `filter` (without a `$share/group/` prefix)?
+    fn may_subscribe(&self, who: &Identity, filter: &str) -> Decision;
+    /// May `who` still receive `topic`? Asked on delivery of what was granted before a change of rights.
+    fn may_receive(&self, who: &Identity, topic: &str) -> Decision;
+    /// Makes durable what must be, in one transaction: the upstream record (the implementation knows whether
+    /// `message` goes up) and the rows in `durable`. The future resolves when that is on disk. `None`: nothing
+    /// durable is needed, the message is acknowledged once it is queued for its live receivers. Commits are
+    /// submitted in the order of one publisher's messages and must become durable in that order.
+    fn commit(
+        &self,
+        who: &Identity,
+        message: &Message,
+        durable: &Durable<'_>,
+    ) -> Option<BoxFuture<'static, Result<(), CommitError>>>;
+    /// Something happened. Must return at once.
+    fn event(&self, event: Event);
+}
+
+/// The part of a commit that the broker needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Durable<'a> {
+    /// Rows to put or delete, empty when the broker needs nothing durable for this message.
+    pub changes: &'a [Change],
+}
+
+/// One row to put or delete. Keys and values are opaque to everybody but the broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Where the row lives.
+    pub table: Table,
+    /// Its key, unique in the table.
+    pub key: Bytes,
+    /// The new value; `None` deletes the row.
+    pub value: Option<Bytes>,
+}
+
+/// Tables of the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Retained messages, by topic.
+    Retained,
+    /// Sessions, their queues and in-flight state.
+    Sessions,
+}
+
+impl Table {
+    /// A name fit for a table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Retained => "retained",
+            Self::Sessions => "sessions",
+        }
+    }
+}
+
+/// What was asked to be made durable is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// A limit with overflow "refuse" is reached: acknowledged with 0x97 on MQTT 5, not at all on 3.1.1.
+    #[error("the buffer is full")]
+    Full,
+    /// The disk refuses. Nothing is acknowledged.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+/// One row: key and value.
+pub type Row = (Bytes, Bytes);
+
+/// Rows that outlive the process: retained messages now, sessions later. Rows that belong to a client's message
+/// go through [`Gate::commit`] instead, so that they share its transaction.
+pub trait Sessions: Send + Sync + 'static {
+    /// All rows of a table, once at start.
+    fn load(&self, table: Table) -> BoxFuture<'static, Result<Vec<Row>, LoadError>>;
+    /// Makes these changes durable, in one transaction: retained messages of the gateway itself, expiries.
+    fn persist(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CommitError>>;
+}
+
+/// The rows of a table can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("can't load table `{table}`: {words}")]
+pub struct LoadError {
+    /// Which table.
+    pub table: &'static str,
+    /// What went wrong.
+    pub words: String,
+}
+
+/// Rows in memory, for tests.
+#[derive(Debug, Default)]
+pub struct MemorySessions {
+    rows: Mutex<BTreeMap<(Table, Bytes), Bytes>>,
+}
+
+impl MemorySessions {
+    /// No rows.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies `changes` at once; a test's `Gate::commit` calls this for its rows.
+    pub fn apply(&self, changes: &[Change]) {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            let key = (change.table, change.key.clone());
+            match &change.value {
+                Some(value) => rows.insert(key, value.clone()),
+                None => rows.remove(&key),
+            };
+        }
+    }
+
+    /// Number of rows in `table`.
+    pub fn count(&self, table: Table) -> usize {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.keys().filter(|(of, _)| *of == table).count()
+    }
+}
+
+impl Sessions for MemorySessions {
+    fn load(&self, table: Table) -> BoxFuture<'static, Result<Vec<Row>, LoadError>> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_table =
+            |((of, key), value): (&(Table, Bytes), &Bytes)| (*of == table).then(|| (key.clone(), value.clone()));
+        let rows: Vec<Row> = rows.iter().filter_map(of_table).collect();
+        async move { Ok(rows) }.boxed()
+    }
+
+    fn persist(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CommitError>> {
+        self.apply(&changes);
+        async { Ok(()) }.boxed()
+    }
+}
