@@ -1,1 +1,27 @@
-//! x
+//! OPC UA: reads points by subscription, writes and reads them on command.
+//!
+//! [`OpcuaConfig`] is one `[[opcua]]` table of the configuration, [`OpcuaDriver`] its session. How they go about it:
+//! `connect` opens a session, `live` keeps its subscriptions, `driver` tries again. README.md in this folder tells
+//! what users have to know. The protocol itself (encoding, secure channel, services) is async-opcua's.
+
+mod command;
+mod config;
+mod connect;
+mod driver;
+mod endpoint;
+mod fault;
+mod feed;
+mod live;
+mod node;
+mod pki;
+mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod transport;
+mod value;
+mod write;
+
+pub use config::{DeviceConfig, Mode, OpcuaConfig, PointConfig, Policy, Security, Trust, User};
+pub use driver::OpcuaDriver;
+pub use endpoint::{Endpoint, InvalidEndpoint};
+pub use node::{InvalidNodeName, NodeName};

@@ -1,0 +1,165 @@
+//! Commands: `write` with its read-back, and `read`.
+//!
+//! A write reads the node first, for the data type that the server wants; it then writes the value attribute alone,
+//! without status and times, which many servers refuse. The outcome's value is what was read afterwards.
+
+use fieldgate_protocol::{Command, Outcome, PointName, Request, Sample, Status, Value};
+use fieldgate_types::UnixMillis;
+use opcua::types::{AttributeId, DataValue, NodeId, ReadValueId, StatusCode, TimestampsToReturn, Variant, WriteValue};
+use serde_json::{Map, Value as Json};
+
+use crate::connect::SharedSession;
+use crate::fault::{self, Fault};
+use crate::server::{ask, read_id, read_values};
+use crate::value;
+use crate::write::{Unfit, convert};
+
+/// A point that a command is about, and its node where the server has one.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) point: PointName,
+    pub(crate) node: Option<NodeId>,
+}
+
+/// The points that a request names.
+pub(crate) fn points(request: &Request) -> Vec<&PointName> {
+    match request {
+        Request::Write { point, .. } => vec![point],
+        Request::Read { points } => points.iter().collect(),
+    }
+}
+
+/// Executes a command and answers it, before its deadline. Whether the server did its part.
+pub(crate) async fn execute(session: SharedSession, targets: Vec<Target>, chunk: usize, command: Command) -> bool {
+    let late = || Outcome::not(Status::Timeout, "no answer from the server before the command's time was over");
+    let deadline = tokio::time::Instant::from_std(command.deadline);
+    let work = async {
+        match &command.request {
+            Request::Write { value, .. } => match targets.first() {
+                Some(target) => write(&session, target, value).await,
+                None => Outcome::not(Status::Rejected, "no point is named"),
+            },
+            Request::Read { .. } => read(&session, &targets, chunk).await,
+        }
+    };
+    let outcome = if tokio::time::Instant::now() >= deadline {
+        // Not to be begun any more.
+        late()
+    } else {
+        tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| late())
+    };
+    let done = matches!(outcome.status, Status::Ok | Status::Rejected);
+    // Whoever asked may have gone.
+    drop(command.reply.send(outcome));
+    done
+}
+
+fn failed(fault: &Fault) -> Outcome {
+    match fault {
+        Fault::Silent { .. } => Outcome::not(Status::Timeout, fault.to_string()),
+        _ => Outcome::not(Status::Failed, fault.to_string()),
+    }
+}
+
+async fn read(session: &SharedSession, targets: &[Target], chunk: usize) -> Outcome {
+    let nodes: Vec<NodeId> = targets.iter().filter_map(|target| target.node.clone()).collect();
+    let values = match read_values(session, &nodes, chunk).await {
+        Ok(values) => values,
+        Err(fault) => return failed(&fault),
+    };
+    let mut values = values.into_iter();
+    let mut object = Map::new();
+    let mut reasons = Vec::new();
+    for target in targets {
+        let data = match target.node {
+            Some(_) => values.next().unwrap_or_default(),
+            None => DataValue { status: Some(StatusCode::BadNodeIdUnknown), ..DataValue::default() },
+        };
+        let sample = sample(target, data);
+        let json = sample.value.as_ref().and_then(Value::to_json);
+        if json.is_none() {
+            reasons.push(format!("{}: {}", target.point, sample.quality));
+        }
+        object.insert(target.point.as_str().to_owned(), json.unwrap_or(Json::Null));
+    }
+    let reason = (!reasons.is_empty()).then(|| reasons.join(", "));
+    Outcome { status: Status::Ok, value: Some(Json::Object(object)), reason }
+}
+
+/// A reading whose times don't matter.
+fn sample(target: &Target, data: DataValue) -> Sample {
+    value::sample(&target.point, data, UnixMillis::default())
+}
+
+async fn write(session: &SharedSession, target: &Target, wanted: &Value) -> Outcome {
+    let Some(node) = &target.node else {
+        return Outcome::not(Status::Failed, "BadNodeIdUnknown: the server has no such namespace");
+    };
+    match try_write(session, target, node, wanted).await {
+        Ok(outcome) => outcome,
+        Err(fault) => failed(&fault),
+    }
+}
+
+async fn try_write(session: &SharedSession, target: &Target, node: &NodeId, wanted: &Value) -> Result<Outcome, Fault> {
+    let attributes = [AttributeId::Value, AttributeId::DataType, AttributeId::ValueRank];
+    let ids: Vec<ReadValueId> = attributes.map(|attribute| read_id(node.clone(), attribute)).into();
+    let read = ask("reading the node's type", session.read(&ids, TimestampsToReturn::Neither, 0.0)).await?;
+    let mut read = read.into_iter();
+    let mut next = || read.next().unwrap_or_default();
+    let (current, data_type, rank) = (next(), next(), next());
+    let current_status = current.status();
+    if [StatusCode::BadNodeIdUnknown, StatusCode::BadNodeIdInvalid].contains(&current_status) {
+        return Ok(Outcome::not(Status::Failed, fault::name(current_status)));
+    }
+    // A node that may be written but not read has a declared type all the same.
+    let data_type = match data_type.value {
+        Some(Variant::NodeId(id)) => Some(*id),
+        _ => None,
+    };
+    let is_array = matches!(rank.value, Some(Variant::Int32(rank)) if rank >= 0);
+    let variant = match convert(wanted, &current.value.unwrap_or_default(), data_type.as_ref(), is_array) {
+        Ok(variant) => variant,
+        Err(unfit @ (Unfit::Type { .. } | Unfit::Range { .. } | Unfit::NotSupported(_))) => {
+            return Ok(Outcome::not(Status::Rejected, unfit.to_string()));
+        }
+    };
+
+    let request = WriteValue {
+        node_id: node.clone(),
+        attribute_id: AttributeId::Value as u32,
+        index_range: opcua::types::NumericRange::None,
+        value: DataValue { value: Some(variant), ..DataValue::default() },
+    };
+    let written = ask("writing", session.write(std::slice::from_ref(&request))).await?;
+    let status = written.first().copied().unwrap_or(StatusCode::BadUnexpectedError);
+    if status.is_bad() {
+        return Ok(Outcome::not(refusal(status), format!("the server answered {}", fault::name(status))));
+    }
+
+    let back = read_values(session, std::slice::from_ref(node), 1).await?;
+    let back = sample(target, back.into_iter().next().unwrap_or_default());
+    Ok(match back.value.as_ref().and_then(Value::to_json) {
+        Some(value) => Outcome::ok(Some(value)),
+        // Done is done: some nodes can be written and not read.
+        None if ["BadNotReadable", "BadUserAccessDenied"].contains(&back.quality.as_str()) => Outcome {
+            status: Status::Ok,
+            value: None,
+            reason: Some(format!("written, but it can't be read back: {}", back.quality)),
+        },
+        None => Outcome::not(Status::Failed, format!("written, but reading it back gave {}", back.quality)),
+    })
+}
+
+/// Whether the server would not (nothing was changed) or could not.
+fn refusal(status: StatusCode) -> Status {
+    let refused = [
+        StatusCode::BadNotWritable,
+        StatusCode::BadUserAccessDenied,
+        StatusCode::BadTypeMismatch,
+        StatusCode::BadOutOfRange,
+        StatusCode::BadWriteNotSupported,
+        StatusCode::BadAttributeIdInvalid,
+    ];
+    if refused.contains(&status) { Status::Rejected } else { Status::Failed }
+}

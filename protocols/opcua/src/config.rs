@@ -1,0 +1,357 @@
+//! One `[[opcua]]` table: a session, its devices and their points (DESIGN section 6).
+//!
+//! Owns the keys, their defaults and limits. Reads no file but through the section: a password is read when the
+//! session starts.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fieldgate_protocol::{FieldDevice, Point, Report};
+use fieldgate_types::{DeviceId, Section};
+use opcua::crypto::SecurityPolicy;
+use opcua::types::MessageSecurityMode;
+
+use crate::endpoint::Endpoint;
+use crate::node::NodeName;
+
+/// One session with one server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpcuaConfig {
+    /// Where the server is.
+    pub endpoint: Endpoint,
+    /// How messages are protected.
+    pub security: Security,
+    /// Who logs in; nobody in particular when absent.
+    pub user: Option<User>,
+    /// Which server certificates are accepted.
+    pub trust: Trust,
+    /// The devices that the server stands for.
+    pub devices: Vec<DeviceConfig>,
+}
+
+/// How messages are protected: a policy with its mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Security {
+    /// Not at all.
+    None,
+    /// By certificates.
+    Policy {
+        /// The algorithms.
+        policy: Policy,
+        /// Whether messages are encrypted too.
+        mode: Mode,
+    },
+}
+
+/// The sets of algorithms that are still considered safe (OPC 10000-7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// `Basic256Sha256`
+    Basic256Sha256,
+    /// `Aes128-Sha256-RsaOaep`
+    Aes128Sha256RsaOaep,
+    /// `Aes256-Sha256-RsaPss`
+    Aes256Sha256RsaPss,
+}
+
+/// What is done to each message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Signed, readable on the way.
+    Sign,
+    /// Signed and encrypted.
+    SignAndEncrypt,
+}
+
+impl Security {
+    /// The library's name of it. Never made from text: `SecurityPolicy::from_str` takes any and panics later.
+    pub(crate) fn policy(self) -> SecurityPolicy {
+        match self {
+            Self::None => SecurityPolicy::None,
+            Self::Policy { policy: Policy::Basic256Sha256, .. } => SecurityPolicy::Basic256Sha256,
+            Self::Policy { policy: Policy::Aes128Sha256RsaOaep, .. } => SecurityPolicy::Aes128Sha256RsaOaep,
+            Self::Policy { policy: Policy::Aes256Sha256RsaPss, .. } => SecurityPolicy::Aes256Sha256RsaPss,
+        }
+    }
+
+    pub(crate) fn mode(self) -> MessageSecurityMode {
+        match self {
+            Self::None => MessageSecurityMode::None,
+            Self::Policy { mode: Mode::Sign, .. } => MessageSecurityMode::Sign,
+            Self::Policy { mode: Mode::SignAndEncrypt, .. } => MessageSecurityMode::SignAndEncrypt,
+        }
+    }
+}
+
+/// Which server certificates are accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Those that lie in `trusted/`.
+    Strict,
+    /// The first one seen on this endpoint as well, which is pinned.
+    FirstUse,
+}
+
+/// A user of the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// The file that holds its password.
+    pub password_file: PathBuf,
+}
+
+/// A device: a set of nodes read in one rhythm, by one subscription.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceConfig {
+    /// Its identity on the gateway.
+    pub id: DeviceId,
+    /// How often the server sends what has changed.
+    pub publishing: Duration,
+    /// How often the server looks at its values.
+    pub sampling: Duration,
+    /// How many changes of a point the server keeps between two publications.
+    pub queue: u32,
+    /// Its points.
+    pub points: Vec<PointConfig>,
+}
+
+/// A point and its node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PointConfig {
+    /// What the gateway knows of it.
+    pub point: Point,
+    /// Where it is on the server.
+    pub node: NodeName,
+}
+
+const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
+const SAMPLING: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(3600));
+
+impl OpcuaConfig {
+    /// Reads one `[[opcua]]`. What is wrong is noted in the section's sources; `None` when too little is right.
+    pub fn read(section: &Section) -> Option<Self> {
+        let endpoint = section.required_with("endpoint", |value| value.parse("an OPC UA endpoint", str::parse));
+        let security = read_security(section);
+        let user = section.section("auth").map(|auth| read_user(&auth));
+        let trust =
+            section.choice("trust", &[("strict", Trust::Strict), ("first-use", Trust::FirstUse)], Trust::Strict);
+        let mut ids = BTreeSet::new();
+        let mut devices = Vec::new();
+        let sections = section.sections("device");
+        if sections.is_empty() {
+            section.problem("device", "is missing, a session needs at least one [[opcua.device]]");
+        }
+        for device in sections {
+            let Some(read) = read_device(&device) else { continue };
+            if ids.insert(read.id.clone()) {
+                devices.push(read);
+            } else {
+                device.problem("id", format_args!("`{}` is used twice, each device needs its own", read.id));
+            }
+        }
+        let user = match user {
+            Some(None) => return None,
+            Some(user) => user,
+            None => None,
+        };
+        Some(Self { endpoint: endpoint?, security: security?, user, trust, devices })
+    }
+
+    /// The devices as the gateway sees them.
+    pub fn field_devices(&self) -> Vec<FieldDevice> {
+        let field_device = |device: &DeviceConfig| FieldDevice {
+            id: device.id.clone(),
+            points: device.points.iter().map(|point| point.point.clone()).collect(),
+        };
+        self.devices.iter().map(field_device).collect()
+    }
+}
+
+fn read_security(section: &Section) -> Option<Security> {
+    let policies = [
+        ("None", None),
+        ("Basic256Sha256", Some(Policy::Basic256Sha256)),
+        ("Aes128-Sha256-RsaOaep", Some(Policy::Aes128Sha256RsaOaep)),
+        ("Aes256-Sha256-RsaPss", Some(Policy::Aes256Sha256RsaPss)),
+    ];
+    let modes = [("Sign", Mode::Sign), ("SignAndEncrypt", Mode::SignAndEncrypt)];
+    // The safe one, and the one that nearly every server has.
+    let policy = if section.has("security") {
+        section.optional_choice("security", &policies)
+    } else {
+        Some(Some(Policy::Basic256Sha256))
+    };
+    let mode = section.optional_choice("mode", &modes);
+    if policy == Some(None) && section.has("mode") {
+        section.problem("mode", "has no meaning with security = \"None\", leave it out");
+    }
+    Some(match policy? {
+        None => Security::None,
+        Some(policy) => Security::Policy { policy, mode: mode.unwrap_or(Mode::SignAndEncrypt) },
+    })
+}
+
+fn read_user(auth: &Section) -> Option<User> {
+    let name = auth.required::<String>("username");
+    if name.as_deref() == Some("") {
+        auth.problem("username", "is empty, leave `auth` out for an anonymous session");
+    }
+    auth.required::<String>("password_file")?;
+    Some(User { name: name.filter(|name| !name.is_empty())?, password_file: auth.path("password_file")? })
+}
+
+fn read_device(section: &Section) -> Option<DeviceConfig> {
+    let id = section.required("id");
+    let publishing = section.duration("publishing", PUBLISHING.0..=PUBLISHING.1, Duration::from_millis(500));
+    let sampling = section.duration("sampling", SAMPLING.0..=SAMPLING.1, Duration::from_millis(100));
+    let queue = section.number("queue", 1..=10_000_u32, 10);
+    let report = Report::read(section, &Report::default());
+    let mut names = BTreeSet::new();
+    let mut points = Vec::new();
+    let sections = section.sections("point");
+    if sections.is_empty() {
+        section.problem("point", "is missing, a device needs at least one [[opcua.device.point]]");
+    }
+    for point in sections {
+        let node = point.required_with("node", |value| value.parse("a node", str::parse));
+        let (Some(read), Some(node)) = (Point::read(&point, &report), node) else { continue };
+        if names.insert(read.name.clone()) {
+            points.push(PointConfig { point: read, node });
+        } else {
+            point.problem("name", format_args!("`{}` is used twice in this device", read.name));
+        }
+    }
+    Some(DeviceConfig { id: id?, publishing, sampling, queue, points })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use fieldgate_protocol::{Access, Deadband};
+    use fieldgate_types::Sources;
+
+    use super::*;
+
+    fn read(text: &str) -> (Vec<Option<OpcuaConfig>>, Vec<String>) {
+        let sources = Sources::new(Box::new(|_| Err(std::io::Error::other("none"))));
+        let root = sources.root("gateway.toml", Path::new("/etc/fieldgate"), text);
+        let configs = root.sections("opcua").iter().map(OpcuaConfig::read).collect();
+        drop(root);
+        (configs, sources.problems().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn reads_the_example_of_the_design() {
+        let (mut configs, problems) = read(
+            r#"
+[[opcua]]
+endpoint = "opc.tcp://192.0.2.20:4840"
+security = "Aes256-Sha256-RsaPss"
+mode = "Sign"
+auth = { username = "op", password_file = "op.password" }
+trust = "first-use"
+  [[opcua.device]]
+  id = "boiler-7"
+  publishing = "250ms"
+  sampling = "50ms"
+  queue = 5
+  heartbeat = "10s"
+    [[opcua.device.point]]
+    name = "level"
+    node = "nsu=urn:plant:boiler;s=Level"
+    deadband = 0.2
+    access = "rw"
+    range = [0.0, 90.0]
+    unit = "m"
+"#,
+        );
+        assert_eq!(problems, [""; 0]);
+        let config = configs.remove(0).unwrap();
+        assert_eq!(config.endpoint.url(), "opc.tcp://192.0.2.20:4840");
+        let security = Security::Policy { policy: Policy::Aes256Sha256RsaPss, mode: Mode::Sign };
+        assert_eq!(config.security, security);
+        assert_eq!(config.user.unwrap().password_file, Path::new("/etc/fieldgate/op.password"));
+        assert_eq!(config.trust, Trust::FirstUse);
+        let device = &config.devices[0];
+        assert_eq!((device.id.as_str(), device.queue), ("boiler-7", 5));
+        assert_eq!((device.publishing, device.sampling), (Duration::from_millis(250), Duration::from_millis(50)));
+        let point = &device.points[0].point;
+        assert_eq!(point.report.deadband, Some(Deadband::Absolute(0.2)));
+        assert_eq!(point.report.heartbeat, Duration::from_secs(10));
+        assert_eq!((point.access, point.range), (Access::ReadWrite, Some((0.0, 90.0))));
+    }
+
+    #[test]
+    fn is_safe_by_default() {
+        let (mut configs, problems) = read(
+            "[[opcua]]\nendpoint = \"opc.tcp://plc\"\n[[opcua.device]]\nid = \"a\"\n[[opcua.device.point]]\nname = \"p\"\nnode = \"i=1\"",
+        );
+        assert_eq!(problems, [""; 0]);
+        let config = configs.remove(0).unwrap();
+        let security = Security::Policy { policy: Policy::Basic256Sha256, mode: Mode::SignAndEncrypt };
+        assert_eq!((config.security, config.trust, config.user), (security, Trust::Strict, None));
+    }
+
+    #[test]
+    fn locates_every_mistake() {
+        let (configs, problems) = read(
+            r#"[[opcua]]
+endpoint = "http://plc"
+security = "Basic256Sha265"
+mode = "Encrypt"
+auth = { username = "op", password = "secret" }
+trust = "all"
+[[opcua.device]]
+id = "a"
+publishing = "0ms"
+queue = 0
+[[opcua.device.point]]
+name = "p"
+node = "Level"
+[[opcua.device.point]]
+name = "q"
+node = "ns=1;i=1"
+[[opcua.device.point]]
+name = "q"
+node = "ns=1;i=1"
+[[opcua.device]]
+id = "a"
+[[opcua]]
+endpoint = "opc.tcp://plc"
+security = "None"
+mode = "Sign"
+"#,
+        );
+        assert_eq!(configs[0], None);
+        let expected = [
+            (2, "opcua.endpoint: `http://plc` is not an OPC UA endpoint: opc.tcp://HOST:PORT is allowed"),
+            (
+                3,
+                "opcua.security: `Basic256Sha265` is unknown, \"None\", \"Basic256Sha256\", \"Aes128-Sha256-RsaOaep\" or",
+            ),
+            (4, "opcua.mode: `Encrypt` is unknown, \"Sign\" or \"SignAndEncrypt\" is allowed"),
+            (5, "opcua.auth.password_file: is missing"),
+            (5, "opcua.auth.password: unknown key, `password_file` or `username` is allowed here"),
+            (6, "opcua.trust: `all` is unknown, \"strict\" or \"first-use\" is allowed"),
+            (9, "opcua.device.publishing: `0ms` is out of range, \"10ms\" to \"1m\" is allowed"),
+            (10, "opcua.device.queue: `0` is out of range, 1 to 10000 is allowed"),
+            (13, "opcua.device.point.node: `Level` is not a node: \"nsu=URI;…\" or \"ns=INDEX;…\" is allowed"),
+            (18, "opcua.device.point.name: `q` is used twice in this device"),
+            (20, "opcua.device.point: is missing"),
+            (21, "opcua.device.id: `a` is used twice, each device needs its own"),
+            (22, "opcua.device: is missing, a session needs at least one [[opcua.device]]"),
+            (25, "opcua.mode: has no meaning with security = \"None\", leave it out"),
+        ];
+        for (line, message) in expected {
+            let found = problems.iter().any(|problem| {
+                let place = format!("gateway.toml:{line}:");
+                problem.starts_with(&place) && problem.contains(message)
+            });
+            assert!(found, "line {line}: {message}\n{problems:#?}");
+        }
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+    }
+}

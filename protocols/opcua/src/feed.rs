@@ -1,0 +1,103 @@
+//! From the library's network task to the driver: one batch for each notification.
+//!
+//! The library calls synchronously, while it holds its lock on all subscriptions: nothing here waits. When the
+//! driver can't keep up, the batch is dropped and counted, and the device is marked: its current values are read
+//! again once the driver has caught up, so that no point stays at an old value.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use opcua::client::{MonitoredItemMap, OnSubscriptionNotificationCore};
+use opcua::types::{DataChangeNotification, DataValue, NotificationMessage, StatusChangeNotification, StatusCode};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// Batches on their way to the driver; when it is full, batches are dropped as told above.
+pub(crate) const BATCHES: usize = 64;
+/// Values in a batch at most (asked of the server), so that what waits is bounded: 64,000 values.
+pub(crate) const BATCH_VALUES: u32 = 1000;
+
+/// What one notification of one device brought.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// The device, as its place in the configuration.
+    pub(crate) device: usize,
+    /// Client handles and values.
+    pub(crate) values: Vec<(u32, DataValue)>,
+}
+
+/// What is known of a subscription besides its values.
+#[derive(Debug)]
+pub(crate) struct Signs {
+    alive: Mutex<Instant>,
+    dropped: AtomicU64,
+    stale: AtomicBool,
+    /// The status with which the server ended the subscription; 0: it has not.
+    ended: AtomicU32,
+}
+
+impl Signs {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            alive: Mutex::new(Instant::now()),
+            dropped: AtomicU64::new(0),
+            stale: AtomicBool::new(false),
+            ended: AtomicU32::new(0),
+        })
+    }
+
+    /// When the subscription last showed a sign of life: values, or a keep-alive.
+    pub(crate) fn alive(&self) -> Instant {
+        *self.alive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many batches were dropped since the last call.
+    pub(crate) fn take_dropped(&self) -> u64 {
+        self.dropped.swap(0, Ordering::Relaxed)
+    }
+
+    /// Whether values were lost since the last call, so that the current ones have to be read.
+    pub(crate) fn take_stale(&self) -> bool {
+        self.stale.swap(false, Ordering::Relaxed)
+    }
+
+    /// With which status the server ended the subscription, if it did.
+    pub(crate) fn ended(&self) -> Option<StatusCode> {
+        match self.ended.load(Ordering::Relaxed) {
+            0 => None,
+            bits => Some(StatusCode::from(bits)),
+        }
+    }
+}
+
+/// Takes the notifications of one subscription.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    pub(crate) device: usize,
+    pub(crate) signs: Arc<Signs>,
+    pub(crate) batches: mpsc::Sender<Batch>,
+}
+
+impl OnSubscriptionNotificationCore for Feed {
+    fn on_subscription_notification(&mut self, notification: NotificationMessage, _: MonitoredItemMap<'_>) {
+        *self.signs.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let mut values = Vec::new();
+        for part in notification.notification_data.into_iter().flatten() {
+            if let Some(change) = part.inner_as::<StatusChangeNotification>() {
+                // Good: the subscription went to another session, which has not happened by our doing.
+                let status = if change.status.is_bad() { change.status } else { StatusCode::BadSubscriptionIdInvalid };
+                self.signs.ended.store(status.bits(), Ordering::Relaxed);
+            } else if let Some(data) = part.into_inner_as::<DataChangeNotification>() {
+                let items = data.monitored_items.into_iter().flatten();
+                values.extend(items.map(|item| (item.client_handle, item.value)));
+            }
+        }
+        if values.is_empty() {
+            return;
+        }
+        if self.batches.try_send(Batch { device: self.device, values }).is_err() {
+            self.signs.dropped.fetch_add(1, Ordering::Relaxed);
+            self.signs.stale.store(true, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! An open session with its subscriptions: sets them up, hands values on, watches over them, retries missing nodes.
+//!
+//! Each device has a subscription of its own, each point a monitored item whose client handle is the point's place
+//! plus one. Nothing here survives the connection: after a reconnect everything is built anew, and the first values
+//! of the new items report every point.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fieldgate_protocol::{Command, PointName, Quality, Sample};
+use fieldgate_types::{Clock, DeviceId};
+use opcua::types::{DataValue, NodeId, StatusCode};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, info, warn};
+
+use crate::command::{self, Target};
+use crate::config::OpcuaConfig;
+use crate::connect::Connection;
+use crate::driver::Link;
+use crate::fault::Fault;
+use crate::feed::{BATCHES, Batch, Signs};
+use crate::node::NodeName;
+use crate::pki::Pki;
+use crate::server::{self, Server};
+use crate::value;
+
+/// How often the watchdog looks.
+const TICK: Duration = Duration::from_millis(500);
+/// When missing nodes are asked for again: soon at first, then seldom.
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+const RETRY_SELDOM: Duration = Duration::from_secs(60);
+
+/// Why a session ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It broke.
+    Lost(Fault),
+    /// The gateway no longer listens.
+    Unheard,
+}
+
+impl From<Fault> for Ended {
+    fn from(fault: Fault) -> Self {
+        Self::Lost(fault)
+    }
+}
+
+/// A device and its subscription.
+#[derive(Debug)]
+pub(crate) struct Subscribed {
+    pub(crate) device: DeviceId,
+    pub(crate) subscription: u32,
+    pub(crate) signs: Arc<Signs>,
+    /// Silence beyond this means that the subscription is dead.
+    pub(crate) patience: Duration,
+    pub(crate) sampling: Duration,
+    pub(crate) queue: u32,
+}
+
+/// A point and its monitored item.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) device: usize,
+    pub(crate) point: PointName,
+    pub(crate) name: NodeName,
+    pub(crate) node: Option<NodeId>,
+    pub(crate) item: Option<u32>,
+    /// Why there is no (working) item.
+    pub(crate) missing: Option<StatusCode>,
+}
+
+/// An open session with its subscriptions.
+#[derive(Debug)]
+pub(crate) struct Live {
+    connection: Connection,
+    server: Server,
+    clock: Arc<dyn Clock>,
+    devices: Vec<Subscribed>,
+    entries: Vec<Entry>,
+    batches: mpsc::Receiver<Batch>,
+    retry_wait: Duration,
+    retry_at: Option<Instant>,
+}
+
+impl Live {
+    /// Opens a session and subscribes to everything.
+    pub(crate) async fn open(config: &OpcuaConfig, pki: &Pki, clock: &Arc<dyn Clock>) -> Result<Self, Fault> {
+        let connection = Connection::open(config, pki, clock).await?;
+        match Self::subscribe(config, &connection).await {
+            Ok((server, devices, entries, batches)) => {
+                let clock = Arc::clone(clock);
+                let retry_wait = RETRY_FIRST;
+                Ok(Self { connection, server, clock, devices, entries, batches, retry_wait, retry_at: None })
+            }
+            Err(fault) => {
+                connection.close().await;
+                Err(fault)
+            }
+        }
+    }
+
+    async fn subscribe(
+        config: &OpcuaConfig,
+        connection: &Connection,
+    ) -> Result<(Server, Vec<Subscribed>, Vec<Entry>, mpsc::Receiver<Batch>), Fault> {
+        let server = Server::ask(connection.session.clone()).await?;
+        // Bounded: when the driver is slow, the feed drops batches, counts them and has the values read again.
+        let (up, batches) = mpsc::channel(BATCHES);
+        let (mut devices, mut entries) = (Vec::new(), Vec::new());
+        for (place, device) in config.devices.iter().enumerate() {
+            devices.push(server.create_subscription(place, device, up.clone()).await?);
+            entries.extend(device.points.iter().map(|point| Entry {
+                device: place,
+                point: point.point.name.clone(),
+                name: point.node.clone(),
+                node: point.node.resolve(&server.namespaces),
+                item: None,
+                missing: None,
+            }));
+        }
+        let all: Vec<usize> = (0..entries.len()).collect();
+        server.create_items(&devices, &mut entries, &all).await?;
+        Ok((server, devices, entries, batches))
+    }
+
+    /// Takes leave of the server.
+    pub(crate) async fn close(self) {
+        self.connection.close().await;
+    }
+
+    /// Hands values and commands on until the session ends. Cancel-safe: dropped at any point, it leaves commands
+    /// without an answer, which counts as failed.
+    pub(crate) async fn serve(&mut self, link: &mut Link) -> Ended {
+        match self.run(link).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn run(&mut self, link: &mut Link) -> Result<std::convert::Infallible, Ended> {
+        for device in &self.devices {
+            link.online(&device.device).await?;
+        }
+        let missing: Vec<usize> = self.places(|entry| entry.missing.is_some());
+        self.report_missing(link, &missing).await?;
+
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // One command at a time, so that writes happen in the order in which they came; values flow meanwhile.
+        let mut running: JoinSet<bool> = JoinSet::new();
+        loop {
+            tokio::select! {
+                fault = self.connection.lost() => return Err(fault.into()),
+                batch = self.batches.recv() => if let Some(batch) = batch {
+                    link.answered(1);
+                    self.pass_on(link, batch).await?;
+                    if self.batches.is_empty() {
+                        self.reread(link).await?;
+                    }
+                },
+                Some(command) = link.commands.recv(), if running.is_empty() => {
+                    let targets = self.targets(&command);
+                    let (session, limit) = (self.connection.session.clone(), self.server.chunk);
+                    running.spawn(command::execute(session, targets, limit, command));
+                }
+                Some(done) = running.join_next(), if !running.is_empty() => match done {
+                    Ok(true) => link.answered(1),
+                    // A command that panicked has dropped its reply, which answers it with `failed`.
+                    Ok(false) | Err(_) => link.failed(),
+                },
+                _ = tick.tick() => self.look_after(link).await?,
+            }
+        }
+    }
+
+    fn places(&self, which: impl Fn(&Entry) -> bool) -> Vec<usize> {
+        self.entries.iter().enumerate().filter(|(_, entry)| which(entry)).map(|(place, _)| place).collect()
+    }
+
+    /// Hands a notification on as samples, and notes nodes that the server says are gone.
+    async fn pass_on(&mut self, link: &mut Link, batch: Batch) -> Result<(), Ended> {
+        let received = self.clock.now();
+        let mut samples = Vec::with_capacity(batch.values.len());
+        for (handle, data) in batch.values {
+            let place = usize::try_from(handle).ok().and_then(|handle| handle.checked_sub(1));
+            let Some(entry) = place.and_then(|place| self.entries.get_mut(place)) else { continue };
+            if entry.device != batch.device {
+                continue;
+            }
+            // Some servers never revive the item of a node that went away: it is made anew then.
+            let status = data.status.unwrap_or(StatusCode::Good);
+            let gone = [StatusCode::BadNodeIdUnknown, StatusCode::BadNodeIdInvalid].contains(&status);
+            entry.missing = gone.then_some(status);
+            samples.push(value::sample(&entry.point, data, received));
+        }
+        self.send(link, batch.device, samples).await
+    }
+
+    async fn send(&self, link: &mut Link, device: usize, samples: Vec<Sample>) -> Result<(), Ended> {
+        match self.devices.get(device) {
+            Some(device) if !samples.is_empty() => link.samples(&device.device, samples).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn report_missing(&self, link: &mut Link, places: &[usize]) -> Result<(), Ended> {
+        let received = self.clock.now();
+        for (place, device) in self.devices.iter().enumerate() {
+            let entries = places.iter().filter_map(|place| self.entries.get(*place));
+            let bad = |entry: &Entry| {
+                let quality = entry.missing.map_or(Quality::BAD_WAITING_FOR_INITIAL_DATA, value::quality);
+                Sample::bad(entry.point.clone(), quality, received)
+            };
+            let samples: Vec<Sample> = entries.filter(|entry| entry.device == place).map(bad).collect();
+            if let Some(first) = samples.first() {
+                let (points, first_point) = (samples.len(), first.point.clone());
+                warn!(device = %device.device, points, %first_point, status = %first.quality, "opcua nodes can't be monitored");
+                self.send(link, place, samples).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the current values of devices that lost notifications, so that no point stays at an old value.
+    async fn reread(&mut self, link: &mut Link) -> Result<(), Ended> {
+        for place in 0..self.devices.len() {
+            if !self.devices.get(place).is_some_and(|device| device.signs.take_stale()) {
+                continue;
+            }
+            let places = self.places(|entry| entry.device == place && entry.missing.is_none());
+            let entries: Vec<&Entry> = places.iter().filter_map(|place| self.entries.get(*place)).collect();
+            let nodes: Vec<NodeId> = entries.iter().filter_map(|entry| entry.node.clone()).collect();
+            let values = server::read_values(&self.connection.session, &nodes, self.server.chunk).await?;
+            let received = self.clock.now();
+            let names = entries.iter().filter(|entry| entry.node.is_some()).map(|entry| &entry.point);
+            let read = |(name, data): (&PointName, DataValue)| value::sample(name, data, received);
+            let samples = names.zip(values).map(read).collect();
+            self.send(link, place, samples).await?;
+        }
+        Ok(())
+    }
+
+    /// What is due from time to time: the watchdog, counters, missing nodes.
+    async fn look_after(&mut self, link: &mut Link) -> Result<(), Ended> {
+        for device in &self.devices {
+            let dropped = device.signs.take_dropped();
+            if dropped > 0 {
+                link.overrun(dropped);
+                debug!(device = %device.device, dropped, "opcua notifications dropped, values are read again");
+            }
+            if let Some(status) = device.signs.ended() {
+                return Err(Fault::Status { step: "the server ended the subscription", status, mend: None }.into());
+            }
+            if device.signs.alive().elapsed() > device.patience {
+                let step = "waiting for a publish response";
+                return Err(Fault::Silent { step, limit: device.patience }.into());
+            }
+        }
+        if self.batches.is_empty() {
+            self.reread(link).await?;
+        }
+        self.retry_missing(link).await
+    }
+
+    /// Asks again for nodes that were missing.
+    async fn retry_missing(&mut self, link: &mut Link) -> Result<(), Ended> {
+        let places = self.places(|entry| entry.missing.is_some());
+        if places.is_empty() {
+            self.retry_at = None;
+            self.retry_wait = RETRY_FIRST;
+            return Ok(());
+        }
+        let now = Instant::now();
+        match self.retry_at {
+            None => {
+                self.retry_at = Some(now + self.retry_wait);
+                return Ok(());
+            }
+            Some(at) if now < at => return Ok(()),
+            Some(_) => {}
+        }
+        let before: Vec<Option<StatusCode>> =
+            places.iter().map(|place| self.entries.get(*place).and_then(|entry| entry.missing)).collect();
+        // A namespace may have come since.
+        self.server.refresh_namespaces().await?;
+        for place in &places {
+            if let Some(entry) = self.entries.get_mut(*place) {
+                entry.node = entry.name.resolve(&self.server.namespaces);
+            }
+        }
+        self.server.create_items(&self.devices, &mut self.entries, &places).await?;
+        let mut changed = Vec::new();
+        for (place, before) in places.iter().zip(before) {
+            match self.entries.get(*place) {
+                Some(Entry { missing: None, point, .. }) => info!(%point, "opcua node is there again"),
+                Some(Entry { missing, .. }) if *missing != before => changed.push(*place),
+                _ => {}
+            }
+        }
+        self.report_missing(link, &changed).await?;
+        self.retry_wait = (self.retry_wait * 2).min(RETRY_SELDOM);
+        self.retry_at = Some(Instant::now() + self.retry_wait);
+        Ok(())
+    }
+
+    /// The nodes that a command is about.
+    fn targets(&self, command: &Command) -> Vec<Target> {
+        let device = self.devices.iter().position(|device| device.device == command.device);
+        let target = |point: &PointName| {
+            let entry = self.entries.iter().find(|entry| Some(entry.device) == device && entry.point == *point);
+            Target { point: point.clone(), node: entry.and_then(|entry| entry.node.clone()) }
+        };
+        command::points(&command.request).into_iter().map(target).collect()
+    }
+}

@@ -1,0 +1,243 @@
+//! Requests to a server, each with a time limit, in pieces that the server takes.
+//!
+//! Owns chunk sizes (1,000 at most, less where the server says so or refuses) and the reading of results item by
+//! item. The library counts on the server to send as many results as there were requests; here, one that is not
+//! there is a failure of that item.
+
+use std::future::Future;
+use std::time::Duration;
+
+use opcua::types::{
+    AttributeId, DataValue, Error, MonitoredItemCreateRequest, MonitoringMode, MonitoringParameters, NodeId,
+    ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
+};
+use tokio::sync::mpsc;
+
+use crate::config::DeviceConfig;
+use crate::connect::{REQUEST_LIMIT, SharedSession};
+use crate::fault::Fault;
+use crate::feed::{BATCH_VALUES, Batch, Feed, Signs};
+use crate::live::{Entry, Subscribed};
+
+/// Items in one request at most. Larger requests fail on common servers (FINDINGS).
+const MAX_CHUNK: usize = 1000;
+/// How often a subscription without news shows that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// How long the server keeps a subscription that nobody fetches from.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// What the network may add before a keep-alive counts as missing.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What has been learned about the server, for this session.
+#[derive(Debug)]
+pub(crate) struct Server {
+    session: SharedSession,
+    /// Its NamespaceArray.
+    pub(crate) namespaces: Vec<String>,
+    /// Items in one request at most.
+    pub(crate) chunk: usize,
+}
+
+/// Waits for an answer, but not without end.
+pub(crate) async fn ask<T>(step: &'static str, request: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
+    // The library has the same limit, and applies it while its network task runs.
+    match tokio::time::timeout(REQUEST_LIMIT + GRACE, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) if error.status() != StatusCode::BadTimeout => {
+            Err(Fault::Status { step, status: error.status(), mend: None })
+        }
+        Ok(Err(_)) | Err(_) => Err(Fault::Silent { step, limit: REQUEST_LIMIT }),
+    }
+}
+
+/// A request to read one attribute.
+pub(crate) fn read_id(node: NodeId, attribute: AttributeId) -> ReadValueId {
+    ReadValueId::new(node, attribute)
+}
+
+/// The current values of `nodes`, in their order and number.
+pub(crate) async fn read_values(
+    session: &SharedSession,
+    nodes: &[NodeId],
+    chunk: usize,
+) -> Result<Vec<DataValue>, Fault> {
+    let mut values = Vec::with_capacity(nodes.len());
+    for part in nodes.chunks(chunk) {
+        let ids: Vec<ReadValueId> = part.iter().map(|node| read_id(node.clone(), AttributeId::Value)).collect();
+        let mut read = ask("reading values", session.read(&ids, TimestampsToReturn::Both, 0.0)).await?;
+        read.resize_with(part.len(), || DataValue {
+            status: Some(StatusCode::BadUnexpectedError),
+            ..DataValue::default()
+        });
+        values.extend(read);
+    }
+    Ok(values)
+}
+
+impl Server {
+    /// Asks for namespaces and limits.
+    pub(crate) async fn ask(session: SharedSession) -> Result<Self, Fault> {
+        let limits = [
+            VariableId::Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
+            VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
+        ];
+        let ids: Vec<ReadValueId> = limits.map(|id| read_id(id.into(), AttributeId::Value)).into();
+        let read = ask("reading the server's limits", session.read(&ids, TimestampsToReturn::Neither, 0.0)).await?;
+        let mut chunk = MAX_CHUNK;
+        for limit in read {
+            // Absent or 0: no limit is told.
+            if let Some(Variant::UInt32(limit @ 1..)) = limit.value {
+                chunk = chunk.min(usize::try_from(limit).unwrap_or(MAX_CHUNK));
+            }
+        }
+        let mut server = Self { session, namespaces: Vec::new(), chunk };
+        server.refresh_namespaces().await?;
+        Ok(server)
+    }
+
+    /// Reads the NamespaceArray. (The library's own function panics on an empty answer.)
+    pub(crate) async fn refresh_namespaces(&mut self) -> Result<(), Fault> {
+        let id = read_id(VariableId::Server_NamespaceArray.into(), AttributeId::Value);
+        let read = self.session.read(std::slice::from_ref(&id), TimestampsToReturn::Neither, 0.0);
+        let read = ask("reading the namespaces", read).await?;
+        self.namespaces = match read.into_iter().next().and_then(|value| value.value) {
+            Some(Variant::Array(array)) => array.values.iter().map(ToString::to_string).collect(),
+            // Then `nsu=` points are missing, and `ns=` points work.
+            _ => Vec::new(),
+        };
+        Ok(())
+    }
+
+    pub(crate) async fn create_subscription(
+        &self,
+        place: usize,
+        device: &DeviceConfig,
+        batches: mpsc::Sender<Batch>,
+    ) -> Result<Subscribed, Fault> {
+        let step = "creating a subscription";
+        let signs = Signs::new();
+        let feed = Feed { device: place, signs: signs.clone(), batches };
+        let times = |span: Duration| {
+            let times = span.as_millis().div_ceil(device.publishing.as_millis().max(1));
+            u32::try_from(times).unwrap_or(u32::MAX).max(1)
+        };
+        let keep_alive = times(KEEP_ALIVE);
+        // At least three times the keep-alive count (OPC 10000-4 section 5.14.2).
+        let lifetime = times(LIFETIME).max(keep_alive.saturating_mul(3));
+        let created =
+            self.session.create_subscription(device.publishing, lifetime, keep_alive, BATCH_VALUES, 0, true, feed);
+        let subscription = ask(step, created).await?;
+        let revised = {
+            let state = self.session.subscription_state().lock();
+            state.get(subscription).map(|known| known.publishing_interval() * known.max_keep_alive_count())
+        };
+        let silent = revised.ok_or(Fault::Status { step, status: StatusCode::BadSubscriptionIdInvalid, mend: None })?;
+        Ok(Subscribed {
+            device: device.id.clone(),
+            subscription,
+            signs,
+            patience: silent * 2 + GRACE,
+            sampling: device.sampling,
+            queue: device.queue,
+        })
+    }
+
+    /// Makes monitored items for the entries at `places`, and notes for each whether it worked.
+    pub(crate) async fn create_items(
+        &self,
+        devices: &[Subscribed],
+        entries: &mut [Entry],
+        places: &[usize],
+    ) -> Result<(), Fault> {
+        for (device_place, device) in devices.iter().enumerate() {
+            let mut wanted = Vec::new();
+            for place in places {
+                let Some(entry) = entries.get_mut(*place).filter(|entry| entry.device == device_place) else {
+                    continue;
+                };
+                if let Some(old) = entry.item.take() {
+                    self.delete_item(device.subscription, old).await;
+                }
+                if entry.node.is_some() {
+                    wanted.push(*place);
+                } else {
+                    entry.missing = Some(StatusCode::BadNodeIdUnknown);
+                }
+            }
+            let mut rest = wanted.as_slice();
+            let mut chunk = self.chunk;
+            while !rest.is_empty() {
+                let (part, after) = rest.split_at(chunk.min(rest.len()));
+                match self.create_part(device, entries, part).await {
+                    Ok(()) => rest = after,
+                    // Servers with a limit that they don't tell.
+                    Err(Fault::Status { status, .. }) if too_much(status) && part.len() > 1 => chunk = part.len() / 2,
+                    Err(Fault::Status { status, .. }) if too_much(status) => {
+                        set(entries, part, None, Some(status));
+                        rest = after;
+                    }
+                    Err(fault) => return Err(fault),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_part(&self, device: &Subscribed, entries: &mut [Entry], part: &[usize]) -> Result<(), Fault> {
+        let request = |place: &usize| {
+            let node = entries.get(*place)?.node.clone()?;
+            Some(MonitoredItemCreateRequest {
+                item_to_monitor: read_id(node, AttributeId::Value),
+                monitoring_mode: MonitoringMode::Reporting,
+                requested_parameters: MonitoringParameters {
+                    client_handle: u32::try_from(place + 1).ok()?,
+                    sampling_interval: device.sampling.as_secs_f64() * 1000.0,
+                    queue_size: device.queue,
+                    discard_oldest: true,
+                    ..MonitoringParameters::default()
+                },
+            })
+        };
+        let requests: Vec<_> = part.iter().filter_map(request).collect();
+        let created = self.session.create_monitored_items(device.subscription, TimestampsToReturn::Both, requests);
+        let results = ask("creating monitored items", created).await?;
+        set(entries, part, None, Some(StatusCode::BadUnexpectedError));
+        for (place, result) in part.iter().zip(results) {
+            let status = result.result.status_code;
+            let (item, missing) =
+                if status.is_bad() { (None, Some(status)) } else { (Some(result.result.monitored_item_id), None) };
+            set(entries, &[*place], item, missing);
+        }
+        Ok(())
+    }
+
+    /// Deletes an item whose node went away. The server may have done so itself.
+    async fn delete_item(&self, subscription: u32, item: u32) {
+        let deleted =
+            ask("deleting a monitored item", self.session.delete_monitored_items(subscription, &[item])).await;
+        if let Err(fault) = deleted {
+            tracing::debug!(item, %fault, "opcua item not deleted");
+        }
+    }
+}
+
+fn set(entries: &mut [Entry], places: &[usize], item: Option<u32>, missing: Option<StatusCode>) {
+    for place in places {
+        if let Some(entry) = entries.get_mut(*place) {
+            (entry.item, entry.missing) = (item, missing);
+        }
+    }
+}
+
+/// Refusals that a smaller request may mend.
+fn too_much(status: StatusCode) -> bool {
+    [
+        StatusCode::BadTooManyOperations,
+        StatusCode::BadTooManyMonitoredItems,
+        StatusCode::BadEncodingLimitsExceeded,
+        StatusCode::BadRequestTooLarge,
+        StatusCode::BadResponseTooLarge,
+        StatusCode::BadTcpMessageTooLarge,
+    ]
+    .contains(&status)
+}

@@ -1,0 +1,381 @@
+//! A simulated OPC UA server, for `fieldgate demo` and for tests (feature `sim`).
+//!
+//! It has a handful of variables in the namespace `urn:fieldgate:sim`, which the caller sets and clients read; some of
+//! them clients may write. It runs on a thread of its own with a runtime of its own, so that stopping it cuts every
+//! connection at once, as the end of a process would. Files (its certificate, those of clients) stay within the
+//! directory that it is given. It accepts every client's certificate: it is no example of a safe server.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use opcua::crypto::SecurityPolicy;
+use opcua::server::address_space::{AccessLevel, VariableBuilder};
+use opcua::server::diagnostics::NamespaceMetadata;
+use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
+use opcua::server::{ANONYMOUS_USER_TOKEN_ID, Server, ServerBuilder, ServerHandle, ServerUserToken};
+use opcua::types::{
+    DataTypeId, DataValue, DateTime, MessageSecurityMode, NodeId, ObjectId, StatusCode, VariableTypeId, Variant,
+};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::pki;
+
+/// The namespace of its variables: `nsu=urn:fieldgate:sim;s=NAME`.
+pub const NAMESPACE: &str = "urn:fieldgate:sim";
+
+/// How a simulator behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where its files go. Made when absent; removing it is the caller's.
+    pub dir: PathBuf,
+    /// Whether anonymous sessions are accepted.
+    pub anonymous: bool,
+    /// A user name and its password.
+    pub user: Option<(String, String)>,
+    /// Whether to offer, besides None, Basic256Sha256 and both Aes policies, signed and encrypted. Costs the making of
+    /// an RSA key at the first start in `dir`.
+    pub secure: bool,
+    /// The host names and addresses in its certificate; empty: `127.0.0.1`, `::1` and `localhost`.
+    pub host_names: Vec<String>,
+}
+
+impl Options {
+    /// Anonymous, without security, with its files in `dir`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), anonymous: true, user: None, secure: false, host_names: Vec::new() }
+    }
+}
+
+/// The simulator can't run, or has no such variable.
+#[derive(Debug, Error)]
+pub enum SimulatorError {
+    /// The address can't be listened on.
+    #[error("can't listen on {0}: {1}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// Its thread can't be started.
+    #[error("can't start the simulator: {0}")]
+    Thread(#[source] io::Error),
+    /// Its certificate can't be made.
+    #[error("can't make the simulator's certificate: {0}")]
+    Certificate(String),
+    /// The server did not start.
+    #[error("the simulated server did not start: {0}")]
+    Server(String),
+    /// There is no variable of this name, or it takes no such value.
+    #[error("the simulator has no variable `{0}` that takes this value")]
+    Variable(String),
+}
+
+#[derive(Debug, Clone)]
+struct Variable {
+    value: Variant,
+    writable: bool,
+}
+
+/// A simulated server.
+pub struct Simulator {
+    address: SocketAddr,
+    options: Options,
+    variables: Mutex<BTreeMap<String, Variable>>,
+    running: Mutex<Option<Running>>,
+}
+
+impl std::fmt::Debug for Simulator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulator").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// The server of one start.
+struct Running {
+    handle: ServerHandle,
+    manager: Arc<SimpleNodeManager>,
+    namespace: u16,
+    kill: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Simulator {
+    /// Starts one that listens on `listen`; port 0 takes a free one. It has these variables: `level` and
+    /// `temperature` (Double), `pressure` (Float), `counter` (Int32), `running` (Boolean), and for clients to write
+    /// `setpoint` (Double), `speed` (Int16) and `recipe` (String).
+    pub fn start(listen: SocketAddr, options: Options) -> Result<Self, SimulatorError> {
+        let variable = |name: &str, value: Variant, writable| (name.to_owned(), Variable { value, writable });
+        let variables = BTreeMap::from([
+            variable("level", Variant::Double(50.0), false),
+            variable("temperature", Variant::Double(20.0), false),
+            variable("pressure", Variant::Float(1.5), false),
+            variable("counter", Variant::Int32(0), false),
+            variable("running", Variant::Boolean(true), false),
+            variable("setpoint", Variant::Double(42.0), true),
+            variable("speed", Variant::Int16(100), true),
+            variable("recipe", Variant::from("plain"), true),
+        ]);
+        let mut simulator =
+            Self { address: listen, options, variables: Mutex::new(variables), running: Mutex::new(None) };
+        let listener = bind(listen)?;
+        simulator.address = listener.local_addr().map_err(|error| SimulatorError::Listen(listen, error))?;
+        simulator.launch(listener)?;
+        Ok(simulator)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its URL.
+    pub fn endpoint(&self) -> String {
+        format!("opc.tcp://{}/", self.address)
+    }
+
+    /// Stops it as the end of its process would: all connections are cut. Its values are kept.
+    pub fn stop(&self) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(running) = running else { return };
+        let mut variables = self.variables.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, variable) in variables.iter_mut() {
+            if let Some(value) = running.value(name) {
+                variable.value = value;
+            }
+        }
+        drop(variables);
+        // Dropping the sender is the signal. A thread that panicked has said so.
+        drop(running.kill);
+        drop(running.thread.join());
+    }
+
+    /// Starts it again on the same port, with the values that it had. Does nothing while it runs.
+    pub fn restart(&self) -> Result<(), SimulatorError> {
+        if self.running.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
+        self.launch(bind(self.address)?)
+    }
+
+    /// Sets a variable, in the type that it has.
+    pub fn set(&self, name: &str, value: f64) -> Result<(), SimulatorError> {
+        let unfit = || SimulatorError::Variable(name.to_owned());
+        let mut variables = self.variables.lock().unwrap_or_else(PoisonError::into_inner);
+        let variable = variables.get_mut(name).ok_or_else(unfit)?;
+        let wanted = match &variable.value {
+            Variant::Boolean(_) => fieldgate_protocol::Value::Bool(value != 0.0),
+            _ => fieldgate_protocol::Value::Float(value),
+        };
+        variable.value = crate::write::convert(&wanted, &variable.value, None, false).map_err(|_| unfit())?;
+        let data = DataValue::new_now(variable.value.clone());
+        self.publish(name, data)
+    }
+
+    /// Makes the server report a variable as `BadSensorFailure`, until it is set again.
+    pub fn fail(&self, name: &str) -> Result<(), SimulatorError> {
+        self.publish(name, DataValue::new_now_status(Variant::Empty, StatusCode::BadSensorFailure))
+    }
+
+    /// What a variable is now, also when a client has written it. `None` where it is no number.
+    pub fn get(&self, name: &str) -> Option<f64> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = match running.as_ref() {
+            Some(running) => running.value(name)?,
+            None => self.variables.lock().unwrap_or_else(PoisonError::into_inner).get(name)?.value.clone(),
+        };
+        match value {
+            Variant::Double(value) => Some(value),
+            Variant::Float(value) => Some(value.into()),
+            Variant::Int32(value) => Some(value.into()),
+            Variant::Int16(value) => Some(value.into()),
+            Variant::Boolean(value) => Some(f64::from(u8::from(value))),
+            _ => None,
+        }
+    }
+
+    /// Takes a variable out of the address space.
+    pub fn remove(&self, name: &str) {
+        self.variables.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            running.manager.address_space().write().delete(&running.node(name), true);
+        }
+    }
+
+    /// Adds a variable of type Double that clients can't write.
+    pub fn add(&self, name: &str, value: f64) {
+        let variable = Variable { value: Variant::Double(value), writable: false };
+        if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            running.insert(name, &variable);
+        }
+        self.variables.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), variable);
+    }
+
+    fn publish(&self, name: &str, data: DataValue) -> Result<(), SimulatorError> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = running.as_ref() else { return Ok(()) };
+        let set = running.manager.set_value(running.handle.subscriptions(), &running.node(name), None, data);
+        set.map_err(|_| SimulatorError::Variable(name.to_owned()))
+    }
+
+    fn launch(&self, listener: TcpListener) -> Result<(), SimulatorError> {
+        let (server, handle) = self.builder()?.build().map_err(SimulatorError::Server)?;
+        let (kill, killed) = oneshot::channel();
+        let run = move || serve(server, listener, killed);
+        let thread =
+            std::thread::Builder::new().name("opcua-sim".to_owned()).spawn(run).map_err(SimulatorError::Thread)?;
+        let none = || SimulatorError::Server("its namespace is missing".to_owned());
+        let manager = handle.node_managers().get_of_type::<SimpleNodeManager>().ok_or_else(none)?;
+        let namespace = handle.get_namespace_index(NAMESPACE).ok_or_else(none)?;
+        let running = Running { handle, manager, namespace, kill, thread };
+        for (name, variable) in self.variables.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            running.insert(name, variable);
+        }
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+        Ok(())
+    }
+
+    fn builder(&self) -> Result<ServerBuilder, SimulatorError> {
+        let options = &self.options;
+        if options.secure {
+            self.make_certificate()?;
+        }
+        let mut tokens = Vec::new();
+        let mut builder = ServerBuilder::new()
+            .application_name("Fieldgate simulator")
+            .application_uri("urn:fieldgate:sim:server")
+            .product_uri("urn:fieldgate:sim:server")
+            .create_sample_keypair(false)
+            .pki_dir(&options.dir)
+            .trust_client_certs(true)
+            .host(self.address.ip().to_string())
+            .port(self.address.port())
+            .discovery_urls(vec!["/".to_owned()])
+            .subscription_poll_interval_ms(20)
+            .with_node_manager(simple_node_manager(
+                NamespaceMetadata { namespace_uri: NAMESPACE.to_owned(), ..NamespaceMetadata::default() },
+                "sim",
+            ));
+        builder.limits_mut().subscriptions.min_publishing_interval_ms = 20.0;
+        if options.anonymous {
+            tokens.push(ANONYMOUS_USER_TOKEN_ID);
+        }
+        if let Some((user, password)) = &options.user {
+            tokens.push("user");
+            builder = builder.add_user_token("user", ServerUserToken::user_pass(user, password));
+        }
+        let tokens = tokens.as_slice();
+        builder = builder.add_endpoint("none", ("/", SecurityPolicy::None, MessageSecurityMode::None, tokens));
+        if options.secure {
+            let policies = [
+                SecurityPolicy::Basic256Sha256,
+                SecurityPolicy::Aes128Sha256RsaOaep,
+                SecurityPolicy::Aes256Sha256RsaPss,
+            ];
+            for policy in policies {
+                for mode in [MessageSecurityMode::Sign, MessageSecurityMode::SignAndEncrypt] {
+                    builder = builder.add_endpoint(format!("{policy}-{mode}"), ("/", policy, mode, tokens));
+                }
+            }
+        }
+        Ok(builder)
+    }
+
+    fn make_certificate(&self) -> Result<(), SimulatorError> {
+        let failed = |error: &dyn std::fmt::Display| SimulatorError::Certificate(error.to_string());
+        let (cert, key) = (self.options.dir.join("own/cert.der"), self.options.dir.join("private/private.pem"));
+        if cert.exists() {
+            return Ok(());
+        }
+        for path in [&cert, &key] {
+            std::fs::create_dir_all(path.parent().unwrap_or(&self.options.dir)).map_err(|error| failed(&error))?;
+        }
+        let names = match self.options.host_names.as_slice() {
+            [] => ["127.0.0.1", "::1", "localhost"].map(str::to_owned).into(),
+            names => names.to_vec(),
+        };
+        let names = pki::certificate_names("simulator", "urn:fieldgate:sim:server", Some(names));
+        pki::make(&names, &cert, &key).map_err(|error| failed(&error))
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Running {
+    fn node(&self, name: &str) -> NodeId {
+        NodeId::new(self.namespace, name)
+    }
+
+    fn value(&self, name: &str) -> Option<Variant> {
+        let space = self.manager.address_space().read();
+        let node = space.find_node(&self.node(name))?.as_node();
+        let data = node.get_attribute(
+            opcua::types::TimestampsToReturn::Neither,
+            opcua::types::AttributeId::Value,
+            &opcua::types::NumericRange::None,
+            &opcua::types::DataEncoding::Binary,
+        )?;
+        data.value.filter(|value| *value != Variant::Empty)
+    }
+
+    fn insert(&self, name: &str, variable: &Variable) {
+        let data_type = match variable.value {
+            Variant::Boolean(_) => DataTypeId::Boolean,
+            Variant::Int16(_) => DataTypeId::Int16,
+            Variant::Int32(_) => DataTypeId::Int32,
+            Variant::Float(_) => DataTypeId::Float,
+            Variant::String(_) => DataTypeId::String,
+            _ => DataTypeId::Double,
+        };
+        let level = AccessLevel::CURRENT_READ;
+        let level = if variable.writable { level | AccessLevel::CURRENT_WRITE } else { level };
+        let mut space = self.manager.address_space().write();
+        VariableBuilder::new(&self.node(name), name, name)
+            .data_type(data_type)
+            .value(variable.value.clone())
+            .access_level(level)
+            .user_access_level(level)
+            .has_type_definition(VariableTypeId::BaseDataVariableType)
+            .organized_by(ObjectId::ObjectsFolder)
+            .insert(&mut *space);
+        drop(space);
+        // The builder stamps nothing: without a time the server would report the year 1601.
+        let data = DataValue::new_at(variable.value.clone(), DateTime::now());
+        if let Err(status) = self.manager.set_value(self.handle.subscriptions(), &self.node(name), None, data) {
+            tracing::warn!(name, %status, "simulated opcua variable not set");
+        }
+    }
+}
+
+/// Listens at once, also on a port whose last connections still linger.
+fn bind(address: SocketAddr) -> Result<TcpListener, SimulatorError> {
+    let listener = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listener.map_err(|error| SimulatorError::Listen(address, error))
+}
+
+/// The thread of the server: runs it until it is killed. Everything that it spawned ends with its runtime.
+fn serve(server: Server, listener: TcpListener, killed: oneshot::Receiver<()>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::warn!(%error, "simulated opcua server not started"),
+    };
+    runtime.block_on(async {
+        let served = async {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
+            server.run_with(listener).await
+        };
+        tokio::select! {
+            _ = killed => {}
+            ended = served => if let Err(error) = ended {
+                tracing::warn!(error, "simulated opcua server ended");
+            }
+        }
+    });
+}
