@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use fieldgate_types::UnixMillis;
-use rcgen::{CertificateParams, Issuer, PublicKeyData, SigningKey};
+use rcgen::{CertificateParams, CertificateRevocationListParams, Issuer, PublicKeyData, SigningKey};
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
 use x509_parser::certificate::X509Certificate;
@@ -134,6 +134,12 @@ impl Signer<'_> {
     ) -> Result<Vec<u8>, rcgen::Error> {
         let issuer = Issuer::from_ca_cert_der(&self.authority.der, self.key)?;
         Ok(params.signed_by(subject, &issuer)?.der().to_vec())
+    }
+
+    /// A revocation list, in PEM.
+    pub(crate) fn sign_list(&self, params: &CertificateRevocationListParams) -> Result<String, rcgen::Error> {
+        let issuer = Issuer::from_ca_cert_der(&self.authority.der, self.key)?;
+        params.signed_by(&issuer)?.pem()
     }
 
     /// `lifetime`, cut at this CA's end.

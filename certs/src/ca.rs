@@ -1,25 +1,23 @@
 //! The CA: its certificates and keys in one directory, made at the first start.
 //!
-//! Files: `root-<n>.pem`, `root-<n>.key`, `issuing-<n>.pem`, `issuing-<n>.key`, each complete or absent. They are made in
-//! the order root key, root certificate, issuing key, issuing certificate; whatever a crash leaves is completed at the
-//! next start: a key without its certificate gets one. A certificate without its key is kept and trusted, it just can't
-//! sign (the root key may be taken away).
+//! Files: `root-<n>.key`, `.pem` and `.crl`, `issuing-<n>.key` and `.pem`, each complete or absent. They are made in the
+//! order root key, root certificate, root's revocation list, issuing key, issuing certificate; whatever a crash leaves is
+//! completed at the next start: a key without its certificate gets one. A certificate without its key is kept and
+//! trusted, it just can't sign (the root key may be taken away).
 
 use std::fmt;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use fieldgate_types::{BUILD_FLOOR, Clock, DeviceId, UnixMillis};
-use rcgen::CertificateParams;
 
-use crate::authority::{Authority, AuthorityInfo, AuthorityKind, Signer};
-use crate::durable::{self, Existing};
-use crate::encoding::{certificate_from_pem, certificate_pem};
+use crate::CaError;
+use crate::authority::{Authority, AuthorityInfo, AuthorityKind};
+use crate::encoding::certificate_pem;
+use crate::folder::Folder;
 use crate::instant::Judge;
-use crate::keystore::{CaKey, FileKeyStore, KeyStore};
-use crate::template::{self, Lifetime};
-use crate::{CaError, IssuerKey, Serial};
+use crate::keystore::{FileKeyStore, KeyStore};
+use crate::making::Making;
 
 /// The plant's CA: its roots, its issuing CAs and their keys.
 ///
@@ -38,7 +36,7 @@ impl Ca {
     pub fn open_or_create(dir: &Path, gateway: &DeviceId, clock: Arc<dyn Clock>) -> Result<Self, CaError> {
         let folder = Folder { dir: dir.to_owned() };
         folder.prepare()?;
-        Self::open_with(&folder, &FileKeyStore::new(dir), gateway, clock)
+        Self::open_with(&folder, &FileKeyStore::open(dir)?, gateway, clock)
     }
 
     fn open_with(
@@ -51,8 +49,17 @@ impl Ca {
         let mut issuing = folder.load(AuthorityKind::Issuing, keys)?;
         // Time has got at least as far as any CA's beginning.
         let newest = roots.iter().chain(&issuing).map(|authority| authority.info.not_before).max();
+        let clock_says = clock.now();
         let judge = Judge::new(clock, newest.unwrap_or(BUILD_FLOOR));
         let now = judge.now();
+        if now > clock_says {
+            // Once: every start on a box without a battery begins like this.
+            tracing::warn!(
+                clock = clock_says.0,
+                judged_by = now.0,
+                "the clock is behind a moment that is known to be past, certificates are issued and judged by that moment"
+            );
+        }
         let making = Making { folder, keys, gateway };
 
         if roots.is_empty() {
@@ -63,13 +70,20 @@ impl Ca {
             }
             roots.push(making.root(1, now)?);
         }
+        for root in &roots {
+            if let Some(signer) = root.signer(now)
+                && !folder.has_list(root.generation)?
+            {
+                making.revocation_list(&signer)?;
+            }
+        }
         for authority in &issuing {
             folder.check_signed(authority, &roots)?;
         }
         if !issuing.iter().any(|authority| authority.signer(now).is_some()) {
             let signer = roots.iter().rev().find_map(|root| root.signer(now));
             let signer = signer.ok_or_else(|| CaError::NoIssuingKey { dir: folder.dir.clone() })?;
-            let generation = issuing.iter().map(|authority| authority.generation).max().unwrap_or(0) + 1;
+            let generation = issuing.iter().map(|authority| authority.generation).max().unwrap_or(0).saturating_add(1);
             let made = making.issuing(&signer, generation, now)?;
             issuing.push(made);
         }
@@ -104,134 +118,79 @@ impl fmt::Debug for Ca {
     }
 }
 
-/// The directory with the certificates.
-struct Folder {
-    dir: PathBuf,
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
 
-impl Folder {
-    fn path(&self, kind: AuthorityKind, generation: u32) -> PathBuf {
-        self.dir.join(format!("{}.pem", name(kind, generation)))
+    use fieldgate_types::ManualClock;
+    use rcgen::{PublicKeyData, SignatureAlgorithm, SigningKey};
+
+    use super::*;
+    use crate::keystore::{CaKey, P256Key};
+
+    /// Keys that are not files, and a token that can be pulled out.
+    #[derive(Default)]
+    struct Token {
+        keys: Mutex<BTreeMap<String, Arc<P256Key>>>,
+        creations_left: Mutex<usize>,
     }
 
-    fn prepare(&self) -> Result<(), CaError> {
-        let path = || self.dir.clone();
-        durable::make_private_folder(&self.dir).map_err(|source| CaError::Io {
-            action: "create",
-            path: path(),
-            source,
-        })?;
-        let mode = durable::exposed(&self.dir).map_err(|source| CaError::Io {
-            action: "check the mode of",
-            path: path(),
-            source,
-        })?;
-        if let Some(mode) = mode {
-            return Err(CaError::Exposed { path: path(), mode, wanted: 0o700 });
+    struct OnToken(Arc<P256Key>);
+
+    impl PublicKeyData for OnToken {
+        fn der_bytes(&self) -> &[u8] {
+            self.0.der_bytes()
         }
-        durable::remove_unfinished(&self.dir).map_err(|source| CaError::Io { action: "tidy up", path: path(), source })
-    }
-
-    /// All certificates of one kind, oldest generation first.
-    fn load(&self, kind: AuthorityKind, keys: &dyn KeyStore) -> Result<Vec<Authority>, CaError> {
-        let listing = |source| CaError::Io { action: "list", path: self.dir.clone(), source };
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(listing)? {
-            let file = entry.map_err(listing)?.file_name();
-            let generation = file.to_str().and_then(|file| generation(kind, file));
-            if let Some(generation) = generation {
-                let path = self.path(kind, generation);
-                let text =
-                    fs::read(&path).map_err(|source| CaError::Io { action: "read", path: path.clone(), source })?;
-                let Some(der) = certificate_from_pem(&text) else {
-                    return Err(CaError::Damaged { path, reason: "doesn't hold one certificate in PEM" });
-                };
-                let key = keys.load(&name(kind, generation))?;
-                found.push(Authority::new(kind, generation, der, key, &path)?);
-            }
+        fn algorithm(&self) -> &'static SignatureAlgorithm {
+            PublicKeyData::algorithm(&*self.0)
         }
-        found.sort_by_key(|authority| authority.generation);
-        Ok(found)
     }
 
-    fn check_signed(&self, issuing: &Authority, roots: &[Authority]) -> Result<(), CaError> {
-        if roots.iter().any(|root| root.has_issued(&issuing.der)) {
-            return Ok(());
+    impl SigningKey for OnToken {
+        fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+            self.0.sign(message)
         }
-        let path = self.path(AuthorityKind::Issuing, issuing.generation);
-        Err(CaError::Damaged { path, reason: "was not signed by any root CA beside it" })
-    }
-}
-
-/// What making a CA needs.
-struct Making<'a> {
-    folder: &'a Folder,
-    keys: &'a dyn KeyStore,
-    gateway: &'a DeviceId,
-}
-
-impl Making<'_> {
-    fn root(&self, generation: u32, now: UnixMillis) -> Result<Authority, CaError> {
-        let (key, issuer_key, serial) = self.key(AuthorityKind::Root, generation)?;
-        let lifetime = Lifetime::from_now(now, template::ROOT_LIFE);
-        let params = template::root(self.gateway, &issuer_key, lifetime, &serial);
-        let der = self_signed(&params, &key)?;
-        self.keep(AuthorityKind::Root, generation, der, key)
     }
 
-    fn issuing(&self, root: &Signer<'_>, generation: u32, now: UnixMillis) -> Result<Authority, CaError> {
-        let (key, issuer_key, serial) = self.key(AuthorityKind::Issuing, generation)?;
-        let lifetime = root.clamp(Lifetime::from_now(now, template::ISSUING_LIFE));
-        let params = template::issuing(self.gateway, &issuer_key, lifetime, &serial);
-        let der = root.sign(&params, &&*key)?;
-        self.keep(AuthorityKind::Issuing, generation, der, key)
+    impl KeyStore for Token {
+        fn load(&self, name: &str) -> Result<Option<CaKey>, CaError> {
+            let keys = self.keys.lock().unwrap();
+            Ok(keys.get(name).map(|key| Box::new(OnToken(Arc::clone(key))) as CaKey))
+        }
+
+        fn create(&self, name: &str) -> Result<CaKey, CaError> {
+            let mut left = self.creations_left.lock().unwrap();
+            *left = left.checked_sub(1).ok_or(rcgen::Error::KeyGenerationUnavailable)?;
+            let key = Arc::new(P256Key::generate()?.0);
+            self.keys.lock().unwrap().insert(name.to_owned(), Arc::clone(&key));
+            Ok(Box::new(OnToken(key)))
+        }
     }
 
-    /// The key that a crash left without its certificate, or a new one.
-    fn key(&self, kind: AuthorityKind, generation: u32) -> Result<(CaKey, IssuerKey, Serial), CaError> {
-        let name = name(kind, generation);
-        let key = match self.keys.load(&name)? {
-            Some(key) => key,
-            None => self.keys.create(&name)?,
+    #[test]
+    fn keys_may_live_elsewhere_and_creation_goes_on_where_it_stopped() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder { dir: dir.path().join("ca") };
+        folder.prepare().unwrap();
+        let token = Token::default();
+        let open = || {
+            let clock = Arc::new(ManualClock::new(BUILD_FLOOR));
+            Ca::open_with(&folder, &token, &DeviceId::new("line-4").unwrap(), clock)
         };
-        let issuer_key = IssuerKey::of(&key.subject_public_key_info());
-        let serial = Serial::random().ok_or(rcgen::Error::RingUnspecified)?;
-        Ok((key, issuer_key, serial))
+        open().unwrap_err();
+        *token.creations_left.lock().unwrap() = 1;
+        open().unwrap_err();
+        let root = folder.path(AuthorityKind::Root, 1);
+        let made = std::fs::read(&root).unwrap();
+        *token.creations_left.lock().unwrap() = 1;
+        let ca = open().unwrap();
+        assert_eq!(std::fs::read(&root).unwrap(), made);
+        assert!(ca.authorities().iter().all(|info| info.key_present));
+        let keys = std::fs::read_dir(&folder.dir)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "key"));
+        assert_eq!(keys.count(), 0);
+        assert_eq!(open().unwrap().authorities(), ca.authorities());
     }
-
-    fn keep(&self, kind: AuthorityKind, generation: u32, der: Vec<u8>, key: CaKey) -> Result<Authority, CaError> {
-        let path = self.folder.path(kind, generation);
-        let pem = certificate_pem(&der);
-        durable::write(&path, pem.as_bytes(), 0o644, Existing::Keep).map_err(|source| CaError::Io {
-            action: "write",
-            path: path.clone(),
-            source,
-        })?;
-        let made = Authority::new(kind, generation, der, Some(key), &path)?;
-        tracing::info!(
-            kind = kind.as_str(),
-            subject = made.info.subject,
-            fingerprint = %made.info.fingerprint,
-            not_after = made.info.not_after.0,
-            "CA created"
-        );
-        Ok(made)
-    }
-}
-
-fn self_signed(params: &CertificateParams, key: &CaKey) -> Result<Vec<u8>, rcgen::Error> {
-    Ok(params.self_signed(&&**key)?.der().to_vec())
-}
-
-/// The name of an authority's files, without what follows the dot.
-fn name(kind: AuthorityKind, generation: u32) -> String {
-    format!("{}-{generation}", kind.as_str())
-}
-
-/// The generation in the name of a certificate file of this kind. Whatever else lies in the directory is left alone.
-fn generation(kind: AuthorityKind, file: &str) -> Option<u32> {
-    let number = file.strip_prefix(kind.as_str())?.strip_prefix('-')?.strip_suffix(".pem")?;
-    let generation = number.parse().ok()?;
-    // `root-01.pem` would be another file than the one that is read.
-    (name(kind, generation) == format!("{}-{number}", kind.as_str())).then_some(generation)
 }

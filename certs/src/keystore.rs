@@ -74,8 +74,21 @@ pub(crate) struct FileKeyStore {
 }
 
 impl FileKeyStore {
-    pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+    /// Refuses when others can read any key in `dir`.
+    pub(crate) fn open(dir: &Path) -> Result<Self, CaError> {
+        let listing = |source| CaError::Io { action: "list", path: dir.to_owned(), source };
+        for entry in fs::read_dir(dir).map_err(listing)? {
+            let path = entry.map_err(listing)?.path();
+            if path.extension().is_some_and(|extension| extension == "key") {
+                let mode = durable::exposed(&path);
+                let mode =
+                    mode.map_err(|source| CaError::Io { action: "check the mode of", path: path.clone(), source })?;
+                if let Some(mode) = mode {
+                    return Err(CaError::Exposed { path, mode, wanted: 0o600 });
+                }
+            }
+        }
+        Ok(Self { dir: dir.to_owned() })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -92,9 +105,6 @@ impl KeyStore for FileKeyStore {
         };
         if !path.try_exists().map_err(io("look for"))? {
             return Ok(None);
-        }
-        if let Some(mode) = durable::exposed(&path).map_err(io("check the mode of"))? {
-            return Err(CaError::Exposed { path, mode, wanted: 0o600 });
         }
         let text = Zeroizing::new(fs::read(&path).map_err(io("read"))?);
         let key = key_from_pem(&text).and_then(|pkcs8| P256Key::from_pkcs8(&pkcs8));

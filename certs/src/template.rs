@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use fieldgate_types::{DeviceId, UnixMillis};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber,
 };
 
 use crate::instant::{date_time, whole_seconds};
@@ -95,6 +95,18 @@ pub(crate) fn root(gateway: &DeviceId, key: &IssuerKey, lifetime: Lifetime, seri
     let mut params = authority("root", gateway, key, lifetime, serial);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params
+}
+
+/// A root's first revocation list, with nothing on it.
+pub(crate) fn revocation_list(this_update: UnixMillis, next_update: UnixMillis) -> CertificateRevocationListParams {
+    CertificateRevocationListParams {
+        this_update: date_time(this_update),
+        next_update: date_time(next_update),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    }
 }
 
 /// An issuing CA: signs devices' and servers' certificates only.

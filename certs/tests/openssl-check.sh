@@ -4,7 +4,7 @@
 #
 #   openssl-check.sh [--ca CA_DIR] [--client BUNDLE_DIR]… [--server CHAIN.pem TRUST.pem NAME_OR_ADDRESS…]
 #
-#   --ca      <data_dir>/ca: every root-*.pem and issuing-*.pem in it
+#   --ca      <data_dir>/ca: every root-*.pem, root-*.crl and issuing-*.pem in it
 #   --client  a bundle of `fieldgate device add`: ca.pem, cert.pem and, when the key was made here, key.pem
 #   --server  a chain as the server shows it, the trust bundle, and what it must be valid for; last on the line
 #
@@ -72,10 +72,14 @@ check_ca() {
         has "$root: key usage" "$root" "X509v3 Key Usage: critical Certificate Sign, CRL Sign"
     done
     cat "$1"/root-*.pem >"$work/all-roots.pem"
+    cat "$1"/root-*.crl >"$work/all-lists.pem" || fail "no root-*.crl in $1"
     for issuing in "$1"/issuing-*.pem; do
         [ -e "$issuing" ] || fail "no issuing-*.pem in $1"
         must "$issuing: strict" openssl verify -x509_strict -CAfile "$work/all-roots.pem" "$issuing"
         has "$issuing: path length" "$issuing" "X509v3 Basic Constraints: critical CA:TRUE, pathlen:0"
+        # By the roots' lists no issuing CA is revoked; the time is that of the check.
+        must "$issuing: strict, root's revocation list" \
+            openssl verify -x509_strict -crl_check -CRLfile "$work/all-lists.pem" -CAfile "$work/all-roots.pem" "$issuing"
         has "$issuing: key usage" "$issuing" "X509v3 Key Usage: critical Certificate Sign, CRL Sign"
     done
     for key in "$1"/*.key; do

@@ -8,10 +8,11 @@ use fieldgate_types::{BUILD_FLOOR, UnixMillis};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::plant::{DAY, NOW, Plant, YEAR, chain, id};
 
-const FILES: [&str; 4] = ["root-1.key", "root-1.pem", "issuing-1.key", "issuing-1.pem"];
+const FILES: [&str; 5] = ["root-1.key", "root-1.pem", "root-1.crl", "issuing-1.key", "issuing-1.pem"];
 
 #[test]
 fn the_first_start_makes_a_root_and_an_issuing_ca() {
@@ -58,6 +59,25 @@ pub fn time_after_2049(der: &[u8]) -> Vec<String> {
 }
 
 #[test]
+fn the_root_signs_a_revocation_list_for_as_long_as_it_lives() {
+    let plant = Plant::new();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(plant.read("root-1.crl").as_bytes()).unwrap();
+    assert_eq!(pem.label, "X509 CRL");
+    let (_, list) = CertificateRevocationList::from_der(&pem.contents).unwrap();
+    let root = &chain(&plant.read("root-1.pem"))[0];
+    let (_, root) = X509Certificate::from_der(root).unwrap();
+    list.verify_signature(root.public_key()).unwrap();
+    assert_eq!(list.issuer(), root.subject());
+    assert_eq!(list.iter_revoked_certificates().count(), 0);
+    assert_eq!(list.next_update().unwrap().timestamp(), root.validity().not_after.timestamp());
+    // Without the root's key there is nobody to sign another, and no need.
+    fs::remove_file(plant.dir().join("root-1.key")).unwrap();
+    fs::remove_file(plant.dir().join("root-1.crl")).unwrap();
+    plant.reopen().unwrap();
+    assert!(!plant.dir().join("root-1.crl").exists());
+}
+
+#[test]
 fn opening_again_changes_nothing() {
     let plant = Plant::new();
     let before = FILES.map(|file| plant.read(file));
@@ -86,7 +106,7 @@ fn every_state_that_a_crash_can_leave_opens_and_is_completed() {
             assert_eq!(fs::read_dir(plant.dir()).unwrap().count(), FILES.len(), "{done} files, {unfinished}");
             // A key that was there is used, not replaced.
             assert_eq!(plant.read("root-1.key") == keys[0], done >= 1);
-            assert_eq!(plant.read("issuing-1.key") == keys[1], done >= 3);
+            assert_eq!(plant.read("issuing-1.key") == keys[1], done >= 4);
             // And it stays so.
             assert_eq!(plant.reopen().unwrap().authorities(), ca.authorities());
         }
