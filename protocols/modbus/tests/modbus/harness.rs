@@ -143,9 +143,19 @@ impl Rig {
     }
 
     /// Stops the driver, which must be done within a second.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
+        self.stop_now();
+        self.ended().await;
+    }
+
+    /// Tells the driver to stop.
+    pub fn stop_now(&self) {
         self.stop.cancel();
-        timeout(Duration::from_secs(1), self.driver).await.expect("stops within a second").unwrap();
+    }
+
+    /// The driver must end within a second.
+    pub async fn ended(&mut self) {
+        timeout(Duration::from_secs(1), &mut self.driver).await.expect("ends within a second").unwrap();
     }
 
     /// Every good value of a point so far.
