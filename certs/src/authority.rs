@@ -5,7 +5,7 @@ use std::path::Path;
 use fieldgate_types::UnixMillis;
 use rcgen::{CertificateParams, CertificateRevocationListParams, Issuer, PublicKeyData, SigningKey};
 use rustls_pki_types::CertificateDer;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
@@ -15,7 +15,7 @@ use crate::template::Lifetime;
 use crate::{CaError, Fingerprint, IssuerKey, Serial};
 
 /// What a CA certificate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthorityKind {
     /// Signs issuing CAs; what devices trust.
@@ -35,7 +35,7 @@ impl AuthorityKind {
 }
 
 /// One CA certificate, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorityInfo {
     /// Root or issuing.
     pub kind: AuthorityKind,

@@ -168,6 +168,10 @@ mod tests {
         }
     }
 
+    /// Handshakes on many threads ask one CA.
+    const fn shared_between_threads<T: Send + Sync>() {}
+    const _: () = shared_between_threads::<Ca>();
+
     #[test]
     fn keys_may_live_elsewhere_and_creation_goes_on_where_it_stopped() {
         let dir = tempfile::tempdir().unwrap();
