@@ -16,7 +16,7 @@ import pki
 from cloud import Cloud, Envelope, Message
 from gateway import ID, Gateway
 from leaf import Bundle, Leaf
-from stage import Stage
+from stage import Stage, command
 from wait import expect, wait_for
 
 NOT_AUTHORISED, BAD_CLIENT_ID = 0x87, 0x85
@@ -36,6 +36,7 @@ def leaf_to_cloud(stage: Stage) -> None:
         states_are_retained(cloud, leaf)
     leaf = gateway.leaf(gateway.add_device("leaf-props")).connect()
     properties_arrive(cloud, leaf)
+    mosquitto_pub_arrives(cloud, gateway, gateway.add_device("leaf-shell"))
 
 
 def fingerprint(bundle: Bundle) -> str:
@@ -114,6 +115,18 @@ def properties_arrive(cloud: Cloud, leaf: Leaf) -> None:
     expect(not late.messages, "the retain flag of telemetry travelled to the cloud")
     late.close()
     state.close()
+
+
+def mosquitto_pub_arrives(cloud: Cloud, gateway: Gateway, bundle: Bundle) -> None:
+    """The README's first device: one line of shell with the bundle's files."""
+    topic = f"devices/{bundle.device}/telemetry/shell"
+    done = command([
+        "mosquitto_pub", "-h", "127.0.0.1", "-p", str(gateway.port), "-i", bundle.device, "--cafile", str(bundle.ca),
+        "--cert", str(bundle.cert), "--key", str(bundle.key), "-q", "1", "-t", topic, "-m", "from a shell",
+    ])
+    expect(done.returncode == 0, f"mosquitto_pub ended with {done.returncode}: {done.stderr}")
+    seen = cloud.observer.wait(f"{topic} at the cloud", 10, lambda message: message.topic == cloud.topic(topic))
+    expect(seen.payload == b"from a shell", f"mosquitto_pub's payload arrived as {seen.payload!r}")
 
 
 def upstream_over_3_1_1(stage: Stage) -> None:
