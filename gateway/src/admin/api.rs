@@ -1,0 +1,335 @@
+//! The routes. Both doors share the ones that read; only admin.sock has the ones that change something.
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use fieldgate_broker::DisconnectReason;
+use fieldgate_certs::{AuthorityInfo, CertificateRecord, Issued, Role};
+use fieldgate_protocol::Outcome;
+use fieldgate_types::{DeviceId, Secret};
+use serde::{Deserialize, Serialize};
+
+use super::overview::{Buffer, Overview, Status};
+use crate::audit;
+use crate::identity::{AuthorityError, DeviceDetails};
+
+type Shared = State<Arc<Overview>>;
+
+/// What only reads.
+pub fn reading(overview: Arc<Overview>) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/api/v1/status", get(status))
+        .route("/api/v1/devices", get(devices))
+        .route("/api/v1/devices/{id}", get(device))
+        .route("/api/v1/ca", get(authorities))
+        .route("/api/v1/ca/bundle", get(bundle))
+        .route("/api/v1/buffer", get(buffer))
+        .route("/api/v1/points", get(points))
+        .route("/api/v1/audit", get(audit_lines))
+        .layer(DefaultBodyLimit::max(64 * 1024))
+        .with_state(overview)
+}
+
+/// Everything.
+pub fn all(overview: Arc<Overview>) -> Router {
+    let changing = Router::new()
+        .route("/api/v1/devices", post(add_device))
+        .route("/api/v1/devices/{id}/revoke", post(revoke_device))
+        .route("/api/v1/points/{device}/{command}", post(point_command))
+        .layer(DefaultBodyLimit::max(64 * 1024))
+        .with_state(Arc::clone(&overview));
+    reading(overview).merge(changing)
+}
+
+/// An answer that says why not.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// In words, with what to do.
+    pub error: String,
+}
+
+struct Failed(StatusCode, String);
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        (self.0, Json(Refusal { error: self.1 })).into_response()
+    }
+}
+
+impl From<AuthorityError> for Failed {
+    fn from(error: AuthorityError) -> Self {
+        use crate::identity::RegisterError;
+        let code = match &error {
+            AuthorityError::FieldDevice { .. } | AuthorityError::Register(RegisterError::Exists { .. }) => {
+                StatusCode::CONFLICT
+            }
+            AuthorityError::Register(RegisterError::Unknown { .. }) => StatusCode::NOT_FOUND,
+            AuthorityError::Register(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            AuthorityError::Issue(_) => StatusCode::BAD_REQUEST,
+        };
+        Self(code, in_full(&error))
+    }
+}
+
+/// An error with its causes, on one line.
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+async fn healthz(State(overview): Shared) -> Response {
+    answer(overview.healthy())
+}
+
+async fn readyz(State(overview): Shared) -> Response {
+    answer(overview.ready())
+}
+
+fn answer(result: Result<(), String>) -> Response {
+    match result {
+        Ok(()) => (StatusCode::OK, "ok\n").into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(overview): Shared) -> Response {
+    match super::metrics::text(overview) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn status(State(overview): Shared) -> Json<Status> {
+    Json(overview.status())
+}
+
+async fn devices(State(overview): Shared) -> Json<Vec<DeviceDetails>> {
+    let authority = &overview.authority;
+    let all = authority.registry.devices().into_iter().map(|entry| {
+        let certificates = authority.registry.certificates(&entry.id);
+        DeviceDetails { entry, certificates }
+    });
+    Json(all.collect())
+}
+
+async fn device(State(overview): Shared, Path(id): Path<DeviceId>) -> Result<Json<DeviceDetails>, Failed> {
+    Ok(Json(overview.authority.details(&id)?))
+}
+
+/// What `device add` asks for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddDevice {
+    /// Its id.
+    pub id: DeviceId,
+    /// Its role.
+    pub role: Role,
+    /// A certificate signing request in PEM, when the key was made elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub csr: Option<String>,
+}
+
+/// What `device add` gives; the key exists nowhere else.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AddedDevice {
+    /// As the registry holds it.
+    pub record: CertificateRecord,
+    /// Whether the validity was cut at the end of the issuing CA.
+    pub clamped: bool,
+    /// The certificate, then its issuing CA.
+    pub certificate: String,
+    /// The key, unless it was made elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The trust bundle.
+    pub ca: String,
+}
+
+impl From<Issued> for AddedDevice {
+    fn from(issued: Issued) -> Self {
+        Self {
+            record: issued.record,
+            clamped: issued.clamped,
+            certificate: issued.certificate_pem,
+            key: issued.key_pem.map(|key| key.expose().to_owned()),
+            ca: issued.ca_pem,
+        }
+    }
+}
+
+impl From<AddedDevice> for Issued {
+    fn from(added: AddedDevice) -> Self {
+        Self {
+            record: added.record,
+            certificate_pem: added.certificate,
+            key_pem: added.key.map(Secret::new),
+            ca_pem: added.ca,
+            clamped: added.clamped,
+        }
+    }
+}
+
+async fn add_device(State(overview): Shared, Json(wanted): Json<AddDevice>) -> Result<Json<AddedDevice>, Failed> {
+    let issued = blocking(move || {
+        let csr = wanted.csr.as_ref().map(String::as_bytes);
+        overview.authority.add(&wanted.id, wanted.role, csr)
+    });
+    Ok(Json(issued.await??.into()))
+}
+
+async fn revoke_device(State(overview): Shared, Path(id): Path<DeviceId>) -> Result<Json<DeviceDetails>, Failed> {
+    let authority = Arc::clone(&overview.authority);
+    let of = id.clone();
+    blocking(move || authority.revoke(&of)).await??;
+    overview.broker.disconnect(id.as_str(), DisconnectReason::Revoked, true);
+    Ok(Json(overview.authority.details(&id)?))
+}
+
+/// Runs what waits for the disk where it holds up nobody.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failed> {
+    let stopping = |_| Failed(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping".to_owned());
+    tokio::task::spawn_blocking(work).await.map_err(stopping)
+}
+
+async fn authorities(State(overview): Shared) -> Json<Vec<AuthorityInfo>> {
+    Json(overview.authority.ca.authorities())
+}
+
+async fn bundle(State(overview): Shared) -> Response {
+    let kind = "application/x-pem-file";
+    ([(header::CONTENT_TYPE, kind)], overview.authority.ca.trust_bundle_pem()).into_response()
+}
+
+/// `fieldgate buffer status`
+#[derive(Debug, Serialize)]
+pub struct BufferReport {
+    /// The whole.
+    #[serde(flatten)]
+    pub buffer: Buffer,
+    /// Per device: received = delivered + waiting + expired + evicted + quarantined.
+    pub devices: Vec<Ledger>,
+}
+
+/// What became of a device's messages.
+#[derive(Debug, Serialize)]
+pub struct Ledger {
+    /// Which device.
+    pub device: DeviceId,
+    /// Stored.
+    pub received: u64,
+    /// Acknowledged by the upstream.
+    pub delivered: u64,
+    /// In the buffer.
+    pub waiting: u64,
+    /// Too old.
+    pub expired: u64,
+    /// Made room for newer ones.
+    pub evicted: u64,
+    /// Put aside: unreadable, or refused by the upstream for good.
+    pub quarantined: u64,
+    /// The last three by reason.
+    pub losses: Vec<Loss>,
+}
+
+/// A reason why messages went undelivered.
+#[derive(Debug, Serialize)]
+pub struct Loss {
+    /// `expired`, `evicted`, `quarantined`
+    pub fate: &'static str,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+impl From<fieldgate_store::DeviceLedger> for Ledger {
+    fn from(ledger: fieldgate_store::DeviceLedger) -> Self {
+        let loss = |loss: fieldgate_store::Loss| Loss {
+            fate: loss.kind.name(),
+            reason: loss.reason.into_owned(),
+            count: loss.count,
+        };
+        Self {
+            device: ledger.device,
+            received: ledger.received,
+            delivered: ledger.delivered,
+            waiting: ledger.waiting,
+            expired: ledger.expired,
+            evicted: ledger.evicted,
+            quarantined: ledger.quarantined,
+            losses: ledger.losses.into_iter().map(loss).collect(),
+        }
+    }
+}
+
+async fn buffer(State(overview): Shared) -> Json<BufferReport> {
+    Json(BufferReport {
+        buffer: overview.buffer(),
+        devices: overview.queue.ledger().into_iter().map(Ledger::from).collect(),
+    })
+}
+
+/// A point of a field device, for `point list`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PointEntry {
+    /// Whose.
+    pub device: DeviceId,
+    /// Its name.
+    pub point: String,
+    /// Its unit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// Whether it may be written.
+    pub writable: bool,
+}
+
+async fn points(State(overview): Shared) -> Json<Vec<PointEntry>> {
+    let devices = overview.links.iter().flat_map(|link| &link.devices);
+    let entries = devices.flat_map(|device| {
+        device.points.iter().map(|point| PointEntry {
+            device: device.id.clone(),
+            point: point.name.to_string(),
+            unit: point.unit.clone(),
+            writable: point.access == fieldgate_protocol::Access::ReadWrite,
+        })
+    });
+    Json(entries.collect())
+}
+
+async fn point_command(
+    State(overview): Shared,
+    Path((device, command)): Path<(DeviceId, String)>,
+    payload: axum::body::Bytes,
+) -> Json<Outcome> {
+    Json(overview.router.request(&device, &command, &payload).await)
+}
+
+#[derive(Deserialize)]
+struct Lines {
+    lines: Option<usize>,
+}
+
+async fn audit_lines(State(overview): Shared, Query(query): Query<Lines>) -> Result<Response, Failed> {
+    let lines = query.lines.unwrap_or(100).min(10_000);
+    let read = blocking(move || audit::tail(&overview.audit_folder, lines)).await?;
+    let lines = read.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, "application/jsonl")], lines.join("\n") + "\n").into_response())
+}

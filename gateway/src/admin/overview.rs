@@ -1,0 +1,317 @@
+//! Handles to every part of a running gateway, and the status made from them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fieldgate_broker::Broker;
+use fieldgate_certs::ServerCertificate;
+use fieldgate_protocol::LinkState;
+use fieldgate_store::{Health, Queue};
+use fieldgate_types::{Clock, DeviceId, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Book, Router};
+use crate::identity::Authority;
+use crate::northbound::UpstreamHandle;
+use crate::southbound::Presence;
+use crate::southbound::leaf::LeafCounters;
+use crate::southbound::link::LinkHandle;
+
+/// Everything that can be asked. Held in an `Arc` by the API.
+pub struct Overview {
+    /// CA and registry.
+    pub authority: Arc<Authority>,
+    /// The MQTT server.
+    pub broker: Broker,
+    /// The buffer.
+    pub queue: Queue,
+    /// Devices' states.
+    pub presence: Arc<Presence>,
+    /// Links to field devices.
+    pub links: Vec<LinkHandle>,
+    /// The upstream, unless the gateway is local-only.
+    pub upstream: Option<UpstreamHandle>,
+    /// Commands.
+    pub router: Router,
+    /// Accepted commands.
+    pub book: Arc<Book>,
+    /// The certificate of every TLS listener.
+    pub server_certificate: Arc<ServerCertificate>,
+    /// Counts of what leaves were refused.
+    pub leaf: Arc<LeafCounters>,
+    /// Folder of the audit log.
+    pub audit_folder: PathBuf,
+    /// When this process began.
+    pub started: UnixMillis,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Set once the listeners serve.
+    pub serving: AtomicBool,
+}
+
+/// How the gateway is: `fieldgate status --json` and `GET /api/v1/status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway's id.
+    pub gateway: DeviceId,
+    /// Version of the program.
+    pub version: String,
+    /// When it started.
+    pub started: UnixMillis,
+    /// Its clock.
+    pub now: UnixMillis,
+    /// What is wrong, in words; empty when nothing is.
+    pub problems: Vec<String>,
+    /// The upstream; absent for a local-only gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<Upstream>,
+    /// The buffer.
+    pub buffer: Buffer,
+    /// The MQTT server.
+    pub broker: Leaves,
+    /// Links to field devices.
+    pub links: Vec<Link>,
+    /// Every device that is known.
+    pub devices: Vec<Device>,
+    /// Commands without an answer yet.
+    pub open_commands: usize,
+    /// When certificates end.
+    pub certificates: Certificates,
+}
+
+/// The upstream connection.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Upstream {
+    /// `connecting`, `up`, `down`
+    pub state: String,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Why it was last lost, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Connections made.
+    pub connects: u64,
+    /// Messages sent, re-sends included.
+    pub published: u64,
+    /// Messages acknowledged.
+    pub acknowledged: u64,
+    /// Messages on the wire.
+    pub in_flight: u64,
+    /// Messages put aside because the upstream refuses them for good.
+    pub quarantined: u64,
+    /// Commands received.
+    pub commands: u64,
+}
+
+/// The buffer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Buffer {
+    /// Messages waiting.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Size of the file.
+    pub file_bytes: u64,
+    /// Time of the oldest.
+    pub oldest: Option<UnixMillis>,
+    /// Whether it takes messages; when not, nothing is acknowledged.
+    pub healthy: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The MQTT server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Leaves {
+    /// Where it listens.
+    pub listen: Vec<String>,
+    /// Connections now.
+    pub connections: u64,
+    /// Connections refused so far.
+    pub refused: u64,
+}
+
+/// A link.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Link {
+    /// Its URL.
+    pub link: String,
+    /// `modbus`, `opcua`
+    pub protocol: String,
+    /// `connecting`, `up`, `down`, `refused`
+    pub state: String,
+    /// Why it was last down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// Connections made.
+    pub connects: u64,
+    /// Requests answered.
+    pub answers: u64,
+    /// Requests failed.
+    pub failures: u64,
+    /// Polls that began late.
+    pub overruns: u64,
+}
+
+/// A device.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Device {
+    /// Its id.
+    pub id: DeviceId,
+    /// `mqtt`, `modbus`, `opcua`
+    pub via: String,
+    /// Whether it is connected, or answers.
+    pub online: bool,
+    /// Since when; absent when it was never heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<UnixMillis>,
+    /// Why it is offline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// When certificates end.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Certificates {
+    /// Of the listeners.
+    pub server_not_after: UnixMillis,
+    /// Of the CA that issues.
+    pub issuing_not_after: UnixMillis,
+}
+
+impl Overview {
+    /// Whether the listeners serve and the store accepts.
+    pub fn ready(&self) -> Result<(), String> {
+        if !self.serving.load(Ordering::Acquire) {
+            return Err("starting".to_owned());
+        }
+        self.healthy()
+    }
+
+    /// Whether the store accepts.
+    pub fn healthy(&self) -> Result<(), String> {
+        match self.queue.stats().health {
+            Health::Ok => Ok(()),
+            Health::Refusing { reason, .. } => Err(format!("the store refuses: {reason}")),
+        }
+    }
+
+    /// The status now.
+    pub fn status(&self) -> Status {
+        let buffer = self.buffer();
+        let upstream = self.upstream.as_ref().map(upstream);
+        let links: Vec<Link> = self.links.iter().map(link).collect();
+        let mut problems = Vec::new();
+        if let Some(reason) = &buffer.reason {
+            problems.push(format!("the buffer takes no messages, so nothing is acknowledged: {reason}"));
+        }
+        if let Some(upstream) = upstream.as_ref().filter(|upstream| upstream.state != "up") {
+            let why = upstream.last_error.as_deref().unwrap_or("not connected yet");
+            problems.push(format!("the upstream is not connected: {why}"));
+        }
+        for link in links.iter().filter(|link| link.state != "up") {
+            let why = link.last_error.as_deref().unwrap_or("not connected yet");
+            problems.push(format!("{} is {}: {why}", link.link, link.state));
+        }
+        if !self.clock.plausible() {
+            problems.push("the clock is earlier than this program; time stamps are marked until it is set".to_owned());
+        }
+        let metrics = self.broker.metrics();
+        Status {
+            gateway: self.authority.gateway.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started,
+            now: self.clock.now(),
+            problems,
+            upstream,
+            buffer,
+            broker: Leaves {
+                listen: self.broker.local_addrs().iter().map(ToString::to_string).collect(),
+                connections: metrics.connections,
+                refused: self.leaf.refused(),
+            },
+            links,
+            devices: self.devices(),
+            open_commands: self.book.open_count(),
+            certificates: Certificates {
+                server_not_after: self.server_certificate.not_after(),
+                issuing_not_after: self.authority.ca.issuing_not_after(),
+            },
+        }
+    }
+
+    /// The buffer now.
+    pub fn buffer(&self) -> Buffer {
+        let stats = self.queue.stats();
+        let reason = match stats.health {
+            Health::Ok => None,
+            Health::Refusing { reason, .. } => Some(reason),
+        };
+        Buffer {
+            messages: stats.messages,
+            bytes: stats.bytes,
+            file_bytes: stats.file_bytes,
+            oldest: stats.oldest,
+            healthy: reason.is_none(),
+            reason,
+        }
+    }
+
+    fn devices(&self) -> Vec<Device> {
+        let leaves = self.authority.registry.devices().into_iter().map(|entry| {
+            let revoked = entry.revoked.map(|_| "revoked".to_owned());
+            self.device(entry.id, "mqtt", revoked)
+        });
+        let field =
+            self.links.iter().flat_map(|link| link.devices.iter().map(|device| (device.id.clone(), link.protocol)));
+        leaves.chain(field.map(|(id, via)| self.device(id, via, None))).collect()
+    }
+
+    fn device(&self, id: DeviceId, via: &str, revoked: Option<String>) -> Device {
+        let state = self.presence.get(&id);
+        Device {
+            online: state.as_ref().is_some_and(|state| state.online),
+            since: state.as_ref().map(|state| state.since),
+            reason: revoked.or_else(|| state.and_then(|state| state.reason)),
+            via: via.to_owned(),
+            id,
+        }
+    }
+}
+
+fn upstream(handle: &UpstreamHandle) -> Upstream {
+    let status = handle.status();
+    Upstream {
+        state: status.state.as_str().to_owned(),
+        since: status.since,
+        last_error: status.last_error,
+        connects: status.connects,
+        published: status.published,
+        acknowledged: status.acknowledged,
+        in_flight: status.in_flight as u64,
+        quarantined: status.quarantined,
+        commands: status.commands,
+    }
+}
+
+fn link(handle: &LinkHandle) -> Link {
+    let info = handle.state.borrow().clone();
+    let state = match info.state {
+        LinkState::Connecting => "connecting",
+        LinkState::Up => "up",
+        LinkState::Down => "down",
+        LinkState::Refused => "refused",
+    };
+    Link {
+        link: handle.name.clone(),
+        protocol: handle.protocol.to_owned(),
+        state: state.to_owned(),
+        last_error: info.last_error,
+        connects: info.connects,
+        answers: info.answers,
+        failures: info.failures,
+        overruns: info.overruns,
+    }
+}

@@ -1,0 +1,359 @@
+//! The gateway put together: every task and channel, in the order in which data flows. Read this page first.
+//!
+//! ```text
+//! leaf device ─mTLS→ broker ─→ LeafGate ─┐
+//! field device ─→ driver ─→ Link ────────┴→ pipeline (route, report, document, record) → Queue.commit → [PUBACK]
+//!                                            Queue.lease → Upstream → upstream PUBACK → Queue.settle
+//! upstream → Upstream → Router → broker | driver → Book.answer → Queue.commit (the same road up)
+//! ```
+//!
+//! | channel | bound | when full |
+//! |---|---|---|
+//! | driver → Link (`Uplink`) | 16 batches | the driver waits and polls less often |
+//! | Router → Link → driver | 32 commands each | the command is answered `failed` |
+//! | Upstream → Router (below) | 64 commands | the commands stay unacknowledged at the upstream |
+//! | anybody → Queue | `Options` of the store | whoever commits waits; leaves get no PUBACK |
+//! | anybody → Audit | 4,096 lines | lines are dropped and counted |
+//! | Presence | one entry per device | coalesced |
+//!
+//! Start: lock, state, audit, identities, queue, book, presence; then the broker, the links, the upstream, the
+//! admin doors. Stop, from the source down, with one deadline: broker, links, commands, presence, upstream, queue.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use fieldgate_broker::{Broker, QoS};
+use fieldgate_certs::ServerCertificate;
+use fieldgate_store::{DirectoryLock, Queue, State};
+use fieldgate_types::{Clock, SystemClock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::Overview;
+use crate::admin::serve::Doors;
+use crate::audit::{Audit, Event};
+use crate::command::{Book, FieldTarget, Router};
+use crate::config::Config;
+use crate::identity::{Authority, Rights};
+use crate::northbound::{Upstream, UpstreamHandle};
+use crate::pipeline::topic;
+use crate::southbound::leaf::LeafGate;
+use crate::southbound::link::{Link, LinkHandle};
+use crate::southbound::sessions::StoredSessions;
+use crate::southbound::{Outlet, Presence, drivers, gateway_message};
+
+/// A stop takes at most this long; what is not sent by then stays in the queue.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// `fieldgate run`: until SIGTERM or SIGINT; a second one exits at once.
+pub fn main(config: Config) -> anyhow::Result<ExitCode> {
+    crate::log::init();
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let app = App::start(config, Arc::new(SystemClock::new())).await?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        tokio::select! {
+            () = app.stop() => Ok(ExitCode::SUCCESS),
+            _ = terminate.recv() => Ok(ExitCode::FAILURE),
+            _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+        }
+    })
+}
+
+/// A running gateway.
+pub struct App {
+    overview: Arc<Overview>,
+    admin: SocketAddr,
+    audit: Audit,
+    audit_thread: JoinHandle<()>,
+    stages: Stages,
+    _lock: DirectoryLock,
+}
+
+/// What is stopped, in this order.
+#[derive(Default)]
+struct Stages {
+    links: Stage,
+    commands: Stage,
+    presence: Stage,
+    upstream: Stage,
+    admin: Stage,
+}
+
+/// Tasks that stop together.
+#[derive(Default)]
+struct Stage {
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl App {
+    /// Starts everything; when it returns, the listeners serve and the store accepts.
+    pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        let started = clock.now();
+        let dir = config.data_dir.clone();
+        let lock = DirectoryLock::acquire(&dir)?;
+        let state =
+            Arc::new(State::open_for_run(&dir.join("state.db"), Arc::clone(&clock)).context("state.db can't be used")?);
+        let boot = state.boot();
+        let audit_folder = dir.join("audit");
+        let (audit, audit_thread) =
+            Audit::open(&audit_folder, Arc::clone(&clock)).context("the audit log can't be opened")?;
+        audit.record(Event::Started { version: env!("CARGO_PKG_VERSION") });
+        let authority = Arc::new(Authority::open(&config, Arc::clone(&state), audit.clone(), Arc::clone(&clock))?);
+        let queue = Queue::open(&dir.join("queue.db"), boot, config.buffer.options(), Arc::clone(&clock))
+            .context("queue.db can't be used")?;
+        let book = Arc::new(Book::open(state, queue.clone(), audit.clone(), Arc::clone(&clock)).await?);
+        let presence = Presence::open(&queue, clock.now()).await?;
+        let doors = Doors::bind(config.admin, &dir).await?;
+        let admin = doors.address()?;
+
+        let stages = Stages::default();
+        let rights = Rights::new(&config.groups, &config.policies);
+        let gate = Arc::new(LeafGate::new(
+            Arc::clone(&authority),
+            rights,
+            queue.clone(),
+            Arc::clone(&book),
+            Arc::clone(&presence),
+            audit.clone(),
+            Arc::clone(&clock),
+            config.upstream.is_some(),
+        ));
+        let (broker, server_certificate) = start_broker(&config, &authority, &gate, &queue, &clock).await?;
+        let outlet = Outlet::new(queue.clone(), broker.clone(), Arc::clone(&clock), config.upstream.is_some());
+        let links = start_links(&config, &outlet, &presence, &clock, &stages.links);
+        let told = stages.presence.stop.clone().cancelled_owned();
+        stages.presence.tasks.spawn(Arc::clone(&presence).run(outlet, told));
+
+        let field = links.iter().flat_map(targets).collect();
+        let router = Router::new(
+            Arc::clone(&book),
+            broker.clone(),
+            Arc::clone(&authority.registry),
+            field,
+            config.command_timeout,
+            Arc::clone(&clock),
+            stages.commands.stop.clone(),
+        );
+        gate.route_commands(router.clone());
+        let upstream = start_upstream(&config, &authority, &queue, &router, &clock, &stages);
+
+        let overview = Arc::new(Overview {
+            authority,
+            broker,
+            queue,
+            presence,
+            links,
+            upstream,
+            router,
+            book,
+            server_certificate,
+            leaf: gate.counters(),
+            audit_folder,
+            started,
+            clock,
+            serving: AtomicBool::new(true),
+        });
+        doors.serve(Arc::clone(&overview), &stages.admin.tasks, &stages.admin.stop);
+        stages.admin.tasks.spawn(keep_house(
+            Arc::clone(&overview),
+            config.broker.names.clone(),
+            stages.admin.stop.clone(),
+        ));
+        tracing::info!(
+            gateway = %overview.authority.gateway,
+            boot,
+            broker = ?overview.broker.local_addrs(),
+            %admin,
+            upstream = config.upstream.as_ref().map(|upstream| format!("{}:{}", upstream.host, upstream.port)),
+            "fieldgate is running"
+        );
+        Ok(Self { overview, admin, audit, audit_thread, stages, _lock: lock })
+    }
+
+    /// Handles to every part.
+    pub fn overview(&self) -> &Arc<Overview> {
+        &self.overview
+    }
+
+    /// Where the admin address is.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Stops in order; what is not sent by the deadline stays in the queue.
+    pub async fn stop(self) {
+        let Self { overview, audit, audit_thread, stages, .. } = self;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        overview.serving.store(false, Ordering::Release);
+        let leaves = overview.broker.stop(Duration::from_secs(2));
+        within(deadline, "broker", leaves).await;
+        stages.links.end(deadline, "links").await;
+        stages.commands.stop.cancel();
+        within(deadline, "commands", overview.router.finish()).await;
+        stages.presence.end(deadline, "presence").await;
+        stages.upstream.end(deadline, "upstream").await;
+        stages.admin.end(deadline, "admin").await;
+        match tokio::time::timeout_at(deadline, overview.queue.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the queue could not be closed; nothing acknowledged is lost"),
+            Err(_) => tracing::error!(stage = "queue", "did not stop in time"),
+        }
+        audit.record(Event::Stopped);
+        drop((audit, overview));
+        // The writer ends when the last handle is gone; one still held by a straggler must not hold up the exit.
+        let ended = tokio::task::spawn_blocking(move || audit_thread.join().is_ok());
+        if !matches!(tokio::time::timeout_at(deadline, ended).await, Ok(Ok(true))) {
+            tracing::warn!(stage = "audit", "did not stop in time");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+impl Stage {
+    async fn end(&self, deadline: Instant, name: &'static str) {
+        self.stop.cancel();
+        self.tasks.close();
+        within(deadline, name, self.tasks.wait()).await;
+    }
+}
+
+async fn within(deadline: Instant, stage: &'static str, work: impl Future<Output = ()>) {
+    if tokio::time::timeout_at(deadline, work).await.is_err() {
+        tracing::error!(stage, "did not stop in time");
+    }
+}
+
+async fn start_broker(
+    config: &Config,
+    authority: &Arc<Authority>,
+    gate: &Arc<LeafGate>,
+    queue: &Queue,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(Broker, Arc<ServerCertificate>)> {
+    let certificate = Arc::new(authority.ca.server_certificate(&server_names(&config.broker.names), &addresses())?);
+    let tls = Arc::new(authority.ca.server_config(Arc::clone(&certificate))?);
+    let sessions = Arc::new(StoredSessions::new(queue.clone()));
+    let broker = Broker::start(config.broker.config(), tls, Arc::clone(gate) as _, sessions, Arc::clone(clock)).await?;
+    let bundle = authority.ca.trust_bundle_pem().into_bytes().into();
+    broker.publish(gateway_message(topic::CA.to_owned(), bundle, QoS::AtLeastOnce, true, clock.now())).await?;
+    Ok((broker, certificate))
+}
+
+fn start_links(
+    config: &Config,
+    outlet: &Outlet,
+    presence: &Arc<Presence>,
+    clock: &Arc<dyn Clock>,
+    stage: &Stage,
+) -> Vec<LinkHandle> {
+    let mut handles = Vec::new();
+    for make in drivers::drivers(config, &config.data_dir) {
+        let (link, handle) =
+            Link::new(make, outlet.clone(), Arc::clone(presence), Arc::clone(clock), stage.stop.clone());
+        stage.tasks.spawn(link.run());
+        handles.push(handle);
+    }
+    handles
+}
+
+fn targets(link: &LinkHandle) -> HashMap<fieldgate_types::DeviceId, FieldTarget> {
+    let target = |device: &fieldgate_protocol::FieldDevice| FieldTarget {
+        device: device.clone(),
+        commands: link.commands.clone(),
+    };
+    link.devices.iter().map(|device| (device.id.clone(), target(device))).collect()
+}
+
+fn start_upstream(
+    config: &Config,
+    authority: &Authority,
+    queue: &Queue,
+    router: &Router,
+    clock: &Arc<dyn Clock>,
+    stages: &Stages,
+) -> Option<UpstreamHandle> {
+    let upstream = config.upstream.clone()?;
+    // Full: the subscriber waits, and the upstream keeps what is not acknowledged.
+    let (commands, downward) = mpsc::channel(64);
+    let (upstream, handle) = Upstream::new(
+        upstream,
+        authority.gateway.clone(),
+        queue.clone(),
+        commands,
+        config.buffer.replay_rate,
+        Arc::clone(clock),
+        stages.upstream.stop.clone(),
+    );
+    stages.upstream.tasks.spawn(upstream.run());
+    stages.commands.tasks.spawn(router.clone().run(downward));
+    Some(handle)
+}
+
+/// Once a minute: a due server certificate is replaced without dropping a session, old commands are forgotten.
+async fn keep_house(overview: Arc<Overview>, names: Vec<String>, stop: CancellationToken) {
+    let mut minute = tokio::time::interval(Duration::from_secs(60));
+    while stop.run_until_cancelled(minute.tick()).await.is_some() {
+        if overview.server_certificate.renewal_due(overview.clock.now()) {
+            match overview.authority.ca.server_certificate(&server_names(&names), &addresses()) {
+                Ok(newer) => {
+                    tracing::info!(until = %newer.not_after(), "the server certificate was renewed");
+                    overview.server_certificate.replace(newer);
+                }
+                Err(error) => tracing::error!(%error, "the server certificate can't be renewed"),
+            }
+        }
+        if let Err(error) = overview.book.forget_old().await {
+            tracing::error!(%error, "old commands can't be forgotten");
+        }
+    }
+}
+
+/// The configured names, the host name and `localhost`.
+fn server_names(configured: &[String]) -> Vec<String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut names = configured.to_vec();
+    names.extend([host, "localhost".to_owned()]);
+    names.retain(|name| !name.is_empty());
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// All addresses of the machine, the loopback ones included.
+fn addresses() -> Vec<std::net::IpAddr> {
+    let mut addresses = vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
+    match if_addrs::get_if_addrs() {
+        Ok(interfaces) => addresses.extend(interfaces.iter().map(if_addrs::Interface::ip)),
+        Err(error) => tracing::warn!(%error, "the machine's addresses can't be read; [broker] names can say them"),
+    }
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+/// One file per connection: the soft limit is raised to the hard one (DESIGN section 8).
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit on open files can't be raised");
+    }
+}

@@ -1,0 +1,128 @@
+//! `fieldgate device …`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use fieldgate_certs::Issued;
+use fieldgate_types::DeviceId;
+
+use super::AddArgs;
+use super::client::Client;
+use super::offline::Offline;
+use super::show::{date, print_json};
+use crate::admin::api::{AddDevice, AddedDevice};
+use crate::config::Config;
+use crate::identity::DeviceDetails;
+
+/// Adds a device and writes its bundle.
+pub async fn add(config: &Config, args: AddArgs) -> anyhow::Result<ExitCode> {
+    let out = args.out.unwrap_or_else(|| PathBuf::from(args.id.as_str()));
+    let csr = match &args.csr {
+        None => None,
+        Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("can't read `{}`", path.display()))?),
+    };
+    // Before anything is issued: a key is given once.
+    ensure_free(&out, csr.is_none())?;
+    let issued: Issued = match Client::connect(&config.data_dir).await? {
+        Some(client) => {
+            let wanted = AddDevice { id: args.id, role: args.role, csr };
+            client.post::<AddedDevice>("/api/v1/devices", &wanted).await?.into()
+        }
+        None => Offline::with(config, |authority| {
+            Ok(authority.add(&args.id, args.role, csr.as_ref().map(String::as_bytes))?)
+        })?,
+    };
+    let record = &issued.record;
+    issued.write_bundle(&out).with_context(|| {
+        let id = &record.device;
+        format!("can't write the bundle to `{}`; `fieldgate device revoke {id}` and add it again", out.display())
+    })?;
+    if issued.clamped {
+        eprintln!("fieldgate: the certificate ends with the CA that issued it, earlier than configured");
+    }
+    let (id, not_after) = (&record.device, record.not_after);
+    if args.json.json {
+        print_json(&serde_json::json!({ "id": id, "serial": record.serial, "not_after": not_after, "bundle": out }))?;
+    } else {
+        println!("device {id} added: {} (valid until {})", files(&out, issued.key_pem.is_some()), date(not_after));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn files(out: &Path, key: bool) -> String {
+    let names = if key { "ca.pem, cert.pem, key.pem" } else { "ca.pem, cert.pem" };
+    format!("{names} in {}", out.display())
+}
+
+fn ensure_free(out: &Path, key: bool) -> anyhow::Result<()> {
+    let key_file = out.join("key.pem");
+    if key && key_file.exists() {
+        anyhow::bail!("`{}` exists already; name another folder with --out DIR", key_file.display());
+    }
+    std::fs::create_dir_all(out).with_context(|| format!("can't make the folder `{}`", out.display()))
+}
+
+/// All devices.
+pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let devices: Vec<DeviceDetails> = match Client::connect(&config.data_dir).await? {
+        Some(client) => client.get("/api/v1/devices").await?,
+        None => Offline::with(config, |authority| {
+            let entries = authority.registry.devices().into_iter();
+            Ok(entries
+                .map(|entry| DeviceDetails { certificates: authority.registry.certificates(&entry.id), entry })
+                .collect())
+        })?,
+    };
+    if json {
+        print_json(&devices)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if devices.is_empty() {
+        println!("no devices yet; add one with `fieldgate device add ID`");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{:<32} {:<8} {:<12} CERTIFICATE UNTIL", "ID", "ROLE", "STATE");
+    for device in devices {
+        let until = device.certificates.first().map_or_else(|| "none".to_owned(), |record| date(record.not_after));
+        let state = if device.entry.revoked.is_some() { "revoked" } else { "active" };
+        println!("{:<32} {:<8} {state:<12} {until}", device.entry.id, device.entry.role);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One device.
+pub async fn show(config: &Config, id: &DeviceId, json: bool) -> anyhow::Result<ExitCode> {
+    let device: DeviceDetails = match Client::connect(&config.data_dir).await? {
+        Some(client) => client.get(&format!("/api/v1/devices/{id}")).await?,
+        None => Offline::with(config, |authority| Ok(authority.details(id)?))?,
+    };
+    if json {
+        print_json(&device)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{} ({}), added {}", device.entry.id, device.entry.role, date(device.entry.added));
+    if let Some(revoked) = device.entry.revoked {
+        println!("revoked {}", date(revoked));
+    }
+    for record in &device.certificates {
+        let state = record.revoked.map_or_else(|| "valid".to_owned(), |at| format!("revoked {}", date(at)));
+        println!("certificate {}: {state}, {} to {}", record.serial, date(record.not_before), date(record.not_after));
+        println!("  SHA-256 {}", record.fingerprint);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Revokes a device.
+pub async fn revoke(config: &Config, id: &DeviceId) -> anyhow::Result<ExitCode> {
+    match Client::connect(&config.data_dir).await? {
+        Some(client) => {
+            let _: DeviceDetails = client.post(&format!("/api/v1/devices/{id}/revoke"), &()).await?;
+        }
+        None => {
+            Offline::with(config, |authority| Ok(authority.revoke(id)?))?;
+        }
+    }
+    println!("device {id} revoked");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,229 @@
+//! The command line: verbs, their arguments, exit codes (DESIGN section 7).
+//!
+//! Verbs talk to a running gateway through admin.sock; those that can, work on the data directory when none runs.
+//! Results go to standard output, logs and errors to standard error.
+
+mod ca;
+mod client;
+mod device;
+mod offline;
+mod point;
+mod show;
+mod show_status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use fieldgate_certs::Role;
+use fieldgate_types::DeviceId;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::app;
+use crate::config::{Config, LoadError, load};
+
+/// Configuration is wrong (sysexits.h EX_CONFIG).
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Edge gateway for factory floors.
+#[derive(Debug, Parser)]
+#[command(name = "fieldgate", version, arg_required_else_help = false)]
+pub struct Cli {
+    /// Configuration file
+    #[arg(short = 'c', long = "config", global = true, default_value = "gateway.toml", value_name = "FILE")]
+    config: PathBuf,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the gateway (the default)
+    Run,
+    /// Check the configuration and report every problem
+    Check(Json),
+    /// Show the main job with simulated devices and a stand-in cloud
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::DemoArgs),
+    /// How the running gateway is
+    Status(Json),
+    /// Add, list, show and revoke leaf devices
+    #[command(subcommand)]
+    Device(Device),
+    /// The certificate authority
+    #[command(subcommand)]
+    Ca(Ca),
+    /// List, read and write points of field devices
+    #[command(subcommand)]
+    Point(Point),
+    /// The store-and-forward buffer
+    #[command(subcommand)]
+    Buffer(Buffer),
+    /// The last lines of the audit log
+    Audit {
+        /// How many lines
+        #[arg(long, default_value_t = 50)]
+        lines: usize,
+    },
+}
+
+/// `--json`
+#[derive(Debug, Clone, Copy, Args)]
+struct Json {
+    /// One JSON document on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Device {
+    /// Register a device and write its bundle: ca.pem, cert.pem, key.pem
+    Add(AddArgs),
+    /// All devices
+    List(Json),
+    /// One device and its certificates
+    Show {
+        /// Device id
+        id: DeviceId,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// End a device's certificates and its live session, within a second
+    Revoke {
+        /// Device id
+        id: DeviceId,
+    },
+}
+
+#[derive(Debug, Args)]
+struct AddArgs {
+    /// Device id: 1 to 64 of A-Z a-z 0-9 . _ -
+    id: DeviceId,
+    /// device, app or gateway
+    #[arg(long, default_value = "device")]
+    role: Role,
+    /// Folder for the bundle; default: ./ID
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Certificate signing request (PEM) for a key made elsewhere
+    #[arg(long, value_name = "FILE")]
+    csr: Option<PathBuf>,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Ca {
+    /// The CA certificates of this gateway
+    Show(Json),
+    /// The trust bundle in PEM: valid roots, then issuing CAs
+    Export {
+        /// File; default: standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Point {
+    /// All points
+    List(Json),
+    /// Read a point from its device now
+    Read {
+        /// Field device
+        device: DeviceId,
+        /// Point name
+        point: String,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Write a point, and read it back
+    Write {
+        /// Field device
+        device: DeviceId,
+        /// Point name
+        point: String,
+        /// A number, true, false or text
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Buffer {
+    /// What waits, and what became of the rest, per device
+    Status(Json),
+}
+
+/// Runs the verb; the exit code of the process.
+pub fn main(cli: Cli) -> ExitCode {
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("fieldgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    let path = cli.config;
+    match cli.verb.unwrap_or(Verb::Run) {
+        Verb::Check(Json { json }) => show::check(&path, json),
+        #[cfg(feature = "demo")]
+        Verb::Demo(args) => crate::demo::main(args),
+        Verb::Run => configured(&path, |config| app::main(config)),
+        Verb::Status(json) => verb(&path, async |config| show_status::status(config, json.json).await),
+        Verb::Device(device) => verb(&path, async |config| match device {
+            Device::Add(args) => device::add(config, args).await,
+            Device::List(json) => device::list(config, json.json).await,
+            Device::Show { id, json } => device::show(config, &id, json.json).await,
+            Device::Revoke { id } => device::revoke(config, &id).await,
+        }),
+        Verb::Ca(ca) => verb(&path, async |config| match ca {
+            Ca::Show(json) => ca::show(config, json.json).await,
+            Ca::Export { out } => ca::export(config, out).await,
+        }),
+        Verb::Point(point) => verb(&path, async |config| match point {
+            Point::List(json) => point::list(config, json.json).await,
+            Point::Read { device, point, json } => point::read(config, &device, &point, json.json).await,
+            Point::Write { device, point, value, json } => {
+                point::write(config, &device, &point, &value, json.json).await
+            }
+        }),
+        Verb::Buffer(Buffer::Status(json)) => verb(&path, async |config| show::buffer(config, json.json).await),
+        Verb::Audit { lines } => verb(&path, async |config| show::audit(config, lines)),
+    }
+}
+
+/// Loads the configuration, or explains it.
+fn configured(
+    path: &std::path::Path,
+    run: impl FnOnce(Config) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    match load(path) {
+        Ok(config) => run(config),
+        Err(error) => {
+            if let LoadError::Problems(problems) = &error {
+                for problem in problems {
+                    eprintln!("{problem}");
+                }
+            }
+            eprintln!("fieldgate: {error}");
+            Ok(ExitCode::from(BAD_CONFIGURATION))
+        }
+    }
+}
+
+fn verb(
+    path: &std::path::Path,
+    run: impl AsyncFnOnce(&Config) -> anyhow::Result<ExitCode>,
+) -> anyhow::Result<ExitCode> {
+    configured(path, |config| runtime()?.block_on(run(&config)))
+}
+
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_current_thread().enable_all().build()
+}

@@ -1,0 +1,64 @@
+//! `fieldgate point …`
+
+use std::process::ExitCode;
+
+use fieldgate_protocol::{Outcome, Status};
+use fieldgate_types::DeviceId;
+use serde_json::{Value as Json, json};
+
+use super::client::Client;
+use super::show::print_json;
+use crate::admin::api::PointEntry;
+use crate::config::Config;
+
+/// All points.
+pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
+    let points: Vec<PointEntry> = Client::required(&config.data_dir).await?.get("/api/v1/points").await?;
+    if json {
+        print_json(&points)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{:<24} {:<32} {:<8} ACCESS", "DEVICE", "POINT", "UNIT");
+    for point in points {
+        let access = if point.writable { "rw" } else { "r" };
+        println!("{:<24} {:<32} {:<8} {access}", point.device, point.point, point.unit.unwrap_or_default());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads one point now.
+pub async fn read(config: &Config, device: &DeviceId, point: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let client = Client::required(&config.data_dir).await?;
+    let outcome: Outcome = client.post(&format!("/api/v1/points/{device}/read"), &json!({ "points": [point] })).await?;
+    let value = outcome.value.as_ref().and_then(|values| values.get(point)).cloned();
+    finish(&outcome, value, json)
+}
+
+/// Writes one point.
+pub async fn write(
+    config: &Config,
+    device: &DeviceId,
+    point: &str,
+    text: &str,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let value: Json = serde_json::from_str(text).unwrap_or_else(|_| Json::from(text));
+    let client = Client::required(&config.data_dir).await?;
+    let body = json!({ "point": point, "value": value });
+    let outcome: Outcome = client.post(&format!("/api/v1/points/{device}/write"), &body).await?;
+    let value = outcome.value.clone();
+    finish(&outcome, value, json)
+}
+
+fn finish(outcome: &Outcome, value: Option<Json>, json: bool) -> anyhow::Result<ExitCode> {
+    let ok = outcome.status == Status::Ok;
+    if json {
+        print_json(outcome)?;
+    } else if ok {
+        println!("{}", value.unwrap_or(Json::Null));
+    } else {
+        let status = format!("{:?}", outcome.status).to_lowercase();
+        eprintln!("fieldgate: {status}: {}", outcome.reason.as_deref().unwrap_or("no reason was given"));
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,378 @@
+//! Takes commands where they can be done: a leaf by the broker, a field device by its driver.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fieldgate_broker::{Broker, Properties, QoS};
+use fieldgate_protocol::{Access, Command, FieldDevice, Outcome, Point, PointName, Request, Status, Value};
+use fieldgate_types::{Clock, DeviceId};
+use serde::Deserialize;
+use serde_json::Value as Json;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::book::{Accepted, Book, BookError, Row};
+use super::outcome;
+use crate::identity::DeviceRegistry;
+use crate::northbound::Downlink;
+use crate::pipeline::topic;
+use crate::southbound::gateway_message;
+
+/// Commands that are being carried out at one time; further ones wait, and the upstream's messages with them.
+const MAX_OPEN: usize = 1024;
+
+/// A field device and the way to its driver.
+#[derive(Debug, Clone)]
+pub struct FieldTarget {
+    /// The device and its points.
+    pub device: FieldDevice,
+    /// To its link. Full means that the driver is busy with others: the command fails at once, with that reason.
+    pub commands: mpsc::Sender<Command>,
+}
+
+/// Carries out commands. Cheap to clone.
+#[derive(Clone)]
+pub struct Router {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    book: Arc<Book>,
+    broker: Broker,
+    registry: Arc<DeviceRegistry>,
+    field: HashMap<DeviceId, FieldTarget>,
+    timeout: Duration,
+    clock: Arc<dyn Clock>,
+    open: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Router {
+    /// Routes to the leaves of `broker` and to the devices of `field`. Open commands end when `stop` is cancelled.
+    pub fn new(
+        book: Arc<Book>,
+        broker: Broker,
+        registry: Arc<DeviceRegistry>,
+        field: HashMap<DeviceId, FieldTarget>,
+        timeout: Duration,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) -> Self {
+        let open = Arc::new(Semaphore::new(MAX_OPEN));
+        Self {
+            inner: Arc::new(Inner {
+                book,
+                broker,
+                registry,
+                field,
+                timeout,
+                clock,
+                open,
+                tasks: TaskTracker::new(),
+                stop,
+            }),
+        }
+    }
+
+    /// Serves commands from upstream until the channel closes.
+    pub async fn run(self, mut commands: mpsc::Receiver<Downlink>) {
+        while let Some(command) = commands.recv().await {
+            let Ok(permit) = Arc::clone(&self.inner.open).acquire_owned().await else { return };
+            let inner = Arc::clone(&self.inner);
+            self.inner.tasks.spawn(async move {
+                if let Err(error) = inner.serve(command).await {
+                    tracing::error!(%error, "a command could not be served");
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    /// Waits until no command is being carried out.
+    pub async fn finish(&self) {
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Whether `device` is a field device, whose commands go to a driver.
+    pub fn is_field(&self, device: &DeviceId) -> bool {
+        self.inner.field.contains_key(device)
+    }
+
+    /// A command that a permitted local program has published for a field device. Its answer goes up like any other.
+    pub fn local(&self, device: DeviceId, name: String, rid: String, payload: Bytes) {
+        let Ok(permit) = Arc::clone(&self.inner.open).try_acquire_owned() else {
+            tracing::warn!(%device, name, "too many commands are open, one from a local program was dropped");
+            return;
+        };
+        let inner = Arc::clone(&self.inner);
+        self.inner.tasks.spawn(async move {
+            let command = Downlink {
+                device,
+                name,
+                rid: Some(rid),
+                payload,
+                response_topic: None,
+                correlation: None,
+                expiry: None,
+                accepted: None,
+            };
+            if let Err(error) = inner.serve(command).await {
+                tracing::error!(%error, "a command of a local program could not be served");
+            }
+            drop(permit);
+        });
+    }
+
+    /// Reads or writes points at once, for the admin API.
+    pub async fn request(&self, device: &DeviceId, name: &str, payload: &[u8]) -> Outcome {
+        let deadline = Instant::now() + self.inner.timeout;
+        self.inner.carry_out_field(device, name, payload, deadline).await.unwrap_or_else(|| {
+            Outcome::not(
+                Status::Rejected,
+                format!("`{device}` is not a field device; `fieldgate point list` shows them"),
+            )
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Timeout {
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteRequest {
+    point: String,
+    value: Json,
+    #[serde(rename = "timeout_ms")]
+    _timeout_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadRequest {
+    points: Vec<String>,
+    #[serde(rename = "timeout_ms")]
+    _timeout_ms: Option<u64>,
+}
+
+impl Inner {
+    async fn serve(&self, command: Downlink) -> Result<(), BookError> {
+        let Downlink { device, name, rid, payload, response_topic, correlation, expiry, accepted } = command;
+        let rid = rid.unwrap_or_else(new_rid);
+        let row = Row { device, name, rid, accepted: self.clock.now(), response_topic, correlation };
+        let result = self.book.accept(row.clone()).await?;
+        if let Some(accepted) = accepted {
+            // Gone when the connection broke meanwhile: the upstream sends it again, and it is known then.
+            let _still_connected = accepted.send(()).is_ok();
+        }
+        match result {
+            Accepted::New => {}
+            Accepted::Again => {
+                tracing::info!(device = %row.device, rid = row.rid, "a command that was here before is not done again");
+                return Ok(());
+            }
+            Accepted::Full => {
+                tracing::error!(device = %row.device, rid = row.rid, "too many commands are remembered, this one is dropped");
+                return Ok(());
+            }
+        }
+        if expiry.is_some_and(|expiry| expiry.is_zero()) {
+            return self.answer(&row, Outcome::not(Status::Timeout, "expired before it could be carried out")).await;
+        }
+        let asked =
+            serde_json::from_slice::<Timeout>(&payload).ok().and_then(|t| t.timeout_ms).map(Duration::from_millis);
+        let allowed = expiry.or(asked).unwrap_or(self.timeout);
+        let deadline = Instant::now() + allowed;
+        if let Some(outcome) = self.carry_out_field(&row.device, &row.name, &payload, deadline).await {
+            let answer = outcome::encode(&row.rid, &outcome);
+            self.answer(&row, outcome).await?;
+            self.publish(topic::result(&row.device, &row.name, &row.rid), answer.into(), None).await;
+            return Ok(());
+        }
+        self.carry_out_leaf(&row, payload, allowed, deadline).await
+    }
+
+    async fn answer(&self, row: &Row, outcome: Outcome) -> Result<(), BookError> {
+        self.book.answer(&row.device, &row.rid, outcome).await.map(drop)
+    }
+
+    /// Publishes to the leaf, and answers for it when it doesn't in time.
+    async fn carry_out_leaf(
+        &self,
+        row: &Row,
+        payload: Bytes,
+        allowed: Duration,
+        deadline: Instant,
+    ) -> Result<(), BookError> {
+        match self.registry.device(&row.device) {
+            None => return self.answer(row, Outcome::not(Status::Rejected, "no such device")).await,
+            Some(entry) if entry.revoked.is_some() => {
+                return self.answer(row, Outcome::not(Status::Rejected, "the device is revoked")).await;
+            }
+            Some(_) => {}
+        }
+        let answered = self.book.answered(&row.device, &row.rid);
+        let receivers = self.publish(topic::command(&row.device, &row.name, &row.rid), payload, Some(allowed)).await;
+        if receivers == 0 {
+            let reason = "the device is not connected, or has not subscribed to its commands";
+            return self.answer(row, Outcome::not(Status::Failed, reason)).await;
+        }
+        tokio::select! {
+            // The leaf's own answer came through the gate.
+            _ = answered => return Ok(()),
+            () = tokio::time::sleep_until(deadline.into()) => {}
+            // The next start answers what is open now: the leaf may still do it, and its answer can't be heard.
+            () = self.stop.cancelled() => return Ok(()),
+        }
+        let reason = format!("no answer within {} ms", allowed.as_millis());
+        self.answer(row, Outcome::not(Status::Timeout, reason)).await
+    }
+
+    /// Publishes locally; how many receivers it has.
+    async fn publish(&self, topic: String, payload: Bytes, expiry: Option<Duration>) -> usize {
+        let message = gateway_message(topic, payload, QoS::AtLeastOnce, false, self.clock.now());
+        let properties = Properties { message_expiry: expiry, ..Properties::default() };
+        match self.broker.publish(message.with_properties(properties)).await {
+            Ok(delivery) => delivery.live + delivery.stored,
+            Err(error) => {
+                tracing::error!(%error, "a command could not be published");
+                0
+            }
+        }
+    }
+
+    /// `None` when `device` is no field device.
+    async fn carry_out_field(
+        &self,
+        device: &DeviceId,
+        name: &str,
+        payload: &[u8],
+        deadline: Instant,
+    ) -> Option<Outcome> {
+        let target = self.field.get(device)?;
+        let request = match parse(&target.device, name, payload) {
+            Ok(request) => request,
+            Err(reason) => return Some(Outcome::not(Status::Rejected, reason)),
+        };
+        let (reply, answer) = oneshot::channel();
+        let command = Command { device: device.clone(), request, deadline, reply };
+        if target.commands.try_send(command).is_err() {
+            return Some(Outcome::not(Status::Failed, "the link is busy with other commands"));
+        }
+        let outcome = tokio::time::timeout_at(deadline.into(), answer).await;
+        Some(match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Outcome::not(Status::Failed, "the link was restarted while the command ran"),
+            Err(_) => Outcome::not(Status::Timeout, "the device did not answer in time"),
+        })
+    }
+}
+
+fn parse(device: &FieldDevice, name: &str, payload: &[u8]) -> Result<Request, String> {
+    match name {
+        "write" => {
+            let example = r#"{"point":"setpoint","value":42.5}"#;
+            let request: WriteRequest =
+                serde_json::from_slice(payload).map_err(|error| format!("{error}; a write looks like {example}"))?;
+            let point = point(device, &request.point)?;
+            let value = Value::from_json(&request.value)
+                .ok_or_else(|| format!("a number, text or truth value is allowed, as in {example}"))?;
+            writable(point, &value)?;
+            Ok(Request::Write { point: point.name.clone(), value })
+        }
+        "read" => {
+            let example = r#"{"points":["a","b"]}"#;
+            let request: ReadRequest =
+                serde_json::from_slice(payload).map_err(|error| format!("{error}; a read looks like {example}"))?;
+            if request.points.is_empty() {
+                return Err(format!("no point is named; a read looks like {example}"));
+            }
+            let points = request
+                .points
+                .iter()
+                .map(|name| point(device, name).map(|p| p.name.clone()))
+                .collect::<Result<Vec<PointName>, _>>()?;
+            Ok(Request::Read { points })
+        }
+        _ => Err(format!("`{name}` is not a command of a field device, write or read is allowed")),
+    }
+}
+
+fn point<'a>(device: &'a FieldDevice, name: &str) -> Result<&'a Point, String> {
+    device
+        .points
+        .iter()
+        .find(|point| point.name.as_str() == name)
+        .ok_or_else(|| format!("`{}` has no point `{name}`", device.id))
+}
+
+/// Only `rw` points, and only within their range; one rule for every protocol.
+fn writable(point: &Point, value: &Value) -> Result<(), String> {
+    let name = &point.name;
+    if point.access == Access::Read {
+        return Err(format!("point `{name}` is read-only; access = \"rw\" in the configuration would allow writing"));
+    }
+    let Some((low, high)) = point.range else { return Ok(()) };
+    match value.as_f64() {
+        Some(number) if (low..=high).contains(&number) => Ok(()),
+        Some(number) => Err(format!("`{number}` is out of range for `{name}`, {low} to {high} is allowed")),
+        None => Err(format!("a number is expected for `{name}`, {low} to {high} is allowed")),
+    }
+}
+
+fn new_rid() -> String {
+    let mut bytes = [0_u8; 12];
+    // Without random numbers there is no TLS either; the time alone would still be unique per device in practice.
+    if ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).is_err() {
+        tracing::error!("the machine gives no random numbers");
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldgate_protocol::Report;
+
+    use super::*;
+
+    fn device() -> FieldDevice {
+        let point = |name: &str, access, range| Point {
+            name: PointName::new(name).unwrap(),
+            unit: None,
+            access,
+            range,
+            report: Report::default(),
+        };
+        FieldDevice {
+            id: DeviceId::new("press-1").unwrap(),
+            points: vec![point("level", Access::Read, None), point("setpoint", Access::ReadWrite, Some((0.0, 90.0)))],
+        }
+    }
+
+    #[test]
+    fn refuses_what_may_not_be_written_and_says_why() {
+        let refused = |payload: &str| parse(&device(), "write", payload.as_bytes()).unwrap_err();
+        assert!(refused(r#"{"point":"level","value":1}"#).contains("read-only"));
+        assert!(refused(r#"{"point":"setpoint","value":90.5}"#).contains("0 to 90 is allowed"));
+        assert!(refused(r#"{"point":"setpoint","value":"hot"}"#).contains("a number is expected"));
+        assert!(refused(r#"{"point":"setpoint","value":null}"#).contains("is allowed"));
+        assert!(refused(r#"{"point":"x","value":1}"#).contains("has no point `x`"));
+        assert!(refused("42").contains("a write looks like"));
+        assert!(parse(&device(), "reboot", b"").unwrap_err().contains("write or read"));
+        assert!(parse(&device(), "read", br#"{"points":[]}"#).is_err());
+    }
+
+    #[test]
+    fn accepts_writes_and_reads() {
+        let write = parse(&device(), "write", br#"{"point":"setpoint","value":90}"#).unwrap();
+        assert_eq!(write, Request::Write { point: PointName::new("setpoint").unwrap(), value: Value::Int(90) });
+        assert!(parse(&device(), "read", br#"{"points":["level","setpoint"],"timeout_ms":5}"#).is_ok());
+    }
+}

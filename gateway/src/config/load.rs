@@ -1,0 +1,181 @@
+//! Reads gateway.toml: every section by its owner, then what must hold between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use fieldgate_modbus::ModbusConfig;
+use fieldgate_opcua::OpcuaConfig;
+use fieldgate_types::{DeviceId, Problem, Section, Sources};
+use thiserror::Error;
+
+use super::{BrokerConfig, BufferConfig, CertsConfig, Config};
+use crate::identity::policy::{Group, Policy};
+use crate::northbound::UpstreamConfig;
+
+/// Why there is no configuration.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The file can't be read.
+    #[error("can't read the configuration `{}`: {source}; name another with -c FILE", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Something in it is wrong: all of it, in the order of the file.
+    #[error("{} in the configuration", count(.0.len()))]
+    Problems(Vec<Problem>),
+}
+
+fn count(problems: usize) -> String {
+    if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
+}
+
+/// What reading a text gave.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration, where nothing was wrong.
+    pub config: Option<Config>,
+    /// What was wrong.
+    pub problems: Vec<Problem>,
+    /// Every key that exists, dotted, in the sections that stand in the text.
+    pub keys: BTreeSet<String>,
+}
+
+/// Reads and checks the file at `path`.
+pub fn load(path: &Path) -> Result<Config, LoadError> {
+    let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let loaded = read(&path.display().to_string(), folder, &text);
+    loaded.config.ok_or(LoadError::Problems(loaded.problems))
+}
+
+/// Reads and checks `text`, which is called `name` in problems and stands in `folder`.
+pub fn read(name: &str, folder: &Path, text: &str) -> Loaded {
+    let sources = Sources::new(Box::new(|path| std::fs::read_to_string(path)));
+    let config = compose(&sources.root(name, folder, text));
+    let problems = sources.problems();
+    Loaded { config: config.filter(|_| problems.is_empty()), problems, keys: sources.asked() }
+}
+
+fn compose(root: &Section) -> Option<Config> {
+    let gateway = root.section_or_empty("gateway");
+    let commands = root.section_or_empty("commands");
+    let second = Duration::from_secs(1);
+    not_yet(root, "enrolment", "enrolment over EST");
+
+    let groups: Vec<Group> = root.sections("group").iter().filter_map(Group::read).collect();
+    let names = groups.iter().map(|group| group.name.clone()).collect();
+    let policies = root.sections("policy").iter().filter_map(|section| Policy::read(section, &names)).collect();
+
+    let mut seen = FieldIds::default();
+    let modbus = links(
+        root,
+        "modbus",
+        ModbusConfig::read,
+        |link| link.devices.iter().map(|d| d.id.clone()).collect(),
+        &mut seen,
+    );
+    let opcua =
+        links(root, "opcua", OpcuaConfig::read, |link| link.devices.iter().map(|d| d.id.clone()).collect(), &mut seen);
+
+    let upstream = root.section("upstream").map(|section| UpstreamConfig::read(&section));
+    let config = Config {
+        id: gateway.get("id"),
+        data_dir: gateway.path_or("data_dir", "data"),
+        broker: BrokerConfig::read(&root.section_or_empty("broker")),
+        certs: CertsConfig::read(&root.section_or_empty("certs")),
+        upstream: None,
+        buffer: BufferConfig::read(&root.section_or_empty("buffer")),
+        command_timeout: commands.duration("timeout", second..=second * 3600, second * 30),
+        admin: admin(&root.section_or_empty("admin")),
+        groups,
+        policies,
+        modbus,
+        opcua,
+    };
+    // A section that is there and unusable has been complained about; no configuration then.
+    let upstream = match upstream {
+        None => None,
+        Some(read) => Some(read?),
+    };
+    Some(Config { upstream, ..config })
+}
+
+/// Ids of field devices and where they were first used.
+type FieldIds = BTreeMap<DeviceId, &'static str>;
+
+fn links<T>(
+    root: &Section,
+    key: &'static str,
+    read: impl Fn(&Section) -> Option<T>,
+    ids: impl Fn(&T) -> Vec<DeviceId>,
+    seen: &mut FieldIds,
+) -> Vec<T> {
+    let mut links = Vec::new();
+    for section in root.sections(key) {
+        let Some(link) = read(&section) else { continue };
+        for id in ids(&link) {
+            if let Some(other) = seen.insert(id.clone(), key) {
+                section.problem(
+                    "device",
+                    format_args!("the id `{id}` is used by another device below [[{other}]], each needs its own"),
+                );
+            }
+        }
+        links.push(link);
+    }
+    links
+}
+
+fn admin(section: &Section) -> SocketAddr {
+    let default = SocketAddr::from(([127, 0, 0, 1], 9080));
+    let listen: SocketAddr = section.get_or("listen", default);
+    if !listen.ip().is_loopback() {
+        section.problem("listen", format_args!("`{listen}` can be reached from the network, which this version doesn't protect; a loopback address such as \"127.0.0.1:9080\" is allowed"));
+    }
+    listen
+}
+
+/// Complains about a known key or table that this version doesn't offer.
+pub(super) fn not_yet(section: &Section, key: &'static str, what: &str) {
+    if section.has(key) {
+        section.problem(key, format_args!("{what} is not offered by this version, remove it"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> Vec<String> {
+        read("gateway.toml", Path::new("."), text).problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_empty_file_is_a_local_only_gateway() {
+        let loaded = read("gateway.toml", Path::new("/srv"), "");
+        let config = loaded.config.unwrap();
+        assert!(config.upstream.is_none());
+        assert_eq!(config.data_dir, Path::new("/srv/data"));
+    }
+
+    #[test]
+    fn a_broken_upstream_gives_no_configuration() {
+        let loaded = read("gateway.toml", Path::new("."), "[upstream]\n");
+        assert!(loaded.config.is_none());
+        assert_eq!(problems("[upstream]\n"), ["gateway.toml:1:2: upstream.url: is missing, it has no default"]);
+    }
+
+    #[test]
+    fn the_admin_address_stays_on_loopback() {
+        assert_eq!(problems("[admin]\nlisten = \"0.0.0.0:9080\"\n").len(), 1);
+        assert!(problems("[admin]\nlisten = \"[::1]:0\"\n").is_empty());
+    }
+}

@@ -1,0 +1,57 @@
+//! gateway.toml: composed of the sections that components own, checked as a whole, with every problem located.
+
+mod broker;
+mod load;
+mod local;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fieldgate_modbus::ModbusConfig;
+use fieldgate_opcua::OpcuaConfig;
+use fieldgate_types::DeviceId;
+
+pub use broker::BrokerConfig;
+pub use load::{LoadError, Loaded, load, read};
+pub use local::{BufferConfig, CertsConfig};
+
+use crate::identity::policy::{Group, Policy};
+use crate::northbound::UpstreamConfig;
+
+/// The whole configuration, valid by construction: [`load`] makes one only from a file without problems.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[gateway] id`; the host name, fixed at first start, where it is not set.
+    pub id: Option<DeviceId>,
+    /// `[gateway] data_dir`
+    pub data_dir: PathBuf,
+    /// `[broker]`
+    pub broker: BrokerConfig,
+    /// `[certs]`
+    pub certs: CertsConfig,
+    /// `[upstream]`; a local-only gateway without.
+    pub upstream: Option<UpstreamConfig>,
+    /// `[buffer]`
+    pub buffer: BufferConfig,
+    /// `[commands] timeout`
+    pub command_timeout: Duration,
+    /// `[admin] listen`
+    pub admin: std::net::SocketAddr,
+    /// `[[group]]`
+    pub groups: Vec<Group>,
+    /// `[[policy]]`
+    pub policies: Vec<Policy>,
+    /// `[[modbus]]`, one per link
+    pub modbus: Vec<ModbusConfig>,
+    /// `[[opcua]]`, one per session
+    pub opcua: Vec<OpcuaConfig>,
+}
+
+impl Config {
+    /// The ids of all field devices.
+    pub fn field_devices(&self) -> impl Iterator<Item = &DeviceId> {
+        let modbus = self.modbus.iter().flat_map(|link| link.devices.iter().map(|device| &device.id));
+        let opcua = self.opcua.iter().flat_map(|session| session.devices.iter().map(|device| &device.id));
+        modbus.chain(opcua)
+    }
+}

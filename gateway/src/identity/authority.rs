@@ -1,0 +1,161 @@
+//! Adds and revokes devices: the CA, the registry and the audit log in the right order.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fieldgate_certs::{Ca, CaError, CertificateRecord, IssueError, Issued, Role};
+use fieldgate_store::{State, StateError};
+use fieldgate_types::{Clock, DeviceId, InvalidDeviceId};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
+use crate::audit::{Audit, Event};
+use crate::config::Config;
+
+/// Why a device could not be added or revoked.
+#[derive(Debug, Error)]
+pub enum AuthorityError {
+    /// The id belongs to something else.
+    #[error("`{id}` is a field device of the configuration, ids may not coincide; choose another")]
+    FieldDevice {
+        /// Which.
+        id: DeviceId,
+    },
+    /// The registry says no.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// The CA says no.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+}
+
+/// Why the identities of a data directory can't be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// state.db can't be read or written.
+    #[error("state.db can't be used: {0}")]
+    State(#[from] StateError),
+    /// The CA can't be opened.
+    #[error("the certificate authority can't be opened: {0}")]
+    Ca(#[from] CaError),
+    /// The registry can't be read.
+    #[error("the registry can't be read: {0}")]
+    Registry(#[from] RegisterError),
+    /// There is no usable name for this gateway.
+    #[error("the host name is no gateway id ({0}); set one: [gateway] id = \"…\"")]
+    Id(#[from] InvalidDeviceId),
+    /// The id of the configuration and the one of the data directory differ.
+    #[error(
+        "this data directory belongs to gateway `{fixed}`, the configuration says `{configured}`; set the former, or use another data_dir"
+    )]
+    OtherGateway {
+        /// In state.db.
+        fixed: DeviceId,
+        /// In the configuration.
+        configured: DeviceId,
+    },
+}
+
+/// A device with its certificates, for people and programs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceDetails {
+    /// The device.
+    #[serde(flatten)]
+    pub entry: DeviceEntry,
+    /// Its certificates, newest first.
+    pub certificates: Vec<CertificateRecord>,
+}
+
+/// The CA and the registry of one gateway.
+pub struct Authority {
+    /// The gateway's own id.
+    pub gateway: DeviceId,
+    /// The CA.
+    pub ca: Ca,
+    /// The registry.
+    pub registry: Arc<DeviceRegistry>,
+    audit: Audit,
+    clock: Arc<dyn Clock>,
+    validity: Duration,
+    field_devices: BTreeSet<DeviceId>,
+}
+
+impl Authority {
+    /// Opens the identities in `config.data_dir`; makes the CA and fixes the gateway's id at the first start.
+    pub fn open(config: &Config, state: Arc<State>, audit: Audit, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        let gateway = gateway_id(config, &state)?;
+        let ca = Ca::open_or_create(&config.data_dir.join("ca"), &gateway, Arc::clone(&clock))?;
+        let registry = Arc::new(DeviceRegistry::open(state)?);
+        let validity = config.certs.device_validity;
+        Ok(Self {
+            gateway,
+            ca,
+            registry,
+            audit,
+            clock,
+            validity,
+            field_devices: config.field_devices().cloned().collect(),
+        })
+    }
+
+    /// Registers `id` and issues its certificate: with a new key, or for the public key of `csr`.
+    pub fn add(&self, id: &DeviceId, role: Role, csr: Option<&[u8]>) -> Result<Issued, AuthorityError> {
+        if self.field_devices.contains(id) || *id == self.gateway {
+            return Err(AuthorityError::FieldDevice { id: id.clone() });
+        }
+        self.registry.add(id, role, self.clock.now())?;
+        let registry = &*self.registry;
+        let issued = match csr {
+            None => self.ca.issue(registry, id, role, self.validity)?,
+            Some(csr) => self.ca.issue_from_csr(registry, csr, id, role, self.validity)?,
+        };
+        let serial = issued.record.serial.to_string();
+        tracing::info!(device = %id, %role, serial, "device added");
+        self.audit.record(Event::DeviceAdded { device: id.clone(), role: role.to_string(), serial });
+        Ok(issued)
+    }
+
+    /// Revokes `id`: durable when this returns. The caller then closes its session.
+    pub fn revoke(&self, id: &DeviceId) -> Result<DeviceEntry, AuthorityError> {
+        let entry = self.registry.revoke(id, self.clock.now())?;
+        tracing::info!(device = %id, "device revoked");
+        self.audit.record(Event::DeviceRevoked { device: id.clone() });
+        Ok(entry)
+    }
+
+    /// One device with its certificates.
+    pub fn details(&self, id: &DeviceId) -> Result<DeviceDetails, AuthorityError> {
+        let entry = self.registry.device(id).ok_or_else(|| RegisterError::Unknown { id: id.clone() })?;
+        let certificates = self.registry.certificates(&entry.id);
+        Ok(DeviceDetails { entry, certificates })
+    }
+}
+
+const GATEWAY: &str = "gateway";
+const ID: &[u8] = b"id";
+
+/// The configured id, else the host name; fixed in state.db at the first start.
+fn gateway_id(config: &Config, state: &State) -> Result<DeviceId, OpenError> {
+    let fixed = state.get(GATEWAY, ID)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    if let Some(fixed) = fixed {
+        let fixed = DeviceId::new(&fixed)?;
+        return match &config.id {
+            Some(configured) if *configured != fixed => {
+                Err(OpenError::OtherGateway { fixed, configured: configured.clone() })
+            }
+            _ => Ok(fixed),
+        };
+    }
+    let id = match &config.id {
+        Some(id) => id.clone(),
+        None => {
+            let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+            DeviceId::new(name.split('.').next().unwrap_or_default())?
+        }
+    };
+    let put = fieldgate_store::Put { table: GATEWAY, key: ID.to_vec(), value: id.as_str().as_bytes().to_vec() };
+    state.commit(&[put], &[])?;
+    Ok(id)
+}

@@ -1,0 +1,32 @@
+//! Logs: one line per event on standard error. `FIELDGATE_LOG` sets the level, such as `debug` or
+//! `info,fieldgate_modbus=debug`.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging; a second call changes nothing.
+pub fn init() {
+    // The libraries' own lines repeat what ours say in plainer words.
+    start(
+        "warn,fieldgate=info,fieldgate_broker=info,fieldgate_store=info,fieldgate_certs=info,fieldgate_modbus=info,fieldgate_opcua=info,opcua=off,rumqttd=off",
+    );
+}
+
+/// As [`init`], with errors alone by default: for programs that show something else.
+pub fn init_quiet() {
+    start("off,fieldgate=error");
+}
+
+fn start(default: &str) {
+    let filter = EnvFilter::try_from_env("FIELDGATE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .try_init();
+    if started.is_err() {
+        tracing::debug!("logging was started before");
+    }
+}

@@ -1,0 +1,361 @@
+//! The dialect `native` of DESIGN section 5: records as upstream messages, upstream topics as commands. Pure: no IO,
+//! no clock.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use fieldgate_store::Record;
+use fieldgate_types::{DeviceId, UnixMillis};
+use serde::de::IgnoredAny;
+use serde_json::json;
+
+use super::config::{Protocol, UpstreamConfig};
+use super::packet::{Packet, Properties};
+use crate::pipeline::record::{Destination, Upbound};
+use crate::pipeline::topic::LocalTopic;
+
+/// What is fixed about topics and payloads by the configuration.
+#[derive(Debug, Clone)]
+pub(super) struct Dialect {
+    /// `{root}/{gateway}/`
+    prefix: String,
+    envelope: bool,
+    v5: bool,
+}
+
+/// What a topic that came down stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Downward {
+    /// `devices/{device}/commands/{name}[/{rid}]`
+    Command {
+        /// For whom.
+        device: DeviceId,
+        /// What.
+        name: String,
+        /// Request id.
+        rid: Option<String>,
+    },
+    /// `…/result`: an answer of our own, which a 3.1.1 upstream sends back because it lies below the subscription.
+    Echo,
+    /// Nothing that is defined.
+    Malformed,
+}
+
+/// Name and rid together; the local topic of a command is at most 1 KiB.
+const MAX_COMMAND_BYTES: usize = 512;
+
+impl Dialect {
+    /// As configured, for `gateway`.
+    pub fn new(config: &UpstreamConfig, gateway: &DeviceId) -> Self {
+        Self {
+            prefix: format!("{}/{gateway}/", config.root),
+            envelope: config.envelope,
+            v5: config.protocol == Protocol::V5,
+        }
+    }
+
+    /// Whether properties exist.
+    pub fn v5(&self) -> bool {
+        self.v5
+    }
+
+    /// `record`, whose body is `message`, as it goes on the wire.
+    pub fn upward(&self, record: &Record, message: Upbound) -> Packet {
+        let local = match &message.destination {
+            Destination::Local(topic) => Some(LocalTopic::parse(topic)),
+            Destination::Absolute(_) => None,
+        };
+        let wraps = self.envelope && matches!(local, Some(LocalTopic::Telemetry { .. } | LocalTopic::Result { .. }));
+        let topic = match message.destination {
+            Destination::Local(topic) => format!("{}{topic}", self.prefix),
+            Destination::Absolute(topic) => topic,
+        };
+        let properties = if self.v5 {
+            let mut user = message.user;
+            user.push(("fg-seq".to_owned(), record.header.seq.to_string()));
+            user.push(("fg-boot".to_owned(), record.header.boot.to_string()));
+            user.push(("fg-ts".to_owned(), record.header.time.to_string()));
+            if record.replayed {
+                user.push(("fg-hist".to_owned(), "1".to_owned()));
+            }
+            if let Some(id) = &message.identity {
+                user.push(("fg-id".to_owned(), id.clone()));
+            }
+            Properties {
+                // The envelope is JSON text, whatever is in it.
+                utf8: message.utf8 || wraps,
+                content_type: if wraps { Some("application/json".to_owned()) } else { message.content_type },
+                expiry: record.remaining.map(whole_seconds),
+                correlation: message.correlation.map(Bytes::from),
+                user,
+            }
+        } else {
+            Properties::default()
+        };
+        let payload = if wraps { wrap(record, message.identity.as_deref(), &message.payload) } else { message.payload };
+        Packet { topic, payload: payload.into(), retain: message.retain, properties }
+    }
+
+    /// What to subscribe to.
+    pub fn filter(&self) -> String {
+        format!("{}devices/+/commands/#", self.prefix)
+    }
+
+    /// Takes a topic apart that came down.
+    pub fn downward(&self, topic: &str) -> Downward {
+        self.command(topic).unwrap_or(Downward::Malformed)
+    }
+
+    fn command(&self, topic: &str) -> Option<Downward> {
+        let mut levels = topic.strip_prefix(&self.prefix)?.split('/');
+        if levels.next() != Some("devices") {
+            return None;
+        }
+        let device = DeviceId::new(levels.next()?).ok()?;
+        if levels.next() != Some("commands") {
+            return None;
+        }
+        let name = levels.next().filter(|name| !name.is_empty())?;
+        let rid = levels.next();
+        match (rid, levels.next(), levels.next()) {
+            (Some(""), ..) => return None,
+            (Some(_), Some("result"), None) => return Some(Downward::Echo),
+            (_, None, None) => {}
+            _ => return None,
+        }
+        if name.len() + rid.map_or(0, str::len) > MAX_COMMAND_BYTES {
+            return None;
+        }
+        Some(Downward::Command { device, name: name.to_owned(), rid: rid.map(str::to_owned) })
+    }
+
+    /// The retained state of the gateway; without `since` where the moment can't be known.
+    pub fn state(&self, online: bool, since: Option<UnixMillis>, reason: Option<&str>) -> Packet {
+        let mut state = json!({ "online": online });
+        if let Some(fields) = state.as_object_mut() {
+            if let Some(since) = since {
+                fields.insert("since".to_owned(), since.0.into());
+            }
+            if let Some(reason) = reason {
+                fields.insert("reason".to_owned(), reason.into());
+            }
+        }
+        Packet {
+            topic: format!("{}state", self.prefix),
+            payload: state.to_string().into(),
+            retain: true,
+            properties: Properties {
+                utf8: self.v5,
+                content_type: self.v5.then(|| "application/json".to_owned()),
+                ..Properties::default()
+            },
+        }
+    }
+}
+
+/// Rounded up, so that a message with a little life left is not sent as an expired one.
+fn whole_seconds(left: Duration) -> u32 {
+    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+    u32::try_from(seconds.max(1)).unwrap_or(u32::MAX)
+}
+
+/// `{"v":1,"seq","boot","ts","hist"?,"id"?,"json"|"text"|"base64": payload}`. Valid JSON goes in byte for byte: a
+/// number that a float can't hold stays as it is.
+fn wrap(record: &Record, identity: Option<&str>, payload: &[u8]) -> Vec<u8> {
+    let header = &record.header;
+    let mut out = format!(r#"{{"v":1,"seq":{},"boot":{},"ts":{}"#, header.seq, header.boot, header.time);
+    if record.replayed {
+        out.push_str(r#","hist":true"#);
+    }
+    if let Some(id) = identity {
+        out.push_str(r#","id":"#);
+        out.push_str(&json!(id).to_string());
+    }
+    // IgnoredAny skips strings without looking at their encoding, so UTF-8 is asked first.
+    match std::str::from_utf8(payload) {
+        Ok(text) if serde_json::from_str::<IgnoredAny>(text).is_ok() => {
+            out.push_str(r#","json":"#);
+            out.push_str(text.trim_ascii());
+        }
+        Ok(text) => {
+            out.push_str(r#","text":"#);
+            out.push_str(&json!(text).to_string());
+        }
+        Err(_) => {
+            out.push_str(r#","base64":""#);
+            STANDARD.encode_string(payload, &mut out);
+            out.push('"');
+        }
+    }
+    out.push('}');
+    out.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldgate_store::{Header, Lane, RecordId};
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn dialect(v5: bool, envelope: bool) -> Dialect {
+        Dialect { prefix: "fieldgate/line-4/".to_owned(), envelope, v5 }
+    }
+
+    fn record(replayed: bool) -> Record {
+        let device = DeviceId::new("press-1").unwrap();
+        let time = UnixMillis(1_800_000_000_123);
+        let header = Header { device, lane: Lane::Live, boot: 3, seq: 42, time, expires: None };
+        let remaining = Some(Duration::from_millis(1500));
+        Record { id: RecordId(1), header, body: Bytes::new(), replayed, remaining }
+    }
+
+    fn leaf(topic: &str, payload: &[u8]) -> Upbound {
+        Upbound {
+            destination: Destination::Local(topic.to_owned()),
+            payload: payload.to_vec(),
+            retain: false,
+            content_type: Some("text/csv".to_owned()),
+            utf8: true,
+            correlation: Some(vec![1, 2]),
+            user: vec![("shift".to_owned(), "2".to_owned())],
+            identity: Some("ab12".to_owned()),
+        }
+    }
+
+    const TELEMETRY: &str = "devices/press-1/telemetry/t";
+
+    fn enveloped(payload: &[u8]) -> Value {
+        let packet = dialect(false, true).upward(&record(true), leaf(TELEMETRY, payload));
+        serde_json::from_slice(&packet.payload).unwrap()
+    }
+
+    #[test]
+    fn a_leaf_message_travels_untouched_with_our_properties_after_its_own() {
+        let packet = dialect(true, false).upward(&record(true), leaf(TELEMETRY, b"a;b\xff"));
+        assert_eq!(packet.topic, "fieldgate/line-4/devices/press-1/telemetry/t");
+        assert_eq!(&packet.payload[..], b"a;b\xff");
+        assert!(!packet.retain);
+        let p = packet.properties;
+        assert_eq!((p.utf8, p.expiry, p.content_type.as_deref()), (true, Some(2), Some("text/csv")));
+        assert_eq!(p.correlation.as_deref(), Some(&[1, 2][..]));
+        let user: Vec<(&str, &str)> = p.user.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let ours =
+            [("fg-seq", "42"), ("fg-boot", "3"), ("fg-ts", "1800000000123"), ("fg-hist", "1"), ("fg-id", "ab12")];
+        assert_eq!(user[0], ("shift", "2"));
+        assert_eq!(user[1..], ours);
+    }
+
+    #[test]
+    fn live_messages_and_the_gateways_own_have_fewer_properties() {
+        let own = Upbound::json("devices/press-1/state".to_owned(), b"{}".to_vec(), true);
+        let packet = dialect(true, true).upward(&record(false), own);
+        assert!(packet.retain);
+        assert_eq!(&packet.payload[..], b"{}", "states are not wrapped");
+        let names: Vec<&str> = packet.properties.user.iter().map(|(k, _)| k.as_str()).collect();
+        assert_eq!(names, ["fg-seq", "fg-boot", "fg-ts"]);
+    }
+
+    #[test]
+    fn the_envelope_names_what_it_holds() {
+        assert_eq!(
+            enveloped(br#" {"a":12345678901234567890123}"#).to_string(),
+            // serde_json reads the number as a float here; the bytes are checked below.
+            r#"{"boot":3,"hist":true,"id":"ab12","json":{"a":1.2345678901234568e22},"seq":42,"ts":1800000000123,"v":1}"#
+        );
+        assert_eq!(enveloped("12 °C".as_bytes())["text"], "12 °C");
+        assert_eq!(enveloped(b"")["text"], "");
+        assert_eq!(enveloped(b"\xff\x00")["base64"], "/wA=");
+        // A string that is not UTF-8 is not JSON, though it looks like it.
+        assert_eq!(enveloped(b"\"\xff\"")["base64"], "Iv8i");
+        assert_eq!(enveloped(b"[1,2")["text"], "[1,2");
+        let packet = dialect(false, true).upward(&record(false), leaf(TELEMETRY, br#"{"a":12345678901234567890123}"#));
+        let text = std::str::from_utf8(&packet.payload).unwrap();
+        assert_eq!(
+            text,
+            r#"{"v":1,"seq":42,"boot":3,"ts":1800000000123,"id":"ab12","json":{"a":12345678901234567890123}}"#
+        );
+        assert_eq!(packet.properties, Properties::default());
+    }
+
+    #[test]
+    fn the_envelope_is_for_telemetry_and_results_with_mqtt_5_too() {
+        let wrapped = |topic: &str| {
+            let packet = dialect(true, true).upward(&record(false), leaf(topic, b"1"));
+            let json: Value = serde_json::from_slice(&packet.payload).unwrap();
+            let kind = packet.properties.content_type.unwrap();
+            (json["json"] == 1, kind == "application/json", packet.properties.user.len())
+        };
+        assert_eq!(wrapped(TELEMETRY), (true, true, 5));
+        assert_eq!(wrapped("devices/press-1/commands/write/7/result"), (true, true, 5));
+        assert_eq!(wrapped("devices/press-1/state"), (false, false, 5));
+    }
+
+    #[test]
+    fn an_absolute_topic_goes_as_it_is() {
+        let mut answer = leaf("x", b"1");
+        answer.destination = Destination::Absolute("cloud/answers/9".to_owned());
+        let packet = dialect(true, true).upward(&record(false), answer);
+        assert_eq!((packet.topic.as_str(), &packet.payload[..]), ("cloud/answers/9", &b"1"[..]));
+    }
+
+    #[test]
+    fn takes_command_topics_apart() {
+        let parse = |rest: &str| dialect(true, false).downward(&format!("fieldgate/line-4/{rest}"));
+        let command = |name: &str, rid: Option<&str>| Downward::Command {
+            device: DeviceId::new("press-1").unwrap(),
+            name: name.to_owned(),
+            rid: rid.map(str::to_owned),
+        };
+        assert_eq!(parse("devices/press-1/commands/write/7"), command("write", Some("7")));
+        assert_eq!(parse("devices/press-1/commands/write"), command("write", None));
+        assert_eq!(parse("devices/press-1/commands/write/result"), command("write", Some("result")));
+        assert_eq!(parse("devices/press-1/commands/write/7/result"), Downward::Echo);
+        for malformed in [
+            "devices/press-1/commands",
+            "devices/press-1/commands/",
+            "devices/press-1/commands//7",
+            "devices/press-1/commands/write/",
+            "devices/press-1/commands/write/7/other",
+            "devices/press-1/commands/write/7/result/x",
+            "devices/-bad/commands/write/7",
+            "devices/press-1/telemetry/t",
+            "state",
+        ] {
+            assert_eq!(parse(malformed), Downward::Malformed, "{malformed}");
+        }
+        assert_eq!(parse(&format!("devices/a/commands/{}/1", "n".repeat(512))), Downward::Malformed);
+        assert_eq!(dialect(true, false).downward("other/line-4/devices/a/commands/b"), Downward::Malformed);
+    }
+
+    #[test]
+    fn says_whether_the_gateway_is_there() {
+        let payload = |packet: Packet| String::from_utf8(packet.payload.to_vec()).unwrap();
+        let d = dialect(false, true);
+        assert_eq!(d.state(true, Some(UnixMillis(5)), None).topic, "fieldgate/line-4/state");
+        assert_eq!(payload(d.state(true, Some(UnixMillis(5)), None)), r#"{"online":true,"since":5}"#);
+        assert_eq!(payload(d.state(false, None, Some("lost"))), r#"{"online":false,"reason":"lost"}"#);
+        assert_eq!(d.filter(), "fieldgate/line-4/devices/+/commands/#");
+    }
+
+    proptest! {
+        #[test]
+        fn every_payload_comes_back_out_of_its_envelope(payload: Vec<u8>) {
+            let json = enveloped(&payload);
+            let back = match (&json["text"], &json["base64"]) {
+                (Value::String(text), _) => text.clone().into_bytes(),
+                (_, Value::String(text)) => STANDARD.decode(text).unwrap(),
+                _ => return Ok(()),
+            };
+            prop_assert_eq!(back, payload);
+        }
+
+        #[test]
+        fn no_topic_panics(topic: String) {
+            let _parsed = dialect(true, false).downward(&format!("fieldgate/line-4/devices/{topic}"));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The one upstream MQTT connection: what waits in the queue goes up, commands come down.
+//!
+//! # Life of a session
+//!
+//! 1. Files (CA, certificate, key, password) are read anew, the host is looked up, TCP and TLS are set up, CONNECT
+//!    goes out with a retained Will on `{root}/{gateway}/state`. All of it has [`transport::CONNECT_TIME`].
+//! 2. SUBSCRIBE to `{root}/{gateway}/devices/+/commands/#` at QoS 1; the SUBACK must grant it.
+//! 3. The birth, retained `{"online":true,"since":ms}`, and its PUBACK. The back-off starts anew only now.
+//! 4. Data: records are leased, put into the dialect, published in order, settled after their PUBACK.
+//! 5. Any error ends it: the client is dropped, what was acknowledged is settled, the queue is rewound, the back-off
+//!    (250 ms … `retry_max`, with jitter) is waited for, and everything begins again with a fresh client.
+//! 6. At a stop the queue is emptied as far as the drain time allows, then the retained state says
+//!    `{"online":false,"reason":"stopped"}` and DISCONNECT keeps the Will from being needed.
+//!
+//! The queue alone remembers what is to be sent. The library's client lives as long as its TCP connection and never
+//! re-sends anything. The upstream's session is persistent, so that commands survive an outage on its side.
+//!
+//! # What is retried, what is put aside
+//!
+//! | answer | what happens |
+//! |---|---|
+//! | PUBACK 0x00, 0x10 | settled |
+//! | PUBACK 0x80, 0x83, 0x91, 0x97 | nothing is settled from this message on; what is on the wire is waited for, the queue is rewound, after a back-off all of it goes again in order |
+//! | PUBACK 0x87, 0x90, 0x99 | quarantined with the reason, counted, logged; its neighbours go on |
+//! | body can't be decoded, unusable topic or property, larger than the upstream's Maximum Packet Size | quarantined without being sent |
+//! | connection lost, no packet for 1.5 × keep-alive, no PUBACK for 1.5 × keep-alive | reconnect, unsettled messages go again in order |
+//! | CONNACK: bad user name or password, not authorized, banned, … | tried again every `retry_max`, said in words in the status |
+//!
+//! Re-sends are at most the window: a message that is acknowledged and not yet settled occupies its place in it.
+//!
+//! # Commands
+//!
+//! A command is acknowledged upstream when whoever received the [`Downlink`] has accepted it; when that receiver
+//! drops it instead, it stays unacknowledged and comes again with the next session. Retained commands are ignored:
+//! they would be carried out again at each reconnect, because (device, rid) is remembered for 24 h only.
+//!
+//! # Parts
+//!
+//! [`config`] the section · [`dialect`] records and topics, pure · `dial`, `tls` the socket · [`transport`] what is
+//! asked of an MQTT client, `v5` and `v311` the two answers · `session` the life above · `publisher`, `flight` the
+//! way up · `subscriber` the way down · [`status`] what others may know · `failure` errors in words.
+
+mod config;
+mod dial;
+mod dialect;
+mod failure;
+mod flight;
+mod pace;
+mod packet;
+mod publisher;
+mod session;
+mod status;
+mod subscriber;
+mod tls;
+mod transport;
+mod v311;
+mod v5;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fieldgate_store::Queue;
+use fieldgate_types::{Clock, DeviceId};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Login, Protocol, TlsFiles, UpstreamConfig};
+pub use status::{UpstreamHandle, UpstreamState, UpstreamStatus};
+
+use dialect::Dialect;
+use session::Session;
+
+/// A command from upstream.
+#[derive(Debug)]
+pub struct Downlink {
+    /// For whom.
+    pub device: DeviceId,
+    /// What.
+    pub name: String,
+    /// Request id; made by the router where it is missing.
+    pub rid: Option<String>,
+    /// As the upstream sent it.
+    pub payload: Bytes,
+    /// MQTT 5 response topic.
+    pub response_topic: Option<String>,
+    /// MQTT 5 correlation data.
+    pub correlation: Option<Vec<u8>>,
+    /// What was left of the MQTT 5 message expiry when it arrived.
+    pub expiry: Option<Duration>,
+    /// Fires when the command is durable here, which acknowledges it upstream; dropped: not acknowledged. `None` at
+    /// QoS 0, where there is nothing to acknowledge.
+    pub accepted: Option<oneshot::Sender<()>>,
+}
+
+/// How long a stop goes on publishing unless [`Upstream::with_drain`] says otherwise: half of the 10 s that DESIGN
+/// section 7 gives the whole gateway.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The connection, as a task.
+#[derive(Debug)]
+pub struct Upstream {
+    protocol: Protocol,
+    session: Session,
+}
+
+impl Upstream {
+    /// For `gateway`, out of `queue`, into `commands`. `replay_rate` limits replayed messages per second. It connects
+    /// in [`Upstream::run`] and ends when `stop` is cancelled.
+    pub fn new(
+        config: UpstreamConfig,
+        gateway: DeviceId,
+        queue: Queue,
+        commands: mpsc::Sender<Downlink>,
+        replay_rate: Option<u32>,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) -> (Self, UpstreamHandle) {
+        let (board, handle) = status::board(clock.now());
+        let protocol = config.protocol;
+        let dialect = Dialect::new(&config, &gateway);
+        let session =
+            Session { config, gateway, dialect, queue, commands, replay_rate, clock, stop, drain: DRAIN, board };
+        (Self { protocol, session }, handle)
+    }
+
+    /// A stop goes on publishing for at most `drain`.
+    pub fn with_drain(mut self, drain: Duration) -> Self {
+        self.session.drain = drain;
+        self
+    }
+
+    /// Connects, publishes, reconnects, until stopped.
+    pub async fn run(self) {
+        match self.protocol {
+            Protocol::V5 => self.session.run::<v5::Client>().await,
+            Protocol::V311 => self.session.run::<v311::Client>().await,
+        }
+    }
+}

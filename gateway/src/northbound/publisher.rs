@@ -1,0 +1,337 @@
+//! The way up: leases records, keeps at most the window of them on the wire, in order, and settles what was
+//! acknowledged. One task, none per message.
+//!
+//! Order. Messages go out in the order in which they were leased. When one is refused for now, nothing that was sent
+//! after it is settled, even if it was accepted: all of it goes again in order, so that the last thing the upstream
+//! hears of a device is its newest. These re-sends are at most the window.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fieldgate_store::{Lane, LeaseError, Queue, Record, SettleError};
+use fieldgate_types::Backoff;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::dialect::Dialect;
+use super::failure::Failure;
+use super::flight::{Flight, Landed, Settler};
+use super::pace::Pace;
+use super::packet::Unsendable;
+use super::session::CONSUMER;
+use super::status::Counters;
+use super::transport::{Ack, Transport, Welcome};
+use crate::pipeline::record::{DecodeError, Upbound};
+
+/// Bytes on the wire, whatever the window.
+const MAX_WEIGHT: usize = 16 << 20;
+/// Messages per lease, and bytes: what waits between queue and wire.
+const LEASE_MESSAGES: usize = 1024;
+const LEASE_BYTES: usize = 2 << 20;
+/// The next lease begins when this few are left of the last one.
+const LOW_WATER: usize = 512;
+/// Messages between two looks at everything else: well below the half millisecond that a task may keep its worker.
+const TURN: usize = 64;
+/// How often a stop looks whether the queue is empty.
+const DRAIN_TICK: Duration = Duration::from_millis(20);
+
+type Leasing = Pin<Box<dyn Future<Output = Result<Vec<Record>, LeaseError>> + Send>>;
+
+/// Publishes on one connection.
+pub(super) struct Publisher<T: Transport> {
+    client: T,
+    queue: Queue,
+    dialect: Dialect,
+    counters: Arc<Counters>,
+    welcome: Welcome,
+    window: usize,
+    /// No PUBACK for this long ends the connection; zero: never.
+    patience: Duration,
+    leasing: Option<Leasing>,
+    backlog: VecDeque<Record>,
+    flight: Flight<T>,
+    settler: Settler,
+    pace: Pace,
+    backoff: Backoff,
+    /// A message was refused for now or lost: what was sent after it is not settled.
+    broken: bool,
+    /// The upstream refused something for now and has accepted nothing since.
+    refusing: bool,
+    /// When something was last acknowledged, or the wire last became busy.
+    progress: Instant,
+    /// Reasons of quarantine that have been logged on this connection.
+    logged: Vec<&'static str>,
+}
+
+enum Turn {
+    /// More could be sent at once.
+    More,
+    /// Nothing can be sent before something happens.
+    Wait,
+    /// A replayed message may not go before this moment.
+    Until(Instant),
+}
+
+enum Woke {
+    Landed(Vec<Landed>),
+    Settled(Result<(), SettleError>),
+    Leased(Result<Vec<Record>, LeaseError>),
+    Stalled,
+    Again,
+}
+
+/// What a publisher is made of.
+pub(super) struct Parts<T> {
+    pub client: T,
+    pub queue: Queue,
+    pub dialect: Dialect,
+    pub counters: Arc<Counters>,
+    pub welcome: Welcome,
+    pub window: u16,
+    pub replay_rate: Option<u32>,
+    pub retry_max: Duration,
+}
+
+impl<T: Transport> Publisher<T> {
+    pub fn new(parts: Parts<T>) -> Self {
+        let Parts { client, queue, dialect, counters, welcome, window, replay_rate, retry_max } = parts;
+        Self {
+            client,
+            settler: Settler::new(queue.clone()),
+            queue,
+            dialect,
+            counters,
+            window: usize::from(window.min(welcome.receive_maximum).max(1)),
+            patience: welcome.keep_alive + welcome.keep_alive / 2,
+            welcome,
+            leasing: None,
+            backlog: VecDeque::new(),
+            flight: Flight::new(),
+            pace: Pace::new(replay_rate, Instant::now()),
+            backoff: Backoff::new(Duration::from_millis(250), retry_max),
+            broken: false,
+            refusing: false,
+            progress: Instant::now(),
+            logged: Vec::new(),
+        }
+    }
+
+    /// Publishes until the connection is of no more use, or, once `stop` is cancelled, until the queue is empty.
+    pub async fn run(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        loop {
+            if self.broken && self.flight.is_empty() {
+                self.drive_again().await?;
+            }
+            if stop.is_cancelled() && self.drained() {
+                return Ok(());
+            }
+            let turn = self.send_some().await?;
+            match self.next(&turn, stop).await {
+                Woke::Landed(landed) => self.landed(&landed)?,
+                Woke::Settled(result) => result.map_err(|error| Failure::Queue(error.to_string()))?,
+                Woke::Leased(result) => {
+                    self.leasing = None;
+                    self.backlog.extend(result.map_err(|error| Failure::Queue(error.to_string()))?);
+                }
+                Woke::Stalled => return Err(Failure::Stalled(self.patience)),
+                Woke::Again => {}
+            }
+            self.counters.in_flight(self.flight.len());
+        }
+    }
+
+    /// Nothing waits any more. The store counts leased and unsettled records, so this is the whole of it.
+    fn drained(&self) -> bool {
+        self.flight.is_empty() && self.settler.unsettled() == 0 && self.queue.stats().messages == 0
+    }
+
+    /// Places left in the window.
+    fn room(&self) -> usize {
+        if self.broken || self.flight.weight() >= MAX_WEIGHT {
+            return 0;
+        }
+        self.window.saturating_sub(self.flight.len() + self.settler.unsettled())
+    }
+
+    async fn next(&mut self, turn: &Turn, stop: &CancellationToken) -> Woke {
+        if self.leasing.is_none() && !self.broken && self.backlog.len() < LOW_WATER {
+            self.leasing = Some(lease(self.queue.clone()));
+        }
+        let stopping = stop.is_cancelled();
+        let now = Instant::now();
+        let until = if let Turn::Until(moment) = turn { *moment } else { now };
+        // The lease is kept from turn to turn: made anew each time, it might never get to its end.
+        let leased = async {
+            match &mut self.leasing {
+                Some(leasing) => leasing.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            landed = self.flight.land(LEASE_MESSAGES) => Woke::Landed(landed),
+            result = self.settler.next() => Woke::Settled(result),
+            result = leased => Woke::Leased(result),
+            () = tokio::task::yield_now(), if matches!(turn, Turn::More) => Woke::Again,
+            () = tokio::time::sleep_until(until), if matches!(turn, Turn::Until(_)) => Woke::Again,
+            () = tokio::time::sleep_until(self.progress + self.patience),
+                if !self.patience.is_zero() && !self.flight.is_empty() => Woke::Stalled,
+            () = stop.cancelled(), if !stopping => Woke::Again,
+            () = tokio::time::sleep(DRAIN_TICK), if stopping => Woke::Again,
+        }
+    }
+
+    /// Sends up to [`TURN`] messages.
+    async fn send_some(&mut self) -> Result<Turn, Failure> {
+        for _ in 0..TURN {
+            if self.room() == 0 {
+                return Ok(Turn::Wait);
+            }
+            let Some(record) = self.backlog.front() else { return Ok(Turn::Wait) };
+            if record.replayed {
+                if let Err(moment) = self.pace.take(Instant::now()) {
+                    return Ok(Turn::Until(moment));
+                }
+            }
+            if let Some(record) = self.backlog.pop_front() {
+                self.send(&record).await?;
+            }
+        }
+        Ok(Turn::More)
+    }
+
+    async fn send(&mut self, record: &Record) -> Result<(), Failure> {
+        let message = match Upbound::decode(&record.body) {
+            Ok(message) => message,
+            Err(error) => {
+                let reason = match error {
+                    DecodeError::Version(_) => "written by a newer version",
+                    DecodeError::Body(_) | DecodeError::Empty => "can't be decoded",
+                };
+                self.quarantine(record, reason, None);
+                return Ok(());
+            }
+        };
+        let mut packet = self.dialect.upward(record, message);
+        packet.retain &= self.welcome.retains;
+        if let Err(error) = packet.check(self.dialect.v5(), self.welcome.maximum_packet) {
+            let reason = match error {
+                Unsendable::Topic => "no valid topic",
+                Unsendable::Property => "no valid MQTT property",
+                Unsendable::Size => "larger than the upstream's maximum packet size",
+            };
+            self.quarantine(record, reason, Some(&packet.topic));
+            return Ok(());
+        }
+        let weight = packet.weight();
+        // Gone: the driver knows why.
+        let sent = self.client.publish(packet).await;
+        let notice = sent.map_err(|_| Failure::Lost("the client has ended".to_owned()))?;
+        if self.flight.is_empty() {
+            self.progress = Instant::now();
+        }
+        self.flight.start(record.id, weight, notice);
+        self.counters.published();
+        Ok(())
+    }
+
+    fn quarantine(&mut self, record: &Record, reason: &'static str, topic: Option<&str>) {
+        self.settler.quarantine(record.id, reason);
+        self.count_quarantine(reason, || {
+            tracing::error!(reason, device = %record.header.device, topic, "a message can't be sent, it is put aside");
+        });
+    }
+
+    /// One line per reason and connection; `quarantined` counts the rest.
+    fn count_quarantine(&mut self, reason: &'static str, log: impl FnOnce()) {
+        self.counters.quarantined();
+        if !self.logged.contains(&reason) {
+            self.logged.push(reason);
+            log();
+        }
+    }
+
+    fn landed(&mut self, landed: &[Landed]) -> Result<(), Failure> {
+        self.progress = Instant::now();
+        let mut accepted = 0;
+        for Landed { id, ack, .. } in landed {
+            match ack {
+                Ack::Accepted if self.broken => {}
+                Ack::Accepted => {
+                    accepted += 1;
+                    self.settler.accept(*id);
+                }
+                Ack::Busy(reason) => {
+                    self.counters.refused();
+                    self.broken = true;
+                    if !self.refusing {
+                        self.refusing = true;
+                        tracing::warn!(reason, "the upstream refuses messages for now, they will be sent again");
+                    }
+                }
+                Ack::Poison(_) if self.broken => {}
+                Ack::Poison(reason) => {
+                    self.settler.quarantine(*id, reason);
+                    self.count_quarantine(reason, || {
+                        tracing::error!(reason, record = %id, "the upstream refuses a message for good, it is put aside");
+                    });
+                }
+                Ack::Lost => self.broken = true,
+            }
+        }
+        if let Some(last) = landed.last().filter(|_| accepted > 0) {
+            self.counters.acknowledged(accepted, last.took);
+            if self.refusing && !self.broken {
+                self.refusing = false;
+                self.backoff.reset();
+                tracing::info!("the upstream takes messages again");
+            }
+        }
+        if landed.iter().any(|landed| landed.ack == Ack::Lost) {
+            return Err(Failure::Lost("a message has no answer".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// After a refusal, once nothing is on the wire: everything that is not settled goes again, in order, after a wait.
+    async fn drive_again(&mut self) -> Result<(), Failure> {
+        self.give_back().await?;
+        tokio::time::sleep(self.backoff.next_wait()).await;
+        self.broken = false;
+        Ok(())
+    }
+
+    async fn give_back(&mut self) -> Result<(), Failure> {
+        self.leasing = None;
+        self.backlog.clear();
+        let settled = self.settler.finish().await;
+        self.queue.rewind(CONSUMER);
+        settled.map_err(|error| Failure::Queue(error.to_string()))
+    }
+
+    /// After the connection: settles what was acknowledged on it, and gives the rest back to the queue. The wire must
+    /// be gone, so that every message has its answer or will never have one.
+    pub async fn conclude(mut self) -> Result<(), Failure> {
+        while !self.flight.is_empty() {
+            let landed = self.flight.land(LEASE_MESSAGES).await;
+            // That some are lost is why we are here.
+            let _known = self.landed(&landed);
+        }
+        self.counters.in_flight(0);
+        self.give_back().await
+    }
+}
+
+/// Whatever lane has something, the most urgent first.
+fn lease(queue: Queue) -> Leasing {
+    Box::pin(async move {
+        tokio::select! {
+            biased;
+            records = queue.lease(CONSUMER, Lane::Priority, LEASE_MESSAGES, LEASE_BYTES) => records,
+            records = queue.lease(CONSUMER, Lane::Live, LEASE_MESSAGES, LEASE_BYTES) => records,
+            records = queue.lease(CONSUMER, Lane::History, LEASE_MESSAGES, LEASE_BYTES) => records,
+        }
+    })
+}

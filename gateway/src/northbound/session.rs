@@ -1,0 +1,287 @@
+//! The life of the upstream connection: connect, serve, lose, wait, again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fieldgate_store::Queue;
+use fieldgate_types::{Backoff, Clock, DeviceId};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Downlink;
+use super::config::UpstreamConfig;
+use super::dial::dial;
+use super::dialect::Dialect;
+use super::failure::{Failure, Who};
+use super::packet::Packet;
+use super::publisher::{Parts, Publisher};
+use super::status::{Board, UpstreamState};
+use super::subscriber::Subscriber;
+use super::transport::{Ack, CONNECT_TIME, Driver, Hello, Transport, Welcome};
+
+/// Our name at the queue.
+pub(super) const CONSUMER: &str = "upstream";
+/// The shortest wait between two tries (DESIGN section 3).
+const RETRY_MIN: Duration = Duration::from_millis(250);
+/// At a stop: for the PUBACK of the last state, and again for the DISCONNECT.
+const FAREWELL_TIME: Duration = Duration::from_secs(1);
+
+/// Everything that outlives a connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub config: UpstreamConfig,
+    pub gateway: DeviceId,
+    pub dialect: Dialect,
+    pub queue: Queue,
+    pub commands: mpsc::Sender<Downlink>,
+    pub replay_rate: Option<u32>,
+    pub clock: Arc<dyn Clock>,
+    pub stop: CancellationToken,
+    pub drain: Duration,
+    pub board: Board,
+}
+
+/// A connection whose birth was acknowledged.
+struct Connection<T> {
+    client: T,
+    welcome: Welcome,
+    driver: Running,
+    arrivals: mpsc::Receiver<super::transport::Arrival>,
+}
+
+/// The driver's task; ends with its owner.
+struct Running(Option<JoinHandle<Failure>>);
+
+impl Running {
+    /// Why it ended. For ever pending once that was told. Cancel-safe.
+    async fn ended(&mut self) -> Failure {
+        let Some(task) = &mut self.0 else { return std::future::pending().await };
+        let result = task.await;
+        self.0 = None;
+        result.unwrap_or_else(|error| Failure::Lost(format!("the driver has ended: {error}")))
+    }
+
+    /// Ends it and waits until its socket is closed: there is one upstream connection at any time.
+    async fn end(mut self) {
+        if let Some(task) = self.0.take() {
+            task.abort();
+            // Cancelled, as asked, or just ended by itself.
+            let _ended = task.await.is_ok();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
+impl Session {
+    /// Until stopped.
+    pub async fn run<T: Transport>(self) {
+        let mut backoff = Backoff::new(RETRY_MIN, self.config.retry_max);
+        let mut said = None;
+        while !self.stop.is_cancelled() {
+            self.board.post(UpstreamState::Connecting, self.clock.now(), None);
+            let connection = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                connection = self.connect::<T>() => connection,
+            };
+            let served = match connection {
+                Ok(connection) => {
+                    backoff.reset();
+                    said = None;
+                    self.serve(connection).await
+                }
+                Err(failure) => Err(failure),
+            };
+            let Err(failure) = served else { break };
+            let wait = if failure.lasting() { self.config.retry_max } else { backoff.next_wait() };
+            self.down(&failure, wait, &mut said);
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.board.post(UpstreamState::Stopped, self.clock.now(), None);
+    }
+
+    /// One line when the reason is a new one; the same again is in the status.
+    fn down(&self, failure: &Failure, wait: Duration, said: &mut Option<String>) {
+        let why = failure.to_string();
+        if said.as_ref() != Some(&why) {
+            tracing::warn!(host = self.config.host, reason = why, retry_in = ?wait, "the upstream is not connected");
+            *said = Some(why.clone());
+        }
+        self.board.post(UpstreamState::Down, self.clock.now(), Some(why));
+    }
+
+    /// Dials, greets, subscribes, and announces the gateway.
+    async fn connect<T: Transport>(&self) -> Result<Connection<T>, Failure> {
+        let greet = async {
+            let hello = self.hello().await?;
+            let stream = dial(&self.config).await?;
+            T::connect(&hello, stream).await
+        };
+        let (client, wire, welcome) = within("CONNECT", greet).await?;
+        // Bounded by what the upstream may send before the first PUBACK (v5 Receive Maximum). 3.1.1 has no such limit:
+        // a command that finds it full stays unacknowledged and comes again with the next session.
+        let (arrived, arrivals) = mpsc::channel(128);
+        let driver = Driver {
+            wire,
+            arrivals: arrived,
+            keep_alive: welcome.keep_alive,
+            counters: Arc::clone(&self.board.counters),
+        };
+        let mut driver = Running(Some(tokio::spawn(driver.run())));
+        let birth = self.dialect.state(true, Some(self.clock.now()), None);
+        let introduce = async {
+            within("SUBSCRIBE", client.subscribe(self.dialect.filter())).await?;
+            within("the birth message", announce(&client, birth, &welcome)).await
+        };
+        // The driver's word first: it knows why the others have no answer.
+        let introduced = tokio::select! {
+            biased;
+            failure = driver.ended() => Err(failure),
+            introduced = introduce => introduced,
+        };
+        if let Err(failure) = introduced {
+            driver.end().await;
+            return Err(failure);
+        }
+        Ok(Connection { client, welcome, driver, arrivals })
+    }
+
+    async fn hello(&self) -> Result<Hello, Failure> {
+        let config = &self.config;
+        let login = match &config.login {
+            Some(login) => {
+                let path = login.password_file.clone();
+                let read = tokio::fs::read(&path).await;
+                let password = read.map_err(|source| Failure::File { key: "password_file", path, source })?;
+                Some((login.username.clone(), first_line(password)))
+            }
+            None => None,
+        };
+        let who = Who {
+            client_id: config.client_id.clone().unwrap_or_else(|| self.gateway.to_string()),
+            login: config.login.as_ref().map(|login| (login.username.clone(), login.password_file.clone())),
+            certificate: config.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(|(cert, _)| cert.clone()),
+        };
+        Ok(Hello {
+            host: config.host.clone(),
+            who,
+            login,
+            keep_alive: config.keep_alive,
+            window: config.window,
+            // When it is published nobody of us is there to say since when.
+            will: self.dialect.state(false, None, Some("connection lost")),
+        })
+    }
+
+    /// Until the connection fails (the reason) or the stop is complete.
+    async fn serve<T: Transport>(&self, connection: Connection<T>) -> Result<(), Failure> {
+        let Connection { client, welcome, mut driver, arrivals } = connection;
+        self.board.post(UpstreamState::Up, self.clock.now(), None);
+        tracing::info!(
+            host = self.config.host,
+            port = self.config.port,
+            window = self.config.window.min(welcome.receive_maximum),
+            "the upstream is connected"
+        );
+        let counters = Arc::clone(&self.board.counters);
+        let subscriber = Subscriber::new(
+            client.clone(),
+            self.dialect.clone(),
+            Arc::clone(&counters),
+            arrivals,
+            self.commands.clone(),
+        );
+        let mut publisher = Publisher::new(Parts {
+            client: client.clone(),
+            queue: self.queue.clone(),
+            dialect: self.dialect.clone(),
+            counters,
+            welcome: welcome.clone(),
+            window: self.config.window,
+            replay_rate: self.replay_rate,
+            retry_max: self.config.retry_max,
+        });
+        let drain = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(self.drain).await;
+        };
+        let commands = async {
+            subscriber.run().await;
+            std::future::pending::<()>().await;
+        };
+        let mut ended = tokio::select! {
+            biased;
+            failure = driver.ended() => Err(failure),
+            result = publisher.run(&self.stop) => result,
+            () = drain => Ok(()),
+            () = commands => Ok(()),
+        };
+        match &ended {
+            Ok(()) => self.farewell(&client, &welcome, &mut driver).await,
+            // The publisher has only noticed; the driver knows why.
+            Err(Failure::Lost(_)) => {
+                if let Ok(why) = tokio::time::timeout(FAREWELL_TIME, driver.ended()).await {
+                    ended = Err(why);
+                }
+            }
+            Err(_) => {}
+        }
+        driver.end().await;
+        let concluded = publisher.conclude().await;
+        ended.and(concluded)
+    }
+
+    /// The last state, then DISCONNECT, so that the Will is not needed.
+    async fn farewell<T: Transport>(&self, client: &T, welcome: &Welcome, driver: &mut Running) {
+        let state = self.dialect.state(false, Some(self.clock.now()), Some("stopped"));
+        let told = tokio::time::timeout(FAREWELL_TIME, announce(client, state, welcome)).await;
+        if !matches!(told, Ok(Ok(()))) {
+            tracing::warn!("the upstream did not acknowledge the last state");
+        }
+        if client.disconnect().await.is_ok() && tokio::time::timeout(FAREWELL_TIME, driver.ended()).await.is_err() {
+            tracing::warn!("the upstream did not take the DISCONNECT in time");
+        }
+        tracing::info!(host = self.config.host, "the upstream is disconnected");
+    }
+}
+
+/// `work`, with the time limit of a step.
+async fn within<R>(to: &'static str, work: impl Future<Output = Result<R, Failure>>) -> Result<R, Failure> {
+    let limited = tokio::time::timeout(CONNECT_TIME, work).await;
+    limited.unwrap_or(Err(Failure::Timeout { to, within: CONNECT_TIME }))
+}
+
+async fn announce<T: Transport>(client: &T, mut state: Packet, welcome: &Welcome) -> Result<(), Failure> {
+    state.retain &= welcome.retains;
+    let topic = state.topic.clone();
+    let refused = |reason: &str| Err(Failure::Lost(format!("the state on `{topic}` was refused: {reason}")));
+    match client.publish(state).await {
+        Ok(notice) => match T::outcome(notice).await {
+            Ack::Accepted => Ok(()),
+            Ack::Busy(reason) | Ack::Poison(reason) => refused(reason),
+            Ack::Lost => refused("no answer"),
+        },
+        Err(_) => refused("the client has ended"),
+    }
+}
+
+fn first_line(password: Vec<u8>) -> Bytes {
+    let mut line = password;
+    if let Some(end) = line.iter().position(|byte| matches!(byte, b'\n' | b'\r')) {
+        line.truncate(end);
+    }
+    line.into()
+}

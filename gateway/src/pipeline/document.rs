@@ -1,0 +1,147 @@
+//! Samples as field telemetry documents (DESIGN section 5):
+//! `{"ts":ms,"values":{"name":v},"errors":{"name":"BadNoCommunication"}}`, or an array of such objects, one per
+//! source time. A time stamp taken before the clock was ever right is marked with `"clock":"unset"`.
+
+use std::collections::BTreeMap;
+
+use fieldgate_protocol::{Quality, Sample, Value};
+use fieldgate_types::UnixMillis;
+use serde_json::{Map, Value as Json, json};
+
+/// Documents are split at this size: each stays below it unless one value alone is larger.
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// One object of a document while it grows.
+#[derive(Default)]
+struct Moment {
+    values: Map<String, Json>,
+    errors: Map<String, Json>,
+}
+
+/// The documents for `samples`, in order of source time; usually one. Empty for no samples.
+pub fn documents(samples: &[Sample], clock_plausible: bool) -> Vec<Vec<u8>> {
+    let mut documents = Vec::new();
+    let mut open: BTreeMap<UnixMillis, Moment> = BTreeMap::new();
+    let mut size = 0;
+    let mut ordered: Vec<&Sample> = samples.iter().collect();
+    ordered.sort_by_key(|sample| sample.time());
+    for sample in ordered {
+        let name = sample.point.as_str();
+        let entry = entry(sample);
+        let text = match &entry {
+            Ok(value) => value.to_string(),
+            Err(quality) => quality.to_string(),
+        };
+        // Quotes, colon, comma, and the object around it where the time is a new one.
+        let adds = name.len() + text.len() + 8 + if open.contains_key(&sample.time()) { 0 } else { 72 };
+        // A second value of the same point with the same time belongs into a document of its own.
+        let taken =
+            open.get(&sample.time()).is_some_and(|m| m.values.contains_key(name) || m.errors.contains_key(name));
+        if !open.is_empty() && (size + adds > MAX_BYTES || taken) {
+            documents.push(close(std::mem::take(&mut open), clock_plausible));
+            size = 0;
+        }
+        size += adds;
+        let moment = open.entry(sample.time()).or_default();
+        match entry {
+            Ok(value) => moment.values.insert(name.to_owned(), value),
+            Err(quality) => moment.errors.insert(name.to_owned(), Json::from(quality.as_str())),
+        };
+    }
+    if !open.is_empty() {
+        documents.push(close(open, clock_plausible));
+    }
+    documents
+}
+
+/// The value of a usable sample, or the quality that says why there is none.
+fn entry(sample: &Sample) -> Result<Json, Quality> {
+    if !sample.quality.usable() {
+        return Err(sample.quality.clone());
+    }
+    let json = sample.value.as_ref().map(Value::to_json);
+    match json {
+        Some(Some(json)) => Ok(json),
+        // NaN and infinities.
+        Some(None) => Err(Quality::BAD_OUT_OF_RANGE),
+        None => Err(Quality::BAD_WAITING_FOR_INITIAL_DATA),
+    }
+}
+
+fn close(moments: BTreeMap<UnixMillis, Moment>, clock_plausible: bool) -> Vec<u8> {
+    let mut objects: Vec<Json> = Vec::new();
+    for (ts, moment) in moments {
+        let mut object = json!({ "ts": ts, "values": moment.values });
+        if let Some(fields) = object.as_object_mut() {
+            if !moment.errors.is_empty() {
+                fields.insert("errors".to_owned(), Json::Object(moment.errors));
+            }
+            if !clock_plausible {
+                fields.insert("clock".to_owned(), Json::from("unset"));
+            }
+        }
+        objects.push(object);
+    }
+    let document = if objects.len() == 1 { objects.remove(0) } else { Json::Array(objects) };
+    document.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldgate_protocol::PointName;
+
+    use super::*;
+
+    fn sample(name: &str, value: Value, source: u64) -> Sample {
+        Sample {
+            point: PointName::new(name).unwrap(),
+            value: Some(value),
+            quality: Quality::GOOD,
+            source_time: Some(UnixMillis(source)),
+            received: UnixMillis(99),
+        }
+    }
+
+    fn parsed(samples: &[Sample]) -> Vec<Json> {
+        documents(samples, true).iter().map(|bytes| serde_json::from_slice(bytes).unwrap()).collect()
+    }
+
+    #[test]
+    fn writes_values_and_errors() {
+        let bad = Sample::bad(PointName::new("b").unwrap(), Quality::BAD_NO_COMMUNICATION, UnixMillis(5));
+        let samples = [sample("a", Value::Float(1.5), 5), bad, sample("c", Value::Float(f64::NAN), 5)];
+        assert_eq!(
+            parsed(&samples),
+            [json!({"ts":5,"values":{"a":1.5},"errors":{"b":"BadNoCommunication","c":"BadOutOfRange"}})]
+        );
+    }
+
+    #[test]
+    fn one_object_per_source_time_in_order() {
+        let samples = [sample("a", Value::Int(2), 7), sample("a", Value::Int(1), 6), sample("b", Value::Int(3), 7)];
+        assert_eq!(parsed(&samples), [json!([{"ts":6,"values":{"a":1}},{"ts":7,"values":{"a":2,"b":3}}])]);
+        assert_eq!(documents(&[], true), Vec::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn two_readings_of_one_moment_are_both_kept() {
+        let samples = [sample("a", Value::Int(1), 7), sample("a", Value::Int(2), 7)];
+        assert_eq!(parsed(&samples), [json!({"ts":7,"values":{"a":1}}), json!({"ts":7,"values":{"a":2}})]);
+    }
+
+    #[test]
+    fn splits_large_documents() {
+        let text = "x".repeat(1000);
+        let samples: Vec<Sample> = (0..200).map(|n| sample(&format!("p{n}"), Value::Text(text.clone()), 1)).collect();
+        let documents = documents(&samples, true);
+        assert!(documents.len() >= 4 && documents.iter().all(|d| d.len() <= MAX_BYTES), "{}", documents.len());
+        let values: usize = parsed(&samples).iter().map(|d| d["values"].as_object().unwrap().len()).sum();
+        assert_eq!(values, 200);
+    }
+
+    #[test]
+    fn marks_a_clock_that_was_never_right() {
+        let documents = documents(&[sample("a", Value::Bool(true), 1)], false);
+        assert_eq!(serde_json::from_slice::<Json>(&documents[0]).unwrap()["clock"], "unset");
+    }
+}

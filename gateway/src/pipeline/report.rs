@@ -1,0 +1,214 @@
+//! Report by exception: which samples of a field device are worth a message (DESIGN section 5).
+//!
+//! One rule for every protocol. A point is reported when its value (beyond its deadband) or quality changes,
+//! and at least every heartbeat; `report = "always"` sends each reading. After a start or reconnect the first
+//! report holds every point: it waits until each has a sample, at most [`FIRST_WAIT`].
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use fieldgate_protocol::{Deadband, FieldDevice, Point, PointName, Quality, Sample, Value};
+use fieldgate_types::UnixMillis;
+
+/// How long the first report waits for points that have no sample yet.
+pub const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// Decides for one field device. `now` is running time, which never steps.
+#[derive(Debug)]
+pub struct Reporter {
+    points: HashMap<PointName, Tracked>,
+    /// Until every point has a sample or this moment has come, nothing is reported.
+    first: Option<First>,
+}
+
+#[derive(Debug)]
+struct First {
+    until: Duration,
+    samples: HashMap<PointName, Sample>,
+}
+
+#[derive(Debug)]
+struct Tracked {
+    point: Point,
+    last: Option<Last>,
+}
+
+#[derive(Debug)]
+struct Last {
+    value: Option<Value>,
+    quality: Quality,
+    at: Duration,
+}
+
+impl Reporter {
+    /// For `device`, which has not been heard of.
+    pub fn new(device: &FieldDevice) -> Self {
+        let tracked = |point: &Point| (point.name.clone(), Tracked { point: point.clone(), last: None });
+        Self { points: device.points.iter().map(tracked).collect(), first: None }
+    }
+
+    /// The device answers (again): the next report holds every point.
+    pub fn online(&mut self, now: Duration) {
+        self.first = Some(First { until: now + FIRST_WAIT, samples: HashMap::new() });
+        for tracked in self.points.values_mut() {
+            tracked.last = None;
+        }
+    }
+
+    /// The device is gone: a bad sample for each point that was not bad for this reason already.
+    pub fn offline(&mut self, quality: &Quality, at: UnixMillis, now: Duration) -> Vec<Sample> {
+        self.first = None;
+        let samples = self.points.keys().map(|name| Sample::bad(name.clone(), quality.clone(), at)).collect();
+        self.pass(samples, now)
+    }
+
+    /// When [`Reporter::due`] wants to be asked, if it does.
+    pub fn wakes_at(&self) -> Option<Duration> {
+        self.first.as_ref().map(|first| first.until)
+    }
+
+    /// What is to be reported because time has passed: the first report, with what there is.
+    pub fn due(&mut self, at: UnixMillis, now: Duration) -> Vec<Sample> {
+        if self.first.as_ref().is_none_or(|first| now < first.until) {
+            return Vec::new();
+        }
+        self.finish_first(at, now)
+    }
+
+    /// What of `samples` is to be reported.
+    pub fn samples(&mut self, samples: Vec<Sample>, at: UnixMillis, now: Duration) -> Vec<Sample> {
+        let Some(first) = &mut self.first else { return self.pass(samples, now) };
+        let samples = samples.into_iter().filter(|sample| self.points.contains_key(&sample.point));
+        first.samples.extend(samples.map(|sample| (sample.point.clone(), sample)));
+        if first.samples.len() < self.points.len() && now < first.until {
+            return Vec::new();
+        }
+        self.finish_first(at, now)
+    }
+
+    fn finish_first(&mut self, at: UnixMillis, now: Duration) -> Vec<Sample> {
+        let mut known = self.first.take().map(|first| first.samples).unwrap_or_default();
+        let missing = |name: &PointName| Sample::bad(name.clone(), Quality::BAD_WAITING_FOR_INITIAL_DATA, at);
+        let all = self.points.keys().map(|name| known.remove(name).unwrap_or_else(|| missing(name))).collect();
+        self.pass(all, now)
+    }
+
+    fn pass(&mut self, samples: Vec<Sample>, now: Duration) -> Vec<Sample> {
+        let mut reported = Vec::new();
+        for sample in samples {
+            let Some(tracked) = self.points.get_mut(&sample.point) else { continue };
+            if tracked.wants(&sample, now) {
+                tracked.last = Some(Last { value: sample.value.clone(), quality: sample.quality.clone(), at: now });
+                reported.push(sample);
+            }
+        }
+        reported
+    }
+}
+
+impl Tracked {
+    fn wants(&self, sample: &Sample, now: Duration) -> bool {
+        let Some(last) = &self.last else { return true };
+        let report = &self.point.report;
+        report.always
+            || last.quality != sample.quality
+            || now.saturating_sub(last.at) >= report.heartbeat
+            || moved(last.value.as_ref(), sample.value.as_ref(), report.deadband)
+    }
+}
+
+/// Whether a value differs from the last reported one by more than the deadband.
+fn moved(last: Option<&Value>, value: Option<&Value>, deadband: Option<Deadband>) -> bool {
+    let numbers = last.and_then(Value::as_f64).zip(value.and_then(Value::as_f64));
+    match (deadband, numbers) {
+        (Some(band), Some((last, value))) if last.is_finite() && value.is_finite() => {
+            let allowed = match band {
+                Deadband::Absolute(by) => by,
+                Deadband::Percent(share) => last.abs() * share / 100.0,
+            };
+            (value - last).abs() > allowed
+        }
+        // Two NaNs are the same bad reading; comparing them as floats would report each.
+        (_, Some((last, value))) if last.is_nan() && value.is_nan() => false,
+        _ => last != value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldgate_protocol::{Access, Report};
+    use fieldgate_types::DeviceId;
+
+    use super::*;
+
+    const AT: UnixMillis = UnixMillis(1);
+
+    fn reporter(report: Report, names: &[&str]) -> Reporter {
+        let point = |name: &&str| Point {
+            name: PointName::new(name).unwrap(),
+            unit: None,
+            access: Access::Read,
+            range: None,
+            report,
+        };
+        let device = FieldDevice { id: DeviceId::new("d").unwrap(), points: names.iter().map(point).collect() };
+        Reporter::new(&device)
+    }
+
+    fn sample(name: &str, value: f64) -> Sample {
+        let value = Some(Value::Float(value));
+        Sample { value, quality: Quality::GOOD, ..Sample::bad(PointName::new(name).unwrap(), Quality::GOOD, AT) }
+    }
+
+    fn count(reporter: &mut Reporter, value: f64, seconds: u64) -> usize {
+        reporter.samples(vec![sample("a", value)], AT, Duration::from_secs(seconds)).len()
+    }
+
+    #[test]
+    fn reports_changes_and_heartbeats_alone() {
+        let mut reporter = reporter(Report::default(), &["a"]);
+        assert_eq!(count(&mut reporter, 1.0, 0), 1);
+        assert_eq!(count(&mut reporter, 1.0, 1), 0);
+        assert_eq!(count(&mut reporter, 1.5, 2), 1);
+        assert_eq!(count(&mut reporter, 1.5, 61), 0);
+        assert_eq!(count(&mut reporter, 1.5, 62), 1);
+        assert_eq!(count(&mut reporter, f64::NAN, 63), 1);
+        assert_eq!(count(&mut reporter, f64::NAN, 64), 0);
+    }
+
+    #[test]
+    fn a_slow_drift_leaves_the_deadband_in_the_end() {
+        let band = Report { deadband: Some(Deadband::Absolute(0.5)), ..Report::default() };
+        let mut reporter = reporter(band, &["a"]);
+        assert_eq!(count(&mut reporter, 10.0, 0), 1);
+        assert_eq!(count(&mut reporter, 10.3, 1), 0);
+        assert_eq!(count(&mut reporter, 10.5, 2), 0);
+        assert_eq!(count(&mut reporter, 10.6, 3), 1);
+        assert_eq!(count(&mut reporter, 10.2, 4), 0);
+    }
+
+    #[test]
+    fn the_first_report_holds_every_point() {
+        let mut reporter = reporter(Report::default(), &["a", "b"]);
+        reporter.online(Duration::ZERO);
+        assert_eq!(count(&mut reporter, 1.0, 0), 0);
+        assert_eq!(reporter.samples(vec![sample("b", 2.0)], AT, Duration::from_secs(1)).len(), 2);
+
+        reporter.online(Duration::from_secs(10));
+        assert_eq!(count(&mut reporter, 1.0, 10), 0);
+        assert_eq!(reporter.due(AT, Duration::from_secs(11)).len(), 0);
+        let late = reporter.due(AT, Duration::from_secs(12));
+        let waiting: Vec<_> = late.iter().filter(|s| s.quality == Quality::BAD_WAITING_FOR_INITIAL_DATA).collect();
+        assert_eq!((late.len(), waiting.len()), (2, 1));
+    }
+
+    #[test]
+    fn going_offline_is_reported_once() {
+        let mut reporter = reporter(Report::default(), &["a", "b"]);
+        reporter.samples(vec![sample("a", 1.0), sample("b", 1.0)], AT, Duration::ZERO);
+        let gone = Quality::BAD_NO_COMMUNICATION;
+        assert_eq!(reporter.offline(&gone, AT, Duration::from_secs(1)).len(), 2);
+        assert_eq!(reporter.offline(&gone, AT, Duration::from_secs(2)).len(), 0);
+        assert_eq!(count(&mut reporter, 1.0, 3), 1);
+    }
+}

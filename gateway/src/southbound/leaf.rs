@@ -1,0 +1,290 @@
+//! The broker's gate: who a leaf is, what it may, and its messages on their way into the store.
+//!
+//! A publish that goes upstream, is retained, or must be remembered by a session becomes one [`Batch`]; the broker
+//! acknowledges it when that is committed. What needs no disk is acknowledged by the broker alone.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use fieldgate_broker::{CommitError, Decision, DisconnectReason, Durable, Event, Gate, Identity, Message, Refusal};
+use fieldgate_certs::Role;
+use fieldgate_store::{Append, Batch, Queue};
+use fieldgate_types::{Clock, DeviceId};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use rustls_pki_types::CertificateDer;
+
+use super::presence::Presence;
+use super::sessions::{add_changes, commit_error};
+use crate::audit::{self, Audit};
+use crate::command::book::{Answer, Book};
+use crate::command::{Router, outcome};
+use crate::identity::{Authority, Rights};
+use crate::pipeline::record::{Destination, Upbound};
+use crate::pipeline::route;
+use crate::pipeline::topic::LocalTopic;
+
+/// How often leaves were refused something, by a closed set of words.
+#[derive(Debug, Default)]
+pub struct LeafCounters(Mutex<BTreeMap<&'static str, u64>>);
+
+impl LeafCounters {
+    fn add(&self, word: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(word).or_default() += 1;
+    }
+
+    /// All words and their counts.
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(word, count)| (*word, *count)).collect()
+    }
+
+    /// All refusals together.
+    pub fn refused(&self) -> u64 {
+        self.snapshot().iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// The gate. Look-ups are from memory; commits go to the queue.
+pub struct LeafGate {
+    authority: Arc<Authority>,
+    rights: Rights,
+    queue: Queue,
+    book: Arc<Book>,
+    presence: Arc<Presence>,
+    audit: Audit,
+    clock: Arc<dyn Clock>,
+    upstream: bool,
+    counters: Arc<LeafCounters>,
+    /// Set once the router exists, which needs the broker, which needs this.
+    router: OnceLock<Router>,
+}
+
+impl LeafGate {
+    /// Asks these. `upstream` is whether there is one: a local-only gateway stores nothing for it.
+    #[allow(clippy::too_many_arguments)] // Each is a part of the gateway that the gate asks; app.rs shows them.
+    pub fn new(
+        authority: Arc<Authority>,
+        rights: Rights,
+        queue: Queue,
+        book: Arc<Book>,
+        presence: Arc<Presence>,
+        audit: Audit,
+        clock: Arc<dyn Clock>,
+        upstream: bool,
+    ) -> Self {
+        let (counters, router) = (Arc::default(), OnceLock::new());
+        Self { authority, rights, queue, book, presence, audit, clock, upstream, counters, router }
+    }
+
+    /// Commands that local programs publish for field devices go there.
+    pub fn route_commands(&self, router: Router) {
+        if self.router.set(router).is_err() {
+            tracing::error!("commands were routed before");
+        }
+    }
+
+    /// What leaves were refused.
+    pub fn counters(&self) -> Arc<LeafCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// The record for a message that goes upstream.
+    fn append(&self, who: &Identity, message: &Message) -> Result<Option<Append>, CommitError> {
+        let Some(up) = route::upward(&message.topic).filter(|_| self.upstream) else { return Ok(None) };
+        let properties = message.properties();
+        let record = Upbound {
+            destination: Destination::Local(message.topic.to_string()),
+            payload: message.payload.to_vec(),
+            retain: up.retain,
+            content_type: properties.content_type.as_deref().map(str::to_owned),
+            utf8: properties.utf8_payload == Some(true),
+            correlation: properties.correlation_data.as_deref().map(<[u8]>::to_vec),
+            user: properties.user.clone(),
+            identity: Some(who.fingerprint.clone().unwrap_or_else(|| "user".to_owned())),
+        };
+        let body = record.encode().map_err(|error| CommitError::Failed(error.to_string()))?;
+        let expires = properties.message_expiry.map(|expiry| message.received.plus(expiry));
+        Ok(Some(Append { device: up.device, lane: up.lane, time: message.received, expires, body }))
+    }
+}
+
+impl Gate for LeafGate {
+    fn identify(&self, chain: &[CertificateDer<'_>], _peer: SocketAddr) -> Result<Identity, Refusal> {
+        let authority = &self.authority;
+        let peer = authority.ca.identify(chain, &*authority.registry, self.clock.now()).map_err(|refused| {
+            self.counters.add(refused.label());
+            Refusal::new(refused.to_string())
+        })?;
+        Ok(Identity {
+            id: peer.id.as_str().into(),
+            role: broker_role(peer.role),
+            fingerprint: Some(peer.fingerprint.to_string()),
+            not_after: Some(peer.not_after),
+        })
+    }
+
+    fn still_valid(&self, who: &Identity) -> Result<(), Refusal> {
+        let entry = DeviceId::new(&who.id).ok().and_then(|id| self.authority.registry.device(&id));
+        match entry {
+            Some(entry) if entry.revoked.is_none() => Ok(()),
+            Some(_) => {
+                self.counters.add("revoked");
+                Err(Refusal::new(format!("`{}` is revoked", who.id)))
+            }
+            None => {
+                self.counters.add("unknown");
+                Err(Refusal::new(format!("`{}` is not known", who.id)))
+            }
+        }
+    }
+
+    fn may_publish(&self, who: &Identity, topic: &str) -> Decision {
+        decision(self.rights.may_publish(&who.id, role(who), topic))
+    }
+
+    fn may_subscribe(&self, who: &Identity, filter: &str) -> Decision {
+        decision(self.rights.may_subscribe(&who.id, role(who), filter))
+    }
+
+    fn may_receive(&self, who: &Identity, topic: &str) -> Decision {
+        decision(self.rights.may_receive(&who.id, role(who), topic))
+    }
+
+    fn commit(
+        &self,
+        who: &Identity,
+        message: &Message,
+        durable: &Durable<'_>,
+    ) -> Option<BoxFuture<'static, Result<(), CommitError>>> {
+        if let LocalTopic::Command { device, name, rid } = LocalTopic::parse(&message.topic)
+            && let Some(router) = self.router.get().filter(|router| router.is_field(&device))
+        {
+            router.local(device, name.to_owned(), rid.to_owned(), message.payload.clone());
+        }
+        let append = match self.append(who, message) {
+            Ok(append) => append,
+            Err(error) => return Some(async { Err(error) }.boxed()),
+        };
+        let mut batch = Batch { appends: append.into_iter().collect(), ..Batch::default() };
+        add_changes(&mut batch, durable.changes);
+        if let LocalTopic::Result { device, rid, .. } = LocalTopic::parse(&message.topic) {
+            return Some(self.answer(device, rid.to_owned(), message, batch));
+        }
+        if batch.appends.is_empty() && batch.puts.is_empty() && batch.deletes.is_empty() {
+            return None;
+        }
+        Some(commit(self.queue.clone(), batch))
+    }
+
+    fn event(&self, event: Event) {
+        match event {
+            Event::Connected { who, peer, version, .. } => {
+                tracing::info!(device = %who.id, %peer, ?version, "leaf connected");
+                self.presence_of(&who, |id, now| self.presence.online(id, "mqtt", now));
+            }
+            // A newer connection of the same device is there: it is not offline.
+            Event::Disconnected { reason: DisconnectReason::TakenOver, .. } => {}
+            Event::Disconnected { who, reason, .. } => {
+                tracing::info!(device = %who.id, reason = reason.word(), "leaf disconnected");
+                self.presence_of(&who, |id, now| self.presence.offline(id, "mqtt", reason.word().to_owned(), now));
+            }
+            Event::Refused { who, peer, words, .. } => {
+                self.counters.add("connect");
+                let device = who.map(|who| who.id.to_string());
+                self.audit.record(audit::Event::ConnectionRefused { device, peer: peer.to_string(), reason: words });
+            }
+            Event::SubscriptionRefused { who, filter, code } => {
+                self.counters.add("subscribe");
+                let reason = refusal_words(code).to_owned();
+                self.audit.record(audit::Event::SubscribeRefused { device: who.id.to_string(), filter, reason });
+            }
+            Event::PublishRefused { who, topic, code } => {
+                self.counters.add("publish");
+                let (device, topic) = (who.id.to_string(), topic.to_string());
+                self.audit.record(audit::Event::PublishRefused {
+                    device,
+                    topic,
+                    reason: refusal_words(code).to_owned(),
+                });
+            }
+            Event::TookOver { who, by, .. } => tracing::info!(device = %who.id, %by, "a newer connection took over"),
+            Event::WillFired { who, topic } => tracing::info!(device = %who.id, %topic, "will fired"),
+            // Counted by the broker; see its metrics.
+            Event::Dropped { id, reason, count } => {
+                tracing::warn!(device = %id, reason = reason.word(), count, "messages for a receiver were dropped");
+            }
+        }
+    }
+}
+
+impl LeafGate {
+    /// A leaf's answer to a command from upstream goes up as the one answer; to any other command as it is.
+    fn answer(
+        &self,
+        device: DeviceId,
+        rid: String,
+        message: &Message,
+        as_it_is: Batch,
+    ) -> BoxFuture<'static, Result<(), CommitError>> {
+        let (book, queue) = (Arc::clone(&self.book), self.queue.clone());
+        let outcome = outcome::decode(&message.payload);
+        async move {
+            let failed = |error: crate::command::BookError| CommitError::Failed(error.to_string());
+            match book.answer(&device, &rid, outcome).await.map_err(failed)? {
+                Answer::Given => Ok(()),
+                Answer::Late => {
+                    tracing::info!(%device, rid, "an answer came after the command was answered, and is dropped");
+                    Ok(())
+                }
+                Answer::Unknown => commit(queue, as_it_is).await,
+            }
+        }
+        .boxed()
+    }
+
+    fn presence_of(&self, who: &Identity, tell: impl FnOnce(DeviceId, fieldgate_types::UnixMillis)) {
+        // Programs come and go with several connections; only devices have a state.
+        if who.role == fieldgate_broker::Role::App {
+            return;
+        }
+        if let Ok(id) = DeviceId::new(&who.id) {
+            tell(id, self.clock.now());
+        }
+    }
+}
+
+fn commit(queue: Queue, batch: Batch) -> BoxFuture<'static, Result<(), CommitError>> {
+    async move { queue.commit(batch).await.map(drop).map_err(commit_error) }.boxed()
+}
+
+fn decision(allowed: bool) -> Decision {
+    if allowed { Decision::Allow } else { Decision::Deny }
+}
+
+fn role(who: &Identity) -> Role {
+    match who.role {
+        fieldgate_broker::Role::Device => Role::Device,
+        fieldgate_broker::Role::App => Role::App,
+        fieldgate_broker::Role::Gateway => Role::Gateway,
+    }
+}
+
+fn broker_role(role: Role) -> fieldgate_broker::Role {
+    match role {
+        Role::Device => fieldgate_broker::Role::Device,
+        Role::App => fieldgate_broker::Role::App,
+        Role::Gateway => fieldgate_broker::Role::Gateway,
+    }
+}
+
+/// Why, in words, by MQTT 5 reason code (MQTT 5 section 2.4).
+fn refusal_words(code: u8) -> &'static str {
+    match code {
+        0x87 => "no rule allows it; [[policy]] in the configuration would",
+        0x8f => "the filter is not valid",
+        0x90 => "the topic is not valid",
+        0x97 => "a limit is reached",
+        _ => "the request is not acceptable",
+    }
+}

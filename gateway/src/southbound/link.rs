@@ -1,0 +1,206 @@
+//! One link: its driver, restarted when it panics or returns, and the way of its samples into the store.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fieldgate_protocol::{
+    Command, Driver, FieldDevice, LinkInfo, Outcome, Quality, Sample, Status, Tasks, Update, Uplink,
+};
+use fieldgate_types::{Backoff, Clock, DeviceId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::drivers::MakeDriver;
+use super::outlet::{Document, Outlet};
+use super::presence::Presence;
+use crate::pipeline::report::Reporter;
+use crate::pipeline::{document, topic};
+
+/// A link that runs: what the rest of the gateway knows of it.
+#[derive(Debug, Clone)]
+pub struct LinkHandle {
+    /// What it is called in logs and `status`.
+    pub name: String,
+    /// `modbus`, `opcua`
+    pub protocol: &'static str,
+    /// Its devices.
+    pub devices: Vec<FieldDevice>,
+    /// Commands for them.
+    pub commands: mpsc::Sender<Command>,
+    /// How it is.
+    pub state: watch::Receiver<LinkInfo>,
+}
+
+/// The task of a link.
+pub struct Link {
+    make: MakeDriver,
+    protocol: &'static str,
+    name: String,
+    reporters: HashMap<DeviceId, Reporter>,
+    commands: mpsc::Receiver<Command>,
+    state: watch::Sender<LinkInfo>,
+    outlet: Outlet,
+    presence: Arc<Presence>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+}
+
+/// A driver in its own task, and the ways to and from it.
+struct Running {
+    task: JoinHandle<()>,
+    commands: mpsc::Sender<Command>,
+    updates: mpsc::Receiver<Update>,
+}
+
+/// What woke the link.
+enum Woke {
+    Update(Update),
+    Command(Command),
+    ReportDue,
+    DriverEnded,
+}
+
+impl Link {
+    /// A link for the driver that `make` makes; runs by [`Link::run`] until `stop` is cancelled.
+    pub fn new(
+        make: MakeDriver,
+        outlet: Outlet,
+        presence: Arc<Presence>,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) -> (Self, LinkHandle) {
+        let driver = make();
+        let devices = driver.devices();
+        // Full: the router answers `failed` at once, see FieldTarget.
+        let (sender, commands) = mpsc::channel(32);
+        let (state, watched) = watch::channel(LinkInfo::default());
+        let (protocol, name) = (driver.protocol(), driver.link());
+        let handle =
+            LinkHandle { name: name.clone(), protocol, devices: devices.clone(), commands: sender, state: watched };
+        let reporters = devices.iter().map(|device| (device.id.clone(), Reporter::new(device))).collect();
+        (Self { make, protocol, name, reporters, commands, state, outlet, presence, clock, stop }, handle)
+    }
+
+    /// Runs the driver, starting it again whenever it ends, and takes in what it reads.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::field_link();
+        loop {
+            let mut running = self.start_driver();
+            loop {
+                match self.next(&mut running).await {
+                    Woke::Update(update) => {
+                        backoff.reset();
+                        self.apply(update).await;
+                    }
+                    Woke::Command(command) => hand_over(&running.commands, command),
+                    Woke::ReportDue => self.report_due().await,
+                    Woke::DriverEnded => break,
+                }
+            }
+            if let Err(error) = running.task.await {
+                tracing::error!(link = self.name, %error, "the driver panicked");
+            }
+            let reason = if self.stop.is_cancelled() { "the gateway stopped" } else { "the driver ended" };
+            for device in self.reporters.keys().cloned().collect::<Vec<_>>() {
+                self.offline(device, reason.to_owned()).await;
+            }
+            if self.stop.is_cancelled() {
+                return;
+            }
+            let wait = backoff.next_wait();
+            tracing::warn!(link = self.name, wait_ms = wait.as_millis(), "the driver is started again");
+            if self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn start_driver(&self) -> Running {
+        let mut driver: Box<dyn Driver> = (self.make)();
+        // Full: the driver waits and polls less often, see `Uplink`.
+        let (uplink, updates) = mpsc::channel(16);
+        // Full: the command fails at once, see `hand_over`.
+        let (commands, receiver) = mpsc::channel(32);
+        let tasks = Tasks {
+            uplink: Uplink::new(uplink),
+            commands: receiver,
+            state: self.state.clone(),
+            clock: Arc::clone(&self.clock),
+            stop: self.stop.clone(),
+        };
+        let task = tokio::spawn(async move { driver.run(tasks).await });
+        Running { task, commands, updates }
+    }
+
+    async fn next(&mut self, running: &mut Running) -> Woke {
+        let now = self.clock.monotonic();
+        let due = self.reporters.values().filter_map(Reporter::wakes_at).min();
+        let wait = due.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
+        tokio::select! {
+            update = running.updates.recv() => update.map_or(Woke::DriverEnded, Woke::Update),
+            Some(command) = self.commands.recv() => Woke::Command(command),
+            () = tokio::time::sleep(wait) => Woke::ReportDue,
+        }
+    }
+
+    async fn apply(&mut self, update: Update) {
+        let now = self.clock.monotonic();
+        match update {
+            Update::Online { device } => {
+                if let Some(reporter) = self.reporters.get_mut(&device) {
+                    reporter.online(now);
+                    self.presence.online(device, self.protocol, self.clock.now());
+                }
+            }
+            Update::Offline { device, reason } => self.offline(device, reason).await,
+            Update::Samples { device, samples } => {
+                let Some(reporter) = self.reporters.get_mut(&device) else { return };
+                let samples = reporter.samples(samples, self.clock.now(), now);
+                self.send(&device, samples).await;
+            }
+        }
+    }
+
+    async fn offline(&mut self, device: DeviceId, reason: String) {
+        let Some(reporter) = self.reporters.get_mut(&device) else { return };
+        let at = self.clock.now();
+        let samples = reporter.offline(&Quality::BAD_NO_COMMUNICATION, at, self.clock.monotonic());
+        self.send(&device, samples).await;
+        self.presence.offline(device, self.protocol, reason, at);
+    }
+
+    async fn report_due(&mut self) {
+        let (at, now) = (self.clock.now(), self.clock.monotonic());
+        let due: Vec<(DeviceId, Vec<Sample>)> =
+            self.reporters.iter_mut().map(|(device, reporter)| (device.clone(), reporter.due(at, now))).collect();
+        for (device, samples) in due {
+            self.send(&device, samples).await;
+        }
+    }
+
+    async fn send(&self, device: &DeviceId, samples: Vec<Sample>) {
+        let topic = topic::telemetry(device, topic::POINTS);
+        let document = |payload| Document { device: device.clone(), topic: topic.clone(), payload, retain: false };
+        let documents: Vec<_> =
+            document::documents(&samples, self.clock.plausible()).into_iter().map(document).collect();
+        if documents.is_empty() {
+            return;
+        }
+        if let Err(error) = self.outlet.send(documents, Vec::new()).await {
+            tracing::error!(link = self.name, %device, %error, "readings could not be stored");
+        }
+    }
+}
+
+fn hand_over(driver: &mpsc::Sender<Command>, command: Command) {
+    if let Err(refused) = driver.try_send(command) {
+        let command = match refused {
+            mpsc::error::TrySendError::Full(command) | mpsc::error::TrySendError::Closed(command) => command,
+        };
+        let outcome = Outcome::not(Status::Failed, "the link is busy with other commands");
+        // Gone when the command has timed out meanwhile; it has its answer then.
+        let _heard = command.reply.send(outcome).is_ok();
+    }
+}

@@ -1,0 +1,17 @@
+//! Where messages come from: leaf devices through the broker, field devices through their drivers.
+//!
+//! - [`drivers`]: the one table of protocols.
+//! - [`link`]: one supervised task per link: its driver, its restarts, its samples on their way into the store.
+//! - [`leaf`]: the broker's `Gate`: who a leaf is, what it may, and its messages on their way into the store.
+//! - [`presence`]: which device is online, told locally and upstream.
+//! - [`outlet`]: the gateway's own messages into the store and to local subscribers.
+
+pub mod drivers;
+pub mod leaf;
+pub mod link;
+pub mod outlet;
+pub mod presence;
+pub mod sessions;
+
+pub use outlet::{Outlet, gateway_message};
+pub use presence::Presence;
