@@ -9,14 +9,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use opcua::crypto::SecurityPolicy;
 use opcua::server::address_space::{AccessLevel, VariableBuilder};
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
-use opcua::server::{ANONYMOUS_USER_TOKEN_ID, Server, ServerBuilder, ServerHandle, ServerUserToken};
+use opcua::server::{ANONYMOUS_USER_TOKEN_ID, Server, ServerBuilder, ServerUserToken};
 use opcua::types::{
     DataTypeId, DataValue, DateTime, MessageSecurityMode, NodeId, ObjectId, StatusCode, VariableTypeId, Variant,
 };
@@ -74,14 +74,45 @@ pub enum SimulatorError {
 #[derive(Debug, Clone)]
 struct Variable {
     value: Variant,
+    /// Set while the variable is to be seen as failed.
+    failed: bool,
+    changed: DateTime,
     writable: bool,
+}
+
+impl Variable {
+    fn new(value: Variant, writable: bool) -> Self {
+        Self { value, failed: false, changed: DateTime::now(), writable }
+    }
+
+    fn data(&self) -> DataValue {
+        let (value, status) = match self.failed {
+            true => (None, StatusCode::BadSensorFailure),
+            false => (Some(self.value.clone()), StatusCode::Good),
+        };
+        DataValue {
+            value,
+            status: Some(status),
+            source_timestamp: Some(self.changed),
+            server_timestamp: Some(DateTime::now()),
+            ..DataValue::default()
+        }
+    }
+}
+
+/// The variables, shared with the server, which asks for them when it samples. (Told of changes instead, it would
+/// forget those that come within a sampling interval of the one before.)
+type Variables = Arc<Mutex<BTreeMap<String, Variable>>>;
+
+fn locked(variables: &Mutex<BTreeMap<String, Variable>>) -> MutexGuard<'_, BTreeMap<String, Variable>> {
+    variables.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A simulated server.
 pub struct Simulator {
     address: SocketAddr,
     options: Options,
-    variables: Mutex<BTreeMap<String, Variable>>,
+    variables: Variables,
     running: Mutex<Option<Running>>,
 }
 
@@ -93,7 +124,6 @@ impl std::fmt::Debug for Simulator {
 
 /// The server of one start.
 struct Running {
-    handle: ServerHandle,
     manager: Arc<SimpleNodeManager>,
     namespace: u16,
     kill: oneshot::Sender<()>,
@@ -105,7 +135,7 @@ impl Simulator {
     /// `temperature` (Double), `pressure` (Float), `counter` (Int32), `running` (Boolean), and for clients to write
     /// `setpoint` (Double), `speed` (Int16) and `recipe` (String).
     pub fn start(listen: SocketAddr, options: Options) -> Result<Self, SimulatorError> {
-        let variable = |name: &str, value: Variant, writable| (name.to_owned(), Variable { value, writable });
+        let variable = |name: &str, value: Variant, writable| (name.to_owned(), Variable::new(value, writable));
         let variables = BTreeMap::from([
             variable("level", Variant::Double(50.0), false),
             variable("temperature", Variant::Double(20.0), false),
@@ -117,7 +147,7 @@ impl Simulator {
             variable("recipe", Variant::from("plain"), true),
         ]);
         let mut simulator =
-            Self { address: listen, options, variables: Mutex::new(variables), running: Mutex::new(None) };
+            Self { address: listen, options, variables: Arc::new(Mutex::new(variables)), running: Mutex::new(None) };
         let listener = bind(listen)?;
         simulator.address = listener.local_addr().map_err(|error| SimulatorError::Listen(listen, error))?;
         simulator.launch(listener)?;
@@ -138,13 +168,6 @@ impl Simulator {
     pub fn stop(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(running) = running else { return };
-        let mut variables = self.variables.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, variable) in variables.iter_mut() {
-            if let Some(value) = running.value(name) {
-                variable.value = value;
-            }
-        }
-        drop(variables);
         // Dropping the sender is the signal. A thread that panicked has said so.
         drop(running.kill);
         drop(running.thread.join());
@@ -161,30 +184,29 @@ impl Simulator {
     /// Sets a variable, in the type that it has.
     pub fn set(&self, name: &str, value: f64) -> Result<(), SimulatorError> {
         let unfit = || SimulatorError::Variable(name.to_owned());
-        let mut variables = self.variables.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut variables = locked(&self.variables);
         let variable = variables.get_mut(name).ok_or_else(unfit)?;
         let wanted = match &variable.value {
             Variant::Boolean(_) => fieldgate_protocol::Value::Bool(value != 0.0),
             _ => fieldgate_protocol::Value::Float(value),
         };
-        variable.value = crate::write::convert(&wanted, &variable.value, None, false).map_err(|_| unfit())?;
-        let data = DataValue::new_now(variable.value.clone());
-        self.publish(name, data)
+        let value = crate::write::convert(&wanted, &variable.value, None, false).map_err(|_| unfit())?;
+        *variable = Variable::new(value, variable.writable);
+        Ok(())
     }
 
     /// Makes the server report a variable as `BadSensorFailure`, until it is set again.
     pub fn fail(&self, name: &str) -> Result<(), SimulatorError> {
-        self.publish(name, DataValue::new_now_status(Variant::Empty, StatusCode::BadSensorFailure))
+        let mut variables = locked(&self.variables);
+        let variable = variables.get_mut(name).ok_or_else(|| SimulatorError::Variable(name.to_owned()))?;
+        variable.failed = true;
+        variable.changed = DateTime::now();
+        Ok(())
     }
 
     /// What a variable is now, also when a client has written it. `None` where it is no number.
     pub fn get(&self, name: &str) -> Option<f64> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let value = match running.as_ref() {
-            Some(running) => running.value(name)?,
-            None => self.variables.lock().unwrap_or_else(PoisonError::into_inner).get(name)?.value.clone(),
-        };
-        match value {
+        match locked(&self.variables).get(name)?.value {
             Variant::Double(value) => Some(value),
             Variant::Float(value) => Some(value.into()),
             Variant::Int32(value) => Some(value.into()),
@@ -196,7 +218,7 @@ impl Simulator {
 
     /// Takes a variable out of the address space.
     pub fn remove(&self, name: &str) {
-        self.variables.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        locked(&self.variables).remove(name);
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             running.manager.address_space().write().delete(&running.node(name), true);
         }
@@ -204,18 +226,11 @@ impl Simulator {
 
     /// Adds a variable of type Double that clients can't write.
     pub fn add(&self, name: &str, value: f64) {
-        let variable = Variable { value: Variant::Double(value), writable: false };
+        let variable = Variable::new(Variant::Double(value), false);
+        locked(&self.variables).insert(name.to_owned(), variable.clone());
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
-            running.insert(name, &variable);
+            running.insert(name, &variable, &self.variables);
         }
-        self.variables.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), variable);
-    }
-
-    fn publish(&self, name: &str, data: DataValue) -> Result<(), SimulatorError> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(running) = running.as_ref() else { return Ok(()) };
-        let set = running.manager.set_value(running.handle.subscriptions(), &running.node(name), None, data);
-        set.map_err(|_| SimulatorError::Variable(name.to_owned()))
     }
 
     fn launch(&self, listener: TcpListener) -> Result<(), SimulatorError> {
@@ -227,9 +242,9 @@ impl Simulator {
         let none = || SimulatorError::Server("its namespace is missing".to_owned());
         let manager = handle.node_managers().get_of_type::<SimpleNodeManager>().ok_or_else(none)?;
         let namespace = handle.get_namespace_index(NAMESPACE).ok_or_else(none)?;
-        let running = Running { handle, manager, namespace, kill, thread };
-        for (name, variable) in self.variables.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            running.insert(name, variable);
+        let running = Running { manager, namespace, kill, thread };
+        for (name, variable) in locked(&self.variables).clone() {
+            running.insert(&name, &variable, &self.variables);
         }
         *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
         Ok(())
@@ -310,19 +325,22 @@ impl Running {
         NodeId::new(self.namespace, name)
     }
 
-    fn value(&self, name: &str) -> Option<Variant> {
-        let space = self.manager.address_space().read();
-        let node = space.find_node(&self.node(name))?.as_node();
-        let data = node.get_attribute(
-            opcua::types::TimestampsToReturn::Neither,
-            opcua::types::AttributeId::Value,
-            &opcua::types::NumericRange::None,
-            &opcua::types::DataEncoding::Binary,
-        )?;
-        data.value.filter(|value| *value != Variant::Empty)
-    }
-
-    fn insert(&self, name: &str, variable: &Variable) {
+    fn insert(&self, name: &str, variable: &Variable, variables: &Variables) {
+        let (read, written) = (Arc::clone(variables), Arc::clone(variables));
+        let (read_name, written_name) = (name.to_owned(), name.to_owned());
+        self.manager.inner().add_read_callback(self.node(name), move |_, _, _| {
+            locked(&read).get(&read_name).map(Variable::data).ok_or(StatusCode::BadNodeIdUnknown)
+        });
+        // The server has checked access and type before.
+        self.manager.inner().add_write_callback(self.node(name), move |data, _| {
+            match (locked(&written).get_mut(&written_name), data.value) {
+                (Some(variable), Some(value)) => {
+                    *variable = Variable::new(value, variable.writable);
+                    StatusCode::Good
+                }
+                _ => StatusCode::BadNodeIdUnknown,
+            }
+        });
         let data_type = match variable.value {
             Variant::Boolean(_) => DataTypeId::Boolean,
             Variant::Int16(_) => DataTypeId::Int16,
@@ -342,12 +360,6 @@ impl Running {
             .has_type_definition(VariableTypeId::BaseDataVariableType)
             .organized_by(ObjectId::ObjectsFolder)
             .insert(&mut *space);
-        drop(space);
-        // The builder stamps nothing: without a time the server would report the year 1601.
-        let data = DataValue::new_at(variable.value.clone(), DateTime::now());
-        if let Err(status) = self.manager.set_value(self.handle.subscriptions(), &self.node(name), None, data) {
-            tracing::warn!(name, %status, "simulated opcua variable not set");
-        }
     }
 }
 
