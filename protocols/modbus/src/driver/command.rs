@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fieldgate_protocol::{Access, Command, Outcome, PointName, Quality, Request, Sample, Status, Update, Value};
+use fieldgate_protocol::{Access, Command, Outcome, PointName, Quality, Request, Sample, Status, Value};
 use serde_json::{Map, Value as Json};
 use tokio::time::{Instant, sleep};
 use tokio_modbus::ExceptionCode;
@@ -194,8 +194,7 @@ impl Task {
         let received = self.tasks.clock.now();
         let Some(unit) = self.units.get_mut(number).filter(|unit| unit.is_online() && value.is_some()) else { return };
         let point = config.point.name.clone();
-        let sample = Sample { point, value, quality: Quality::GOOD, source_time: None, received };
-        unit.updates.push(Update::Samples { device: unit.device.id.clone(), samples: vec![sample] });
+        unit.report(Sample { point, value, quality: Quality::GOOD, source_time: None, received });
     }
 
     async fn read_points(&mut self, number: usize, id: UnitId, configs: &[PointConfig]) -> Outcome {

@@ -201,3 +201,52 @@ async fn a_peer_that_accepts_and_closes_is_not_hammered() {
     assert!((1..=8).contains(&tries), "{tries} connections in a second");
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn thousands_of_mixed_faults_give_no_wrong_value() {
+    const FAULTS: usize = 3_000;
+    let requests = std::sync::atomic::AtomicUsize::new(0);
+    let peer = Peer::start(move |frame| {
+        let number = requests.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let honest = frame.honest(1000);
+        if number % 3 != 2 || number / 3 >= FAULTS {
+            return Reply::Bytes(honest);
+        }
+        let lie = frame.registers(&[7]);
+        let mut other = lie.clone();
+        match number / 3 % 11 {
+            0 => other[0] ^= 1,
+            1 => other[1] = other[1].wrapping_sub(1),
+            2 => other[2] ^= 0x80,
+            3 => other[5] -= 1,
+            4 => other[6] ^= 3,
+            5 => other[7] ^= 7,
+            6 => other[8] = 1,
+            7 => other = frame.registers(&[7, 8]),
+            8 => other.extend_from_slice(&honest),
+            9 => return Reply::BytesAndClose(honest[..honest.len() - 1].to_vec()),
+            _ => return Reply::Reset,
+        }
+        Reply::Bytes(other)
+    })
+    .await;
+    let mut rest = String::from("max_gap = 0\n[[modbus.device]]\nid = \"d\"\ninterval = \"10ms\"\n");
+    for n in 0..40 {
+        let point = format!("name = \"p{n}\"\nat = \"holding:{}\"\ntype = \"u16\"\n", n * 10);
+        rest += "[[modbus.device.point]]\n";
+        rest += &point;
+    }
+    let mut rig = Rig::start(peer.address, &rest);
+    while rig.state.borrow().failures < u64::try_from(FAULTS).unwrap() {
+        rig.next().await;
+    }
+    // The last faults are over: what was left alone meanwhile comes back.
+    for n in 0..40 {
+        rig.until_value("d", &format!("p{n}"), &Value::Uint(1000 + n * 10)).await;
+    }
+    for n in 0..40 {
+        let values = rig.values("d", &format!("p{n}"));
+        assert!(values.iter().all(|value| *value == Value::Uint(1000 + n * 10)), "p{n}: {values:?}");
+    }
+    rig.stop().await;
+}

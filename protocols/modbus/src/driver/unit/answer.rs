@@ -142,6 +142,14 @@ impl Unit {
         }
     }
 
+    /// Takes a reading that a command has brought: up at once, or with the batch that is being read.
+    pub(in crate::driver) fn report(&mut self, sample: Sample) {
+        self.gathered.push(sample);
+        if self.queue.is_empty() {
+            self.flush();
+        }
+    }
+
     fn log_condemned(&self, read: &Read, reason: &str) {
         tracing::warn!(
             device = %self.device.id,
