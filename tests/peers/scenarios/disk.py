@@ -18,16 +18,18 @@ from wait import Failed, expect, wait_for
 SIZE = "24m"
 RESUMES_WITHIN = 10
 RATE, SECONDS = 200, 40
+# With the default, drop-oldest, a full disk makes the store evict and count; here nothing acknowledged may go.
+REFUSE = '[buffer]\noverflow = "refuse"\n'
 # What an operator must be able to read.
 TOLD = r"disk|full|space"
 
 
 def full_and_back(stage: Stage) -> None:
-    """data_dir on a disk that fills up: the gateway lives, stops acknowledging, says so, and goes on when space returns."""
+    """data_dir on a disk that fills up, overflow = "refuse": the gateway lives, stops acknowledging, says so, and goes on when space returns."""
     expect(os.geteuid() == 0, "this scenario mounts a tmpfs and needs root")
     disk = mount(stage)
     cloud = Cloud(stage, ID)
-    gateway = Gateway(stage, cloud.section(), data_dir=disk / "data")
+    gateway = Gateway(stage, f"{cloud.section()}\n{REFUSE}", data_dir=disk / "data")
     bundle = gateway.add_device("leaf-1")
     gateway.start()
     cloud.wait_online()
