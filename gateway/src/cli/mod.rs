@@ -174,7 +174,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Check(Json { json }) => show::check(&path, json),
         #[cfg(feature = "demo")]
         Verb::Demo(args) => crate::demo::main(args),
-        Verb::Run => configured(&path, |config| app::main(config)),
+        Verb::Run => configured(&path, app::main),
         Verb::Status(json) => verb(&path, async |config| show_status::status(config, json.json).await),
         Verb::Device(device) => verb(&path, async |config| match device {
             Device::Add(args) => device::add(config, args).await,

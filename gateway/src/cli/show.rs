@@ -74,11 +74,15 @@ pub async fn buffer(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> 
     println!("{} messages waiting, {}", number(&report, "messages"), bytes(number(&report, "bytes")));
     let columns = ["received", "delivered", "waiting", "expired", "evicted", "quarantined"];
     print!("{:<32}", "DEVICE");
-    columns.iter().for_each(|column| print!(" {:>12}", column.to_uppercase()));
+    for column in columns {
+        print!(" {:>12}", column.to_uppercase());
+    }
     println!();
     for device in report.get("devices").and_then(serde_json::Value::as_array).into_iter().flatten() {
         print!("{:<32}", device.get("device").and_then(serde_json::Value::as_str).unwrap_or_default());
-        columns.iter().for_each(|column| print!(" {:>12}", number(device, column)));
+        for column in columns {
+            print!(" {:>12}", number(device, column));
+        }
         println!();
     }
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fieldgate_broker::{Broker, Properties, QoS};
 use fieldgate_protocol::{Access, Command, FieldDevice, Outcome, Point, PointName, Request, Status, Value};
-use fieldgate_types::{Clock, DeviceId};
+use fieldgate_types::{Clock, DeviceId, UnixMillis};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -165,7 +165,7 @@ struct ReadRequest {
 impl Inner {
     async fn serve(&self, command: Downlink) -> Result<(), BookError> {
         let Downlink { device, name, rid, payload, response_topic, correlation, expiry, accepted } = command;
-        let rid = rid.unwrap_or_else(new_rid);
+        let rid = rid.unwrap_or_else(|| new_rid(self.clock.now()));
         let row = Row { device, name, rid, accepted: self.clock.now(), response_topic, correlation };
         let result = self.book.accept(row.clone()).await?;
         if let Some(accepted) = accepted {
@@ -327,13 +327,15 @@ fn writable(point: &Point, value: &Value) -> Result<(), String> {
     }
 }
 
-fn new_rid() -> String {
-    let mut bytes = [0_u8; 12];
-    // Without random numbers there is no TLS either; the time alone would still be unique per device in practice.
+/// A request id for a command that came without one.
+fn new_rid(now: UnixMillis) -> String {
+    let now = now.0;
+    let mut bytes = [0_u8; 8];
     if ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut bytes).is_err() {
+        // The time in front still tells the requests of one device apart, a millisecond from each other.
         tracing::error!("the machine gives no random numbers");
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{now:x}-{:016x}", u64::from_be_bytes(bytes))
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ impl Observer {
             LocalTopic::Result { device, rid, .. } => {
                 let status = payload.get("status").and_then(Json::as_str).unwrap_or("malformed").to_owned();
                 // A second answer would be a defect: it shows as a status that is not `ok`.
-                let answered = |first: &mut String| *first = "answered twice".to_owned();
+                let answered = |first: &mut String| "answered twice".clone_into(first);
                 self.seen().results.entry((device, rid.to_owned())).and_modify(answered).or_insert(status);
             }
             LocalTopic::State { .. } | LocalTopic::Command { .. } | LocalTopic::Other => {}

@@ -148,12 +148,11 @@ fn gateway_id(config: &Config, state: &State) -> Result<DeviceId, OpenError> {
             _ => Ok(fixed),
         };
     }
-    let id = match &config.id {
-        Some(id) => id.clone(),
-        None => {
-            let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-            DeviceId::new(name.split('.').next().unwrap_or_default())?
-        }
+    let id = if let Some(id) = &config.id {
+        id.clone()
+    } else {
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        DeviceId::new(name.split('.').next().unwrap_or_default())?
     };
     let put = fieldgate_store::Put { table: GATEWAY, key: ID.to_vec(), value: id.as_str().as_bytes().to_vec() };
     state.commit(&[put], &[])?;

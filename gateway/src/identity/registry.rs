@@ -70,7 +70,7 @@ impl DeviceRegistry {
         }
         for (_, row) in state.scan(CERTIFICATES)? {
             let record: CertificateRecord = serde_json::from_slice(&row)?;
-            index.certificates.insert((record.issuer.clone(), record.serial.clone()), record);
+            index.certificates.insert((record.issuer, record.serial.clone()), record);
         }
         Ok(Self { state, index: RwLock::new(index) })
     }
@@ -113,7 +113,7 @@ impl DeviceRegistry {
         }
         self.state.commit(&rows, &[])?;
         for record in ended {
-            index.certificates.insert((record.issuer.clone(), record.serial.clone()), record);
+            index.certificates.insert((record.issuer, record.serial.clone()), record);
         }
         index.devices.insert(id.clone(), entry.clone());
         Ok(entry)
@@ -139,14 +139,14 @@ impl DeviceRegistry {
 
 impl Registry for DeviceRegistry {
     fn certificate(&self, issuer: &IssuerKey, serial: &Serial) -> Option<CertificateRecord> {
-        self.read().certificates.get(&(issuer.clone(), serial.clone())).cloned()
+        self.read().certificates.get(&(*issuer, serial.clone())).cloned()
     }
 
     fn record(&self, certificate: &CertificateRecord) -> Result<(), RegistryError> {
         let row = put(CERTIFICATES, &key(certificate), certificate).map_err(RegistryError::new)?;
         let mut index = self.write();
         self.state.commit(&[row], &[]).map_err(RegistryError::new)?;
-        index.certificates.insert((certificate.issuer.clone(), certificate.serial.clone()), certificate.clone());
+        index.certificates.insert((certificate.issuer, certificate.serial.clone()), certificate.clone());
         Ok(())
     }
 }

@@ -14,10 +14,12 @@ pub type MakeDriver = Box<dyn Fn() -> Box<dyn Driver> + Send + Sync>;
 /// One maker per configured link.
 pub fn drivers(config: &Config, data_dir: &Path) -> Vec<MakeDriver> {
     let mut makers: Vec<MakeDriver> = Vec::new();
-    for link in config.modbus.iter().cloned() {
+    for link in &config.modbus {
+        let link = link.clone();
         makers.push(Box::new(move || Box::new(ModbusDriver::new(link.clone()))));
     }
-    for session in config.opcua.iter().cloned() {
+    for session in &config.opcua {
+        let session = session.clone();
         let pki = data_dir.join("opcua");
         makers.push(Box::new(move || Box::new(OpcuaDriver::new(session.clone(), pki.clone()))));
     }

@@ -1,12 +1,27 @@
 //! The durable queue and the small tables of the gateway, on SQLite.
 
+mod age;
+mod attempt;
+mod desk;
+mod entry;
 mod error;
+mod faults;
+mod inbox;
+mod ledger;
 mod lock;
+mod opening;
 mod options;
 mod queue;
+mod reading;
 mod record;
+mod recovery;
+mod room;
+mod schema;
+mod shared;
+mod sqlite;
 mod state;
 mod stats;
+mod writer;
 
 pub use error::{CloseError, CommitError, LeaseError, LockError, OpenError, ScanError, SettleError, StateError};
 pub use lock::DirectoryLock;

@@ -1,51 +1,152 @@
-//! The handle to the queue.
+//! The handle to the queue: asynchronous outside, one thread inside. Nothing here touches the disk but [`Queue::open`].
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use fieldgate_types::Clock;
 
+use crate::age::{RunningTime, millis};
+use crate::desk::{Ask, Desk, Exit};
+use crate::faults::Faults;
+use crate::inbox::Inbox;
+use crate::ledger::Ledger;
+use crate::opening;
+use crate::shared::{Report, Shared};
+use crate::stats::LossKind;
+use crate::writer::{Start, Writer};
 use crate::{
     Batch, CloseError, CommitError, Committed, DeviceLedger, Lane, LeaseError, OpenError, Options, QueueStats, Record,
     RecordId, ScanError, SettleError,
 };
 
-/// The durable queue. Cheap to clone.
+/// Removals are written alone, at once, from this many on.
+const REMOVALS_AT_ONCE: usize = 1024;
+/// While more than this many removals wait for the disk, `settle` waits.
+const MAX_LEAVING: usize = 64 * 1024;
+/// Bodies leased at most, in bytes; a quarter of the queue's size where that is less.
+const MAX_LEASED_BYTES: u64 = 64 << 20;
+
+/// The durable queue. Cheap to clone. When the last handle goes, the writer stores what waits and ends;
+/// [`Queue::close`] does the same and says how it went.
 #[derive(Debug, Clone)]
 pub struct Queue {
-    boot: u64,
+    inner: Arc<Inner>,
 }
 
-#[allow(clippy::unused_async)] // the first layout of the public surface
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    running: RunningTime,
+    boot: u64,
+    max_batch: usize,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.inbox.abandon();
+    }
+}
+
 impl Queue {
-    /// Opens `path` (blocking: call it before the runtime is busy, or from a blocking task) and starts its writer.
+    /// Opens `path` and starts its writer. Blocks on the disk: call it from a blocking task. A damaged file is set
+    /// aside and a fresh one begun, see [`QueueStats::set_aside`].
+    ///
+    /// `boot` is [`crate::State::boot`]. Should the file hold records of a later one (state.db came from a backup), the next
+    /// higher is used, so that (device, boot, seq) stays unique; see [`Queue::boot`].
     pub fn open(path: &Path, boot: u64, options: Options, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        tracing::debug!(path = %path.display(), boot, max_size = %options.max_size, now = %clock.now(), "queue opened");
-        Ok(Self { boot })
+        Self::open_with(path, boot, options, clock, Faults::default())
+    }
+
+    pub(crate) fn open_with(
+        path: &Path,
+        boot: u64,
+        options: Options,
+        clock: Arc<dyn Clock>,
+        faults: Faults,
+    ) -> Result<Self, OpenError> {
+        crate::sqlite::require_version()?;
+        let (opened, set_aside) = opening::open_or_replace(path, &options, clock.now())?;
+        let loaded = opened.loaded;
+        let running = RunningTime::resume(clock, loaded.clock, loaded.newest_born);
+        let ledger = Ledger::load(loaded.rows);
+        let next_id = ledger.received().max(loaded.newest_id) + 1;
+        let boot = if ledger.newest_boot() > boot {
+            let used = ledger.newest_boot() + 1;
+            tracing::warn!(boot, used, "boot counter is behind the queue's records");
+            used
+        } else {
+            boot
+        };
+        let max_size = options.max_size.bytes();
+        let max_leased = usize::try_from(MAX_LEASED_BYTES.min(max_size / 4)).unwrap_or(usize::MAX);
+        let mut report = Report::default();
+        for row in ledger.reports() {
+            report.ledger.insert(row.device.clone(), row);
+        }
+        report.stats.messages = ledger.messages();
+        report.stats.bytes = ledger.bytes();
+        report.stats.oldest = crate::reading::oldest(&opened.conn)
+            .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
+        report.stats.set_aside = set_aside;
+        let desk = Desk::new(next_id, millis(options.max_age), max_leased);
+        let shared = Arc::new(Shared::new(desk, report));
+        let inbox = Arc::new(Inbox::new(options.queued_batches, options.queued_bytes));
+        let max_batch = inbox.max_bytes().min(usize::try_from(max_size.max(1 << 20) / 4).unwrap_or(usize::MAX));
+        let start = Start {
+            path: path.to_owned(),
+            boot,
+            options,
+            running: running.clone(),
+            ledger,
+            next_id,
+            conn: opened.conn,
+            room: opened.room,
+            faults,
+        };
+        let writer = Writer::new(Arc::clone(&shared), Arc::clone(&inbox), start);
+        let end = End { shared: Arc::clone(&shared), inbox: Arc::clone(&inbox), result: None };
+        thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || {
+                let mut end = end;
+                end.result = Some(writer.run());
+            })
+            .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+        Ok(Self { inner: Arc::new(Inner { shared, inbox, running, boot, max_batch }) })
     }
 
     /// The boot that new records carry.
     pub fn boot(&self) -> u64 {
-        self.boot
+        self.inner.boot
     }
 
-    /// Resolves when all of `batch` is durable. While the queue's inbox is full, or the disk refuses, it waits.
+    /// Resolves when all of `batch` is durable. While the queue's inbox is full, the buffer refuses or the disk fails, it
+    /// waits.
     ///
-    /// Batches are committed in the order in which these futures were first polled. Dropping the future after that
-    /// doesn't undo the batch.
+    /// Batches are committed in the order in which these futures were first polled. Dropping the future doesn't undo
+    /// a batch that has been queued.
     pub async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
-        tracing::trace!(bytes = batch.bytes(), "batch refused");
-        Err(CommitError::Closed)
+        let bytes = batch.bytes();
+        if bytes > self.inner.max_batch {
+            return Err(CommitError::TooLarge { bytes, limit: self.inner.max_batch });
+        }
+        let answer = self.inner.inbox.submit(batch).await?;
+        answer.await.unwrap_or(Err(CommitError::Closed))
     }
 
-    /// All keys and values of a table, sorted by key.
+    /// All keys and values of a table, sorted by key, after all batches committed so far.
     pub async fn scan(&self, table: &'static str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ScanError> {
-        tracing::trace!(table, "scan refused");
-        Err(ScanError::Closed)
+        let answer = self.inner.inbox.scan(table).await?;
+        answer.await.unwrap_or(Err(ScanError::Closed))
     }
 
     /// Waits for at least one record of `lane` and hands out up to `max_messages`, or `max_bytes` of bodies (one record
     /// at least), in commit order. They are not handed out again before [`Queue::rewind`]. Cancel-safe.
+    ///
+    /// The queue serves one consumer so far: the first name that leases. It also waits while 65,536 records or 64 MiB
+    /// (a quarter of `max_size` where that is less) are leased and not settled: eviction spares leased records.
     pub async fn lease(
         &self,
         consumer: &'static str,
@@ -53,45 +154,146 @@ impl Queue {
         max_messages: usize,
         max_bytes: usize,
     ) -> Result<Vec<Record>, LeaseError> {
-        tracing::trace!(consumer, %lane, max_messages, max_bytes, "lease refused");
-        Err(LeaseError::Closed)
+        let inner = &*self.inner;
+        loop {
+            let mut arrival = std::pin::pin!(inner.shared.arrival(lane).notified());
+            // From here on no arrival is missed.
+            arrival.as_mut().enable();
+            let taken = {
+                let mut desk = inner.shared.desk();
+                if desk.closed || inner.inbox.closing() {
+                    return Err(LeaseError::Closed);
+                }
+                let holder = *desk.consumer.get_or_insert(consumer);
+                if holder != consumer {
+                    return Err(LeaseError::OtherConsumer { asked: consumer, holder });
+                }
+                desk.take(lane, Ask { max_messages, max_bytes, now: inner.running.now() })
+            };
+            if taken.nudge {
+                inner.inbox.nudge();
+            }
+            if taken.expired {
+                inner.inbox.removals(false);
+            }
+            if !taken.records.is_empty() {
+                return Ok(taken.records);
+            }
+            arrival.await;
+        }
     }
 
-    /// The records are delivered: they leave the queue with one of the next transactions. Ids in any order; those that
-    /// `consumer` does not hold are ignored.
+    /// The records are delivered. They leave the queue with the next transaction, 50 ms later at most while the disk
+    /// works; a crash before that leases them again. Ids in any order; those that are not leased now (settled
+    /// before, or from before a rewind) are ignored: nothing is counted twice.
+    ///
+    /// Waits only while 65,536 records have left and the disk has not followed.
     pub async fn settle(&self, consumer: &'static str, ids: Vec<RecordId>) -> Result<(), SettleError> {
-        tracing::trace!(consumer, ids = ids.len(), "settle refused");
-        Err(SettleError::Closed)
+        self.release(consumer, &ids, &Exit::Delivered).await
     }
 
-    /// A leased record can't be delivered: it is kept aside with its body and counted under `reason`.
+    /// A leased record can't be delivered: it is kept aside with its body (the youngest 1,000 are) and counted under
+    /// `reason`. Otherwise as [`Queue::settle`].
     pub async fn quarantine(
         &self,
         consumer: &'static str,
         id: RecordId,
         reason: &'static str,
     ) -> Result<(), SettleError> {
-        tracing::trace!(consumer, %id, reason, "quarantine refused");
-        Err(SettleError::Closed)
+        self.release(consumer, &[id], &Exit::Lost(LossKind::Quarantined, reason.into())).await
     }
 
-    /// Everything that `consumer` holds will be leased again, in order.
+    /// A leased record's time was over before it could be delivered: counted as expired under `reason`. Otherwise as
+    /// [`Queue::settle`].
+    pub async fn expire(&self, consumer: &'static str, id: RecordId, reason: &'static str) -> Result<(), SettleError> {
+        self.release(consumer, &[id], &Exit::Lost(LossKind::Expired, reason.into())).await
+    }
+
+    async fn release(&self, consumer: &'static str, ids: &[RecordId], exit: &Exit) -> Result<(), SettleError> {
+        let inner = &*self.inner;
+        let waiting = {
+            let mut desk = inner.shared.desk();
+            if desk.closed {
+                return Err(SettleError::Closed);
+            }
+            if desk.consumer == Some(consumer) {
+                for id in ids {
+                    desk.release(*id, exit.clone());
+                }
+            }
+            desk.removals()
+        };
+        if waiting > 0 {
+            inner.inbox.removals(waiting >= REMOVALS_AT_ONCE);
+        }
+        // A lease may have waited for this.
+        inner.shared.arrived();
+        loop {
+            let mut eased = std::pin::pin!(inner.shared.eased().notified());
+            eased.as_mut().enable();
+            {
+                let desk = inner.shared.desk();
+                if desk.closed || desk.leaving() <= MAX_LEAVING {
+                    return Ok(());
+                }
+            }
+            eased.await;
+        }
+    }
+
+    /// Everything that `consumer` holds will be leased again, in order. For a lost connection.
     pub fn rewind(&self, consumer: &'static str) {
-        tracing::trace!(consumer, "rewound");
+        {
+            let mut desk = self.inner.shared.desk();
+            if desk.consumer != Some(consumer) {
+                return;
+            }
+            desk.rewind();
+        }
+        self.inner.inbox.nudge();
+        self.inner.shared.arrived();
     }
 
     /// The queue in figures.
     pub fn stats(&self) -> QueueStats {
-        QueueStats::default()
+        let mut stats = self.inner.shared.report().stats.clone();
+        {
+            let desk = self.inner.shared.desk();
+            stats.leased = desk.leased();
+            stats.settling = desk.leaving();
+        }
+        stats.queued_batches = self.inner.inbox.waiting();
+        stats
     }
 
     /// The loss ledger, sorted by device.
     pub fn ledger(&self) -> Vec<DeviceLedger> {
-        Vec::new()
+        self.inner.shared.report().ledger.values().cloned().collect()
     }
 
-    /// Stores what waits, tidies the files and ends the writer. Later commits and leases fail with `Closed`.
+    /// Stores what waits, tidies the files and ends the writer. Later commits and leases fail with `Closed`. Settle
+    /// before: what is leased now is leased again at the next start.
     pub async fn close(&self) -> Result<(), CloseError> {
-        Ok(())
+        let answer = self.inner.inbox.close();
+        answer.await.unwrap_or(Err(CloseError::WriterLost))
+    }
+}
+
+/// Lives in the writer's thread: tells everybody that it has ended, also when it panicked.
+#[derive(Debug)]
+struct End {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    result: Option<Result<(), CloseError>>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or_else(|| {
+            tracing::error!("store writer ended early");
+            Err(CloseError::WriterLost)
+        });
+        self.inbox.ended(&result);
+        self.shared.close();
     }
 }

@@ -1,50 +1,162 @@
 //! `state.db`: small precious tables, each commit durable before it returns.
+//!
+//! Synchronous: call it from a blocking task. The file is never replaced by itself; damage is an error that says what
+//! to do. After a failed commit the connection is dropped, since a failed sync must not be repeated on it, and the
+//! next use opens the file again.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fieldgate_types::Clock;
+use fieldgate_types::{Clock, UnixMillis};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::sqlite::{self, Sharing, checkpoint, is_damage, signed, unsigned};
 use crate::{Delete, OpenError, Put, StateError};
+
+/// Format that this program writes.
+const FORMAT: i64 = 1;
+
+const TABLES: &str = "
+BEGIN IMMEDIATE;
+CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE small(name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (name, key)) WITHOUT ROWID;
+PRAGMA user_version = 1;
+COMMIT;
+";
 
 /// The small tables of the gateway. Cheap to clone; every function blocks on the disk.
 #[derive(Debug, Clone)]
 pub struct State {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    /// `None` after a failure, until the next use.
+    conn: Mutex<Option<Connection>>,
     boot: u64,
+    started: UnixMillis,
 }
 
 impl State {
     /// Opens the tables to look into or change them; the boot counter stays.
     pub fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        tracing::debug!(path = %path.display(), now = %clock.now(), "state opened");
-        Ok(Self { boot: 0 })
+        Self::open_at(path, &*clock, false)
     }
 
-    /// Opens the tables for a run of the gateway: the boot counter is one higher and durable when this returns.
+    /// Opens the tables for a run of the gateway: the boot counter is one higher, and durable when this returns.
     pub fn open_for_run(path: &Path, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        let opened = Self::open(path, clock)?;
-        Ok(Self { boot: opened.boot + 1 })
+        Self::open_at(path, &*clock, true)
+    }
+
+    fn open_at(path: &Path, clock: &dyn Clock, run: bool) -> Result<Self, OpenError> {
+        sqlite::require_version()?;
+        let conn = connect(path)?;
+        let now = if clock.plausible() { clock.now() } else { UnixMillis(0) };
+        let (boot, started) = if run { begin_boot(&conn, now) } else { last_boot(&conn) }.map_err(at(path))?;
+        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), conn: Mutex::new(Some(conn)), boot, started }) })
     }
 
     /// The boot counter: of this run, or after [`State::open`] of the last one.
     pub fn boot(&self) -> u64 {
-        self.boot
+        self.inner.boot
+    }
+
+    /// The latest plausible wall clock at any start, this one included: no true clock reads earlier. Zero where
+    /// there was none.
+    pub fn latest_start(&self) -> UnixMillis {
+        self.inner.started
     }
 
     /// The value of `key`.
     pub fn get(&self, table: &'static str, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
-        Ok(self.scan(table)?.into_iter().find(|(found, _)| found == key).map(|(_, value)| value))
+        self.with(|conn| {
+            let mut statement = conn.prepare_cached("SELECT value FROM small WHERE name = ?1 AND key = ?2")?;
+            statement.query_row(params![table, key], |row| row.get(0)).optional()
+        })
     }
 
     /// All keys and values, sorted by key.
     pub fn scan(&self, table: &'static str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
-        tracing::trace!(table, "state scanned");
-        Ok(Vec::new())
+        self.with(|conn| crate::reading::scan(conn, table))
     }
 
-    /// Makes all of this durable, or nothing.
+    /// Makes all of this durable, or nothing; deletes are done before puts. After an error the change may still
+    /// turn out to have happened: read before deciding anything on it.
     pub fn commit(&self, puts: &[Put], deletes: &[Delete]) -> Result<(), StateError> {
-        tracing::trace!(puts = puts.len(), deletes = deletes.len(), "state committed");
-        Ok(())
+        self.with(|conn| {
+            let transaction = conn.unchecked_transaction()?;
+            {
+                let mut statement = conn.prepare_cached("DELETE FROM small WHERE name = ?1 AND key = ?2")?;
+                for delete in deletes {
+                    statement.execute(params![delete.table, delete.key])?;
+                }
+                let mut statement =
+                    conn.prepare_cached("INSERT OR REPLACE INTO small(name, key, value) VALUES (?1, ?2, ?3)")?;
+                for put in puts {
+                    statement.execute(params![put.table, put.key, put.value])?;
+                }
+            }
+            transaction.commit()
+        })
     }
+
+    fn with<T>(&self, work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>) -> Result<T, StateError> {
+        let mut held: MutexGuard<'_, Option<Connection>> =
+            self.inner.conn.lock().unwrap_or_else(PoisonError::into_inner);
+        let conn = match held.take() {
+            Some(conn) => conn,
+            None => {
+                let conn = connect(&self.inner.path)?;
+                // What the failed sync left in the log goes into the database with syncs of its own.
+                checkpoint(&conn)?;
+                conn
+            }
+        };
+        let result = work(&conn)?;
+        *held = Some(conn);
+        Ok(result)
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, OpenError> {
+    let conn = sqlite::open(path, Sharing::Shared).map_err(at(path))?;
+    match sqlite::format(&conn).map_err(at(path))? {
+        FORMAT => {}
+        found if found > FORMAT => {
+            return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT });
+        }
+        _ => conn.execute_batch(TABLES).map_err(at(path))?,
+    }
+    Ok(conn)
+}
+
+fn at(path: &Path) -> impl Fn(rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| {
+        let path = path.clone();
+        if is_damage(&source) { OpenError::Damaged { path, source } } else { OpenError::Sqlite { path, source } }
+    }
+}
+
+fn counter(conn: &Connection, name: &str) -> Result<u64, rusqlite::Error> {
+    let value = conn.query_row("SELECT value FROM counters WHERE name = ?1", [name], |row| row.get(0)).optional()?;
+    Ok(unsigned(value.unwrap_or(0)))
+}
+
+fn last_boot(conn: &Connection) -> Result<(u64, UnixMillis), rusqlite::Error> {
+    Ok((counter(conn, "boot")?, UnixMillis(counter(conn, "started")?)))
+}
+
+fn begin_boot(conn: &Connection, now: UnixMillis) -> Result<(u64, UnixMillis), rusqlite::Error> {
+    let transaction = conn.unchecked_transaction()?;
+    let (last, started) = last_boot(conn)?;
+    let (boot, started) = (last + 1, started.max(now));
+    for (name, value) in [("boot", boot), ("started", started.0)] {
+        let sql = "INSERT OR REPLACE INTO counters(name, value) VALUES (?1, ?2)";
+        conn.execute(sql, params![name, signed(value)])?;
+    }
+    transaction.commit()?;
+    Ok((boot, started))
 }

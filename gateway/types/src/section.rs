@@ -402,17 +402,11 @@ impl Section {
     /// The sub-table `key`, when it is there.
     pub fn section(&self, key: &'static str) -> Option<Self> {
         let entry = self.entry(key)?;
-        match &entry.value.node {
-            Node::Table(table) => Some(self.below(key, entry.key.start, table)),
-            _ => {
-                self.note(
-                    entry.value.span.start,
-                    key,
-                    format_args!("a table is expected here, not {}", entry.value.kind()),
-                );
-                None
-            }
+        if let Node::Table(table) = &entry.value.node {
+            return Some(self.below(key, entry.key.start, table));
         }
+        self.note(entry.value.span.start, key, format_args!("a table is expected here, not {}", entry.value.kind()));
+        None
     }
 
     /// The sub-table `key`; an empty one when it is absent, so that its keys get their defaults.
@@ -424,7 +418,7 @@ impl Section {
     pub fn sections(&self, key: &'static str) -> Vec<Self> {
         let Some(entry) = self.entry(key) else { return Vec::new() };
         let wrong = |value: &Located| {
-            self.note(value.span.start, key, format_args!("write [[{}]] for each", self.key_path(key)))
+            self.note(value.span.start, key, format_args!("write [[{}]] for each", self.key_path(key)));
         };
         let Node::Array(items) = &entry.value.node else {
             wrong(&entry.value);
@@ -481,12 +475,11 @@ impl Drop for Section {
                 continue;
             }
             let known = || seen.iter().copied();
-            let message = match nearest(key, known()) {
-                Some(near) => format!("unknown key, did you mean `{near}`?"),
-                None => {
-                    let allowed: Vec<String> = known().map(|key| format!("`{key}`")).collect();
-                    format!("unknown key, {} is allowed here", or_list(&allowed))
-                }
+            let message = if let Some(near) = nearest(key, known()) {
+                format!("unknown key, did you mean `{near}`?")
+            } else {
+                let allowed: Vec<String> = known().map(|key| format!("`{key}`")).collect();
+                format!("unknown key, {} is allowed here", or_list(&allowed))
             };
             self.note(entry.key.start, key, message);
         }

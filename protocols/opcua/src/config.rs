@@ -126,8 +126,8 @@ pub struct PointConfig {
     pub node: NodeName,
 }
 
-const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
-const SAMPLING: (Duration, Duration) = (Duration::ZERO, Duration::from_secs(3600));
+const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mins(1));
+const SAMPLING: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(1));
 
 impl OpcuaConfig {
     /// Reads one `[[opcua]]`. What is wrong is noted in the section's sources; `None` when too little is right.

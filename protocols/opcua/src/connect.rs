@@ -218,7 +218,7 @@ fn settings(config: &OpcuaConfig, pki: &Pki, application_uri: String) -> ClientC
         .keep_alive_interval(KEEP_ALIVE)
         .max_failed_keep_alive_count(0)
         .request_timeout(REQUEST_LIMIT)
-        .publish_timeout(slowest * 2 + Duration::from_secs(60))
+        .publish_timeout(slowest * 2 + Duration::from_mins(1))
         .min_publish_interval(Duration::from_millis(10))
         .into_config()
 }

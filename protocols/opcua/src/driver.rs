@@ -26,7 +26,7 @@ use crate::live::{Ended, Live};
 use crate::pki::Pki;
 
 /// How often a refused link is tried.
-const REFUSED_WAIT: Duration = Duration::from_secs(60);
+const REFUSED_WAIT: Duration = Duration::from_mins(1);
 /// How often the file that can mend a refusal is looked at.
 const MEND_LOOK: Duration = Duration::from_secs(1);
 
@@ -79,7 +79,8 @@ impl Runner<'_> {
     async fn run(mut self) {
         let mut backoff = Backoff::field_link();
         loop {
-            let opening = Live::open(self.config, self.pki, &self.clock);
+            // 16 KiB of state while connecting: on the heap, and gone afterwards.
+            let opening = Box::pin(Live::open(self.config, self.pki, &self.clock));
             let Some(opened) = unless(&self.stop, self.link.while_away(opening)).await else { return };
             let fault = match opened {
                 Ok(mut live) => {

@@ -30,7 +30,7 @@ use crate::value;
 const TICK: Duration = Duration::from_millis(500);
 /// When missing nodes are asked for again: soon at first, then seldom.
 const RETRY_FIRST: Duration = Duration::from_secs(5);
-const RETRY_SELDOM: Duration = Duration::from_secs(60);
+const RETRY_SELDOM: Duration = Duration::from_mins(1);
 
 /// Why a session ended.
 #[derive(Debug)]

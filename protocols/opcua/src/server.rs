@@ -24,7 +24,7 @@ const MAX_CHUNK: usize = 1000;
 /// How often a subscription without news shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// How long the server keeps a subscription that nobody fetches from.
-const LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Duration = Duration::from_mins(1);
 /// What the network may add before a keep-alive counts as missing.
 const GRACE: Duration = Duration::from_secs(1);
 

@@ -86,9 +86,10 @@ impl Variable {
     }
 
     fn data(&self) -> DataValue {
-        let (value, status) = match self.failed {
-            true => (None, StatusCode::BadSensorFailure),
-            false => (Some(self.value.clone()), StatusCode::Good),
+        let (value, status) = if self.failed {
+            (None, StatusCode::BadSensorFailure)
+        } else {
+            (Some(self.value.clone()), StatusCode::Good)
         };
         DataValue {
             value,

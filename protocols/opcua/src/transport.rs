@@ -61,7 +61,7 @@ impl Source {
                     return Ok(stream);
                 }
                 Ok(Err(error)) => reason = error.to_string(),
-                Err(_) => reason = "no answer".to_owned(),
+                Err(_) => "no answer".clone_into(&mut reason),
             }
         }
         Err(reason)

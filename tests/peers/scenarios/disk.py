@@ -25,7 +25,7 @@ TOLD = r"disk|full|space"
 
 
 def full_and_back(stage: Stage) -> None:
-    """data_dir on a disk that fills up, overflow = "refuse": the gateway lives, stops acknowledging, says so, and goes on when space returns."""
+    """data_dir on a disk that fills up, overflow = "refuse": it stops acknowledging, says so, and goes on with space."""
     expect(os.geteuid() == 0, "this scenario mounts a tmpfs and needs root")
     disk = mount(stage)
     cloud = Cloud(stage, ID)
