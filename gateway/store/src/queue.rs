@@ -16,8 +16,8 @@ use crate::shared::{Report, Shared};
 use crate::stats::LossKind;
 use crate::writer::{Start, Writer};
 use crate::{
-    Batch, CloseError, CommitError, Committed, DeviceLedger, Lane, LeaseError, OpenError, Options, QueueStats, Record,
-    RecordId, ScanError, SettleError,
+    Batch, CloseError, CommitError, Committed, DeviceLedger, Lane, LeaseError, OpenError, Options, Pairs, QueueStats,
+    Record, RecordId, ScanError, SettleError,
 };
 
 /// Removals are written alone, at once, from this many on.
@@ -56,7 +56,7 @@ impl Queue {
     /// `boot` is [`crate::State::boot`]. Should the file hold records of a later one (state.db came from a backup), the next
     /// higher is used, so that (device, boot, seq) stays unique; see [`Queue::boot`].
     pub fn open(path: &Path, boot: u64, options: Options, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
-        Self::open_with(path, boot, options, clock, Faults::default())
+        Self::open_with(path, boot, options, clock, Faults::none())
     }
 
     pub(crate) fn open_with(
@@ -137,7 +137,7 @@ impl Queue {
     }
 
     /// All keys and values of a table, sorted by key, after all batches committed so far.
-    pub async fn scan(&self, table: &'static str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ScanError> {
+    pub async fn scan(&self, table: &'static str) -> Result<Pairs, ScanError> {
         let answer = self.inner.inbox.scan(table).await?;
         answer.await.unwrap_or(Err(ScanError::Closed))
     }
@@ -200,13 +200,13 @@ impl Queue {
         id: RecordId,
         reason: &'static str,
     ) -> Result<(), SettleError> {
-        self.release(consumer, &[id], &Exit::Lost(LossKind::Quarantined, reason.into())).await
+        self.release(consumer, &[id], &Exit::Lost(LossKind::Quarantined, reason)).await
     }
 
     /// A leased record's time was over before it could be delivered: counted as expired under `reason`. Otherwise as
     /// [`Queue::settle`].
     pub async fn expire(&self, consumer: &'static str, id: RecordId, reason: &'static str) -> Result<(), SettleError> {
-        self.release(consumer, &[id], &Exit::Lost(LossKind::Expired, reason.into())).await
+        self.release(consumer, &[id], &Exit::Lost(LossKind::Expired, reason)).await
     }
 
     async fn release(&self, consumer: &'static str, ids: &[RecordId], exit: &Exit) -> Result<(), SettleError> {

@@ -53,6 +53,9 @@ pub struct Append {
     pub body: Bytes,
 }
 
+/// Keys and values of a small table.
+pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Sets `key` of a small table to `value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {

@@ -11,7 +11,7 @@ use fieldgate_types::{Clock, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::sqlite::{self, Sharing, checkpoint, is_damage, signed, unsigned};
-use crate::{Delete, OpenError, Put, StateError};
+use crate::{Delete, OpenError, Pairs, Put, StateError};
 
 /// Format that this program writes.
 const FORMAT: i64 = 1;
@@ -78,7 +78,7 @@ impl State {
     }
 
     /// All keys and values, sorted by key.
-    pub fn scan(&self, table: &'static str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StateError> {
+    pub fn scan(&self, table: &'static str) -> Result<Pairs, StateError> {
         self.with(|conn| crate::reading::scan(conn, table))
     }
 
@@ -105,14 +105,13 @@ impl State {
     fn with<T>(&self, work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>) -> Result<T, StateError> {
         let mut held: MutexGuard<'_, Option<Connection>> =
             self.inner.conn.lock().unwrap_or_else(PoisonError::into_inner);
-        let conn = match held.take() {
-            Some(conn) => conn,
-            None => {
-                let conn = connect(&self.inner.path)?;
-                // What the failed sync left in the log goes into the database with syncs of its own.
-                checkpoint(&conn)?;
-                conn
-            }
+        let conn = if let Some(conn) = held.take() {
+            conn
+        } else {
+            let conn = connect(&self.inner.path)?;
+            // What the failed sync left in the log goes into the database with syncs of its own.
+            checkpoint(&conn)?;
+            conn
         };
         let result = work(&conn)?;
         *held = Some(conn);

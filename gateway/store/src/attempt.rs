@@ -1,0 +1,355 @@
+//! One transaction: what it is going to change, step by step, and how to tell afterwards whether it did.
+//!
+//! Order inside: removals, then records whose time is over, then eviction, then the batches. So each step finds the room
+//! that the one before has made.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::age::{RunningTime, millis};
+use crate::desk::{Candidate, Exit, Removal};
+use crate::entry::Entry;
+use crate::ledger::Ledger;
+use crate::record::{Batch, Lane};
+use crate::schema::{index, kind, number, table};
+use crate::shared::Shared;
+use crate::sqlite::{signed, unsigned};
+use crate::stats::LossKind;
+
+/// The bodies of this many quarantined records are kept, the youngest.
+const QUARANTINE_RECORDS: i64 = 1000;
+/// Records that one transaction drops for their age.
+const SWEEP_RECORDS: usize = 16 * 1024;
+
+/// What a transaction changes in memory once it is durable, or takes back when it isn't.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// Id of its first record.
+    pub first_id: u64,
+    /// Appended records in the order of the batches.
+    pub entries: Vec<Entry>,
+    /// Number of records of each batch.
+    pub jobs: Vec<usize>,
+    /// What leaves because a consumer or the read path said so.
+    pub removals: Vec<Removal>,
+    /// Where the cursors stood before records were dropped.
+    claims: Vec<(Lane, u64)>,
+    /// One of the dropped records.
+    dropped: Option<(Lane, u64)>,
+}
+
+impl Attempt {
+    pub(crate) fn new(first_id: u64, removals: Vec<Removal>) -> Self {
+        Self { first_id, entries: Vec::new(), jobs: Vec::new(), removals, claims: Vec::new(), dropped: None }
+    }
+
+    /// Whether nothing has been changed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.removals.is_empty() && self.dropped.is_none()
+    }
+
+    /// Takes the removals off the lanes.
+    pub(crate) fn remove(
+        &mut self,
+        conn: &Connection,
+        ledger: &mut Ledger,
+        running: &RunningTime,
+    ) -> Result<(), rusqlite::Error> {
+        self.removals.sort_unstable_by_key(|removal| (removal.lane, removal.id));
+        let mut quarantined = false;
+        for removal in &self.removals {
+            let bytes = removal.bytes as u64;
+            match &removal.exit {
+                Exit::Delivered => ledger.deliver(removal.row, 1, bytes),
+                Exit::Lost(lost, reason) => {
+                    ledger.lose(removal.row, *lost, reason, 1, bytes);
+                    if *lost == LossKind::Quarantined {
+                        keep_aside(conn, removal, reason, running)?;
+                        quarantined = true;
+                    }
+                }
+            }
+        }
+        for lane in Lane::ALL {
+            let ids = self.removals.iter().filter(|removal| removal.lane == lane).map(|removal| removal.id);
+            delete(conn, lane, ids)?;
+        }
+        if quarantined {
+            let mut statement = conn.prepare_cached(
+                "DELETE FROM quarantine WHERE id NOT IN (SELECT id FROM quarantine ORDER BY id DESC LIMIT ?1)",
+            )?;
+            statement.execute([QUARANTINE_RECORDS])?;
+        }
+        Ok(())
+    }
+
+    /// Drops records that are older than `max_age`; `true` when more of them are left.
+    pub(crate) fn sweep(
+        &mut self,
+        conn: &Connection,
+        ledger: &mut Ledger,
+        shared: &Shared,
+        (now, max_age): (u64, u64),
+    ) -> Result<bool, rusqlite::Error> {
+        let mut more = false;
+        for lane in Lane::ALL {
+            let from = shared.desk().cursor(lane);
+            let mut candidates = Vec::new();
+            let mut statement = conn.prepare_cached(&format!(
+                "SELECT id, device, length(body), born FROM {} WHERE id >= ?1 ORDER BY id",
+                table(lane)
+            ))?;
+            let mut rows = statement.query([signed(from)])?;
+            while let Some(row) = rows.next()? {
+                // Births ascend with the ids.
+                if now.saturating_sub(unsigned(row.get(3)?)) < max_age {
+                    break;
+                }
+                if candidates.len() >= SWEEP_RECORDS {
+                    more = true;
+                    break;
+                }
+                candidates.extend(candidate(row)?);
+            }
+            drop(rows);
+            self.drop_records(conn, ledger, shared, lane, candidates, (LossKind::Expired, "max-age"))?;
+        }
+        Ok(more)
+    }
+
+    /// Drops the oldest records, the least urgent lane first, until `pages` are free or nothing is left; whole batches
+    /// only. `false`: nothing was dropped.
+    pub(crate) fn evict(
+        &mut self,
+        conn: &Connection,
+        ledger: &mut Ledger,
+        shared: &Shared,
+        pages: u64,
+        reason: &'static str,
+    ) -> Result<bool, rusqlite::Error> {
+        let target = pages * crate::room::PAGE;
+        let mut freed = prune_quarantine(conn)?;
+        let mut any = freed > 0;
+        for lane in [Lane::History, Lane::Live, Lane::Priority] {
+            if freed >= target {
+                break;
+            }
+            let from = shared.desk().cursor(lane);
+            let mut candidates = Vec::new();
+            let mut statement = conn.prepare_cached(&format!(
+                "SELECT id, device, length(body), continues FROM {} WHERE id >= ?1 ORDER BY id",
+                table(lane)
+            ))?;
+            let mut rows = statement.query([signed(from)])?;
+            while let Some(row) = rows.next()? {
+                if freed >= target && row.get::<_, i64>(3)? == 0 {
+                    break;
+                }
+                if let Some(candidate) = candidate(row)? {
+                    freed += candidate.bytes as u64 + 40;
+                    candidates.push(candidate);
+                }
+            }
+            drop(rows);
+            any |= self.drop_records(conn, ledger, shared, lane, candidates, (LossKind::Evicted, reason))?;
+        }
+        Ok(any)
+    }
+
+    fn drop_records(
+        &mut self,
+        conn: &Connection,
+        ledger: &mut Ledger,
+        shared: &Shared,
+        lane: Lane,
+        mut candidates: Vec<Candidate>,
+        (lost, reason): (LossKind, &'static str),
+    ) -> Result<bool, rusqlite::Error> {
+        if candidates.is_empty() {
+            return Ok(false);
+        }
+        // Consumers lease from memory meanwhile: what they took since the read is no longer among the candidates.
+        let cursor = shared.desk().claim(lane, &mut candidates);
+        let Some(first) = candidates.first() else { return Ok(false) };
+        self.dropped = Some((lane, first.id));
+        self.claims.push((lane, cursor));
+        for candidate in &candidates {
+            ledger.lose(candidate.row, lost, reason, 1, candidate.bytes as u64);
+        }
+        delete(conn, lane, candidates.iter().map(|candidate| candidate.id))?;
+        Ok(true)
+    }
+
+    /// Adds a batch.
+    pub(crate) fn store(
+        &mut self,
+        conn: &Connection,
+        ledger: &mut Ledger,
+        batch: &Batch,
+        (boot, now): (u64, u64),
+    ) -> Result<(), rusqlite::Error> {
+        let mut last_lane = None;
+        for append in &batch.appends {
+            let (row, seq) = ledger.receive(&append.device, boot, append.body.len());
+            let entry = Entry {
+                id: self.first_id + self.entries.len() as u64,
+                lane: append.lane,
+                row,
+                device: append.device.clone(),
+                boot,
+                seq,
+                time: append.time,
+                expires: append.expires,
+                born: now,
+                deadline: append.expires.map(|expires| now.saturating_add(millis(expires.since(append.time)))),
+                continues: last_lane == Some(append.lane),
+                body: append.body.clone(),
+            };
+            last_lane = Some(append.lane);
+            insert(conn, &entry)?;
+            self.entries.push(entry);
+        }
+        if !batch.deletes.is_empty() {
+            let mut statement = conn.prepare_cached("DELETE FROM small WHERE name = ?1 AND key = ?2")?;
+            for delete in &batch.deletes {
+                statement.execute(params![delete.table, delete.key])?;
+            }
+        }
+        if !batch.puts.is_empty() {
+            let mut statement =
+                conn.prepare_cached("INSERT OR REPLACE INTO small(name, key, value) VALUES (?1, ?2, ?3)")?;
+            for put in &batch.puts {
+                statement.execute(params![put.table, put.key, put.value])?;
+            }
+        }
+        self.jobs.push(batch.appends.len());
+        Ok(())
+    }
+
+    /// Writes the counters of all devices concerned.
+    pub(crate) fn write_ledger(conn: &Connection, ledger: &Ledger) -> Result<(), rusqlite::Error> {
+        let mut devices = conn.prepare_cached(
+            "INSERT OR REPLACE INTO devices(id, name, boot, seq, received, delivered, bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        let mut losses =
+            conn.prepare_cached("INSERT OR REPLACE INTO losses(device, kind, reason, count) VALUES (?1, ?2, ?3, ?4)")?;
+        for (at, row) in ledger.touched() {
+            devices.execute(params![
+                number(at),
+                row.device.as_str(),
+                signed(row.boot),
+                signed(row.seq),
+                signed(row.received),
+                signed(row.delivered),
+                signed(row.bytes),
+            ])?;
+            for loss in &row.losses {
+                losses.execute(params![number(at), kind(loss.kind), loss.reason, signed(loss.count)])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file shows this transaction, after its commit was reported as failed: with an appended record there, or
+    /// a removed one gone. One that shows neither only set values, and can be repeated.
+    pub(crate) fn happened(&self, conn: &Connection) -> Result<bool, rusqlite::Error> {
+        let there = |lane: Lane, id: u64| -> Result<bool, rusqlite::Error> {
+            let mut statement = conn.prepare_cached(&format!("SELECT 1 FROM {} WHERE id = ?1", table(lane)))?;
+            Ok(statement.query_row([signed(id)], |_| Ok(())).optional()?.is_some())
+        };
+        if let Some(entry) = self.entries.first() {
+            return there(entry.lane, entry.id);
+        }
+        let gone = self.removals.first().map(|removal| (removal.lane, removal.id)).or(self.dropped);
+        match gone {
+            Some((lane, id)) => Ok(!there(lane, id)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Gives back to the desk what was claimed.
+    pub(crate) fn unclaim(&self, shared: &Shared) {
+        let mut desk = shared.desk();
+        for (lane, cursor) in self.claims.iter().rev() {
+            desk.unclaim(*lane, *cursor);
+        }
+    }
+}
+
+fn candidate(row: &rusqlite::Row<'_>) -> Result<Option<Candidate>, rusqlite::Error> {
+    let Some(at) = index(row.get(1)?) else { return Ok(None) };
+    let bytes: Option<i64> = row.get(2)?;
+    let bytes = usize::try_from(bytes.unwrap_or(0)).unwrap_or(0);
+    Ok(Some(Candidate { id: unsigned(row.get(0)?), row: at, bytes }))
+}
+
+fn insert(conn: &Connection, entry: &Entry) -> Result<(), rusqlite::Error> {
+    let sql = match entry.lane {
+        Lane::Priority => "INSERT INTO lane_0 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        Lane::Live => "INSERT INTO lane_1 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        Lane::History => "INSERT INTO lane_2 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    };
+    let mut statement = conn.prepare_cached(sql)?;
+    statement.execute(params![
+        signed(entry.id),
+        number(entry.row),
+        signed(entry.boot),
+        signed(entry.seq),
+        signed(entry.time.0),
+        entry.expires.map(|expires| signed(expires.0)),
+        signed(entry.born),
+        entry.deadline.map(signed),
+        entry.continues,
+        entry.checksum(),
+        &*entry.body,
+    ])?;
+    Ok(())
+}
+
+/// Deletes `ids`, ascending, run by run: one statement per run of neighbours.
+fn delete(conn: &Connection, lane: Lane, ids: impl Iterator<Item = u64>) -> Result<(), rusqlite::Error> {
+    let mut statement = conn.prepare_cached(&format!("DELETE FROM {} WHERE id BETWEEN ?1 AND ?2", table(lane)))?;
+    let mut run: Option<(u64, u64)> = None;
+    for id in ids {
+        run = match run {
+            Some((first, last)) if id == last + 1 => Some((first, id)),
+            Some((first, last)) => {
+                statement.execute([signed(first), signed(last)])?;
+                Some((id, id))
+            }
+            None => Some((id, id)),
+        };
+    }
+    if let Some((first, last)) = run {
+        statement.execute([signed(first), signed(last)])?;
+    }
+    Ok(())
+}
+
+fn keep_aside(
+    conn: &Connection,
+    removal: &Removal,
+    reason: &str,
+    running: &RunningTime,
+) -> Result<(), rusqlite::Error> {
+    let mut statement = conn.prepare_cached(&format!(
+        "INSERT OR REPLACE INTO quarantine(id, lane, device, boot, seq, time, expires, reason, since, body)
+         SELECT id, ?2, device, coalesce(boot, 0), coalesce(seq, 0), coalesce(time, 0), expires, ?3, ?4,
+                coalesce(body, x'')
+         FROM {} WHERE id = ?1",
+        table(removal.lane)
+    ))?;
+    statement.execute(params![signed(removal.id), removal.lane as i64, reason, signed(running.wall().0)])?;
+    Ok(())
+}
+
+/// What is quarantined is counted already: its bodies make room before any waiting record does. Bytes that went.
+fn prune_quarantine(conn: &Connection) -> Result<u64, rusqlite::Error> {
+    let mut statement = conn.prepare_cached("SELECT total(length(body)) + 40 * count(*), max(id) FROM quarantine")?;
+    let (bytes, newest): (f64, Option<i64>) = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let Some(newest) = newest else { return Ok(0) };
+    let mut statement = conn.prepare_cached("DELETE FROM quarantine WHERE id <= ?1")?;
+    statement.execute([newest])?;
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a sum of sizes, far below 2^53
+    Ok(bytes as u64)
+}

@@ -1,0 +1,110 @@
+//! A record as it lies in memory and on disk, and its checksum.
+//!
+//! SQLite does not notice rot inside a row (29 of 30 flipped bits pass its own check), so each record carries a CRC32C
+//! over header and body, written at the append and verified at each read from disk.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fieldgate_types::{DeviceId, UnixMillis};
+
+use crate::record::{Header, Lane, REPLAYED_AFTER, Record, RecordId};
+
+/// One record with everything that is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub id: u64,
+    pub lane: Lane,
+    /// Index of the device in the ledger; its row in the file has the same number.
+    pub row: usize,
+    pub device: DeviceId,
+    pub boot: u64,
+    pub seq: u64,
+    pub time: UnixMillis,
+    pub expires: Option<UnixMillis>,
+    /// Running time at the commit.
+    pub born: u64,
+    /// Running time at which it expires.
+    pub deadline: Option<u64>,
+    /// It belongs to the same batch as the record before it in this lane: the two are evicted together.
+    pub continues: bool,
+    pub body: Bytes,
+}
+
+impl Entry {
+    /// What it occupies in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.body.len() + crate::record::RECORD_OVERHEAD
+    }
+
+    /// As the consumer sees it at running time `now`. Ids below `start` were stored before this start.
+    pub(crate) fn into_record(self, now: u64, start: u64) -> Record {
+        let replayed = self.id < start || now.saturating_sub(self.born) > crate::age::millis(REPLAYED_AFTER);
+        let remaining = self.deadline.map(|deadline| Duration::from_millis(deadline.saturating_sub(now)));
+        let Self { id, lane, device, boot, seq, time, expires, body, .. } = self;
+        Record {
+            id: RecordId(id),
+            header: Header { device, lane, boot, seq, time, expires },
+            body,
+            replayed,
+            remaining,
+        }
+    }
+
+    /// CRC32C over all that matters, each part with a fixed length or its length before it.
+    pub(crate) fn checksum(&self) -> u32 {
+        checksum(
+            &Checked {
+                id: self.id,
+                lane: self.lane,
+                device: &self.device,
+                boot: self.boot,
+                seq: self.seq,
+                time: self.time,
+                expires: self.expires,
+                born: self.born,
+                deadline: self.deadline,
+                continues: self.continues,
+            },
+            &self.body,
+        )
+    }
+}
+
+/// The header as it goes into the checksum.
+pub(crate) struct Checked<'a> {
+    pub id: u64,
+    pub lane: Lane,
+    pub device: &'a DeviceId,
+    pub boot: u64,
+    pub seq: u64,
+    pub time: UnixMillis,
+    pub expires: Option<UnixMillis>,
+    pub born: u64,
+    pub deadline: Option<u64>,
+    pub continues: bool,
+}
+
+/// CRC32C over header and body.
+pub(crate) fn checksum(header: &Checked<'_>, body: &[u8]) -> u32 {
+    let numbers = [
+        header.id,
+        header.lane as u64,
+        u64::from(header.continues),
+        header.boot,
+        header.seq,
+        header.time.0,
+        u64::from(header.expires.is_some()),
+        header.expires.unwrap_or_default().0,
+        header.born,
+        u64::from(header.deadline.is_some()),
+        header.deadline.unwrap_or_default(),
+        header.device.as_str().len() as u64,
+    ];
+    let mut crc = 0;
+    for number in numbers {
+        crc = crc32c::crc32c_append(crc, &number.to_le_bytes());
+    }
+    crc = crc32c::crc32c_append(crc, header.device.as_str().as_bytes());
+    crc32c::crc32c_append(crc, body)
+}

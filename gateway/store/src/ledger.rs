@@ -1,0 +1,224 @@
+//! The loss ledger: what became of each device's records, and its sequence numbers.
+//!
+//! The writer's master copy. Changes are part of the transaction that causes them: the first touch of a row in a
+//! transaction keeps its old value, so that a transaction that fails leaves no trace here either.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
+use fieldgate_types::DeviceId;
+
+use crate::stats::{DeviceLedger, Loss, LossKind};
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub device: DeviceId,
+    /// Boot of the last record, and its sequence number.
+    pub boot: u64,
+    pub seq: u64,
+    pub received: u64,
+    pub delivered: u64,
+    /// Payload bytes waiting.
+    pub bytes: u64,
+    pub losses: Vec<Loss>,
+}
+
+impl Row {
+    fn lost(&self, kind: LossKind) -> u64 {
+        self.losses.iter().filter(|loss| loss.kind == kind).map(|loss| loss.count).sum()
+    }
+
+    /// Records in the queue.
+    pub(crate) fn waiting(&self) -> u64 {
+        let lost: u64 = self.losses.iter().map(|loss| loss.count).sum();
+        self.received.saturating_sub(self.delivered).saturating_sub(lost)
+    }
+
+    /// As others see it.
+    pub(crate) fn report(&self) -> DeviceLedger {
+        DeviceLedger {
+            device: self.device.clone(),
+            received: self.received,
+            delivered: self.delivered,
+            waiting: self.waiting(),
+            expired: self.lost(LossKind::Expired),
+            evicted: self.lost(LossKind::Evicted),
+            quarantined: self.lost(LossKind::Quarantined),
+            losses: self.losses.clone(),
+        }
+    }
+}
+
+/// All devices.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    rows: Vec<Row>,
+    index: HashMap<DeviceId, usize>,
+    /// Rows touched in the open transaction with their old value; `None`: new.
+    touched: BTreeMap<usize, Option<Row>>,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Ledger {
+    /// From the file, in the order of its numbers.
+    pub(crate) fn load(rows: Vec<Row>) -> Self {
+        let index = rows.iter().enumerate().map(|(at, row)| (row.device.clone(), at)).collect();
+        let messages = rows.iter().map(Row::waiting).sum();
+        let bytes = rows.iter().map(|row| row.bytes).sum();
+        Self { rows, index, touched: BTreeMap::new(), messages, bytes }
+    }
+
+    /// Records waiting, all devices.
+    pub(crate) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Their payload.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Records ever received: the ids given so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.rows.iter().map(|row| row.received).sum()
+    }
+
+    /// The newest boot that any record had.
+    pub(crate) fn newest_boot(&self) -> u64 {
+        self.rows.iter().map(|row| row.boot).max().unwrap_or(0)
+    }
+
+    /// The device at `row`, if there is one.
+    pub(crate) fn device(&self, row: usize) -> Option<&DeviceId> {
+        self.rows.get(row).map(|row| &row.device)
+    }
+
+    /// All rows.
+    pub(crate) fn reports(&self) -> Vec<DeviceLedger> {
+        self.rows.iter().map(Row::report).collect()
+    }
+
+    /// Counts a record of `device` with a body of `bytes`; its row and sequence number in `boot`.
+    pub(crate) fn receive(&mut self, device: &DeviceId, boot: u64, bytes: usize) -> (usize, u64) {
+        let at = match self.index.get(device) {
+            Some(at) => *at,
+            None => self.add(device),
+        };
+        let seq = self.change(at, |row| {
+            row.seq = if row.boot == boot { row.seq + 1 } else { 1 };
+            row.boot = boot;
+            row.received += 1;
+            row.bytes += bytes as u64;
+            row.seq
+        });
+        (at, seq.unwrap_or_default())
+    }
+
+    fn add(&mut self, device: &DeviceId) -> usize {
+        let at = self.rows.len();
+        let device = device.clone();
+        self.index.insert(device.clone(), at);
+        self.rows.push(Row { device, boot: 0, seq: 0, received: 0, delivered: 0, bytes: 0, losses: Vec::new() });
+        self.touched.insert(at, None);
+        at
+    }
+
+    /// Counts `records` with bodies of `bytes` as delivered.
+    pub(crate) fn deliver(&mut self, row: usize, records: u64, bytes: u64) {
+        self.change(row, |row| {
+            row.delivered += records;
+            row.bytes = row.bytes.saturating_sub(bytes);
+        });
+    }
+
+    /// Counts `records` with bodies of `bytes` as lost.
+    pub(crate) fn lose(&mut self, row: usize, kind: LossKind, reason: &'static str, records: u64, bytes: u64) {
+        self.change(row, |row| {
+            row.bytes = row.bytes.saturating_sub(bytes);
+            match row.losses.iter_mut().find(|loss| loss.kind == kind && loss.reason == reason) {
+                Some(loss) => loss.count += records,
+                None => row.losses.push(Loss { kind, reason: Cow::Borrowed(reason), count: records }),
+            }
+        });
+    }
+
+    /// The file is gone with all that waited in it.
+    pub(crate) fn lose_all(&mut self, kind: LossKind, reason: &'static str) {
+        for at in 0..self.rows.len() {
+            let waiting = self.rows.get(at).map_or(0, Row::waiting);
+            // Also a row without loss is touched: the fresh file has none of them.
+            self.change(at, |row| row.bytes = 0);
+            if waiting > 0 {
+                self.lose(at, kind, reason, waiting, 0);
+            }
+        }
+    }
+
+    fn change<T>(&mut self, at: usize, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
+        let row = self.rows.get_mut(at)?;
+        self.touched.entry(at).or_insert_with(|| Some(row.clone()));
+        self.messages = self.messages.wrapping_sub(row.waiting());
+        self.bytes = self.bytes.wrapping_sub(row.bytes);
+        let result = change(row);
+        self.messages = self.messages.wrapping_add(row.waiting());
+        self.bytes = self.bytes.wrapping_add(row.bytes);
+        Some(result)
+    }
+
+    /// The rows that the open transaction must write.
+    pub(crate) fn touched(&self) -> impl Iterator<Item = (usize, &Row)> {
+        self.touched.keys().filter_map(|at| self.rows.get(*at).map(|row| (*at, row)))
+    }
+
+    /// The transaction is durable; what others should see now.
+    pub(crate) fn commit(&mut self) -> Vec<DeviceLedger> {
+        let touched = std::mem::take(&mut self.touched);
+        touched.keys().filter_map(|at| self.rows.get(*at)).map(Row::report).collect()
+    }
+
+    /// The transaction did not happen.
+    pub(crate) fn rollback(&mut self) {
+        // Backwards, so that new rows leave from the end.
+        for (at, old) in std::mem::take(&mut self.touched).into_iter().rev() {
+            match old {
+                Some(old) => {
+                    if let Some(row) = self.rows.get_mut(at) {
+                        *row = old;
+                    }
+                }
+                None => {
+                    if let Some(row) = self.rows.pop() {
+                        self.index.remove(&row.device);
+                    }
+                }
+            }
+        }
+        self.messages = self.rows.iter().map(Row::waiting).sum();
+        self.bytes = self.rows.iter().map(|row| row.bytes).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollback_leaves_no_trace() {
+        let (a, b) = (DeviceId::new("a").unwrap(), DeviceId::new("b").unwrap());
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.receive(&a, 1, 10), (0, 1));
+        assert_eq!(ledger.receive(&a, 1, 10), (0, 2));
+        assert_eq!(ledger.commit().len(), 1);
+        assert_eq!(ledger.receive(&b, 1, 5), (1, 1));
+        ledger.deliver(0, 1, 10);
+        ledger.lose(0, LossKind::Evicted, "max-size", 1, 10);
+        assert_eq!((ledger.messages(), ledger.bytes()), (1, 5));
+        ledger.rollback();
+        assert_eq!((ledger.messages(), ledger.bytes()), (2, 20));
+        assert_eq!(ledger.reports().len(), 1);
+        assert_eq!(ledger.receive(&b, 1, 5), (1, 1));
+        assert_eq!(ledger.receive(&a, 2, 5), (0, 1), "sequence numbers begin anew with each boot");
+    }
+}

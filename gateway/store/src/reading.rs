@@ -1,0 +1,114 @@
+//! The read path: records from disk for the consumers, tables for whoever starts.
+
+use bytes::Bytes;
+use fieldgate_types::UnixMillis;
+use rusqlite::{Connection, Row};
+
+use crate::desk::{Exit, Removal, Stretch};
+use crate::entry::Entry;
+use crate::ledger::Ledger;
+use crate::record::{Lane, Pairs};
+use crate::schema::{index, table};
+use crate::sqlite::{failure, signed, unsigned};
+use crate::stats::LossKind;
+
+/// One read: short, since commits wait meanwhile, and bounded in memory.
+const READ_RECORDS: usize = 2048;
+const READ_BYTES: usize = 1 << 20;
+
+/// What lay on disk.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub entries: Vec<Entry>,
+    /// Records that can't be trusted.
+    pub bad: Vec<Removal>,
+    /// Everything below this was read.
+    pub to: u64,
+}
+
+/// Reads the next records of `stretch`.
+pub(crate) fn read(conn: &Connection, ledger: &Ledger, stretch: Stretch) -> Result<Read, rusqlite::Error> {
+    let sql = format!(
+        "SELECT id, device, boot, seq, time, expires, born, deadline, continues, crc, body FROM {}
+         WHERE id >= ?1 AND id < ?2 ORDER BY id",
+        table(stretch.lane)
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    let mut rows = statement.query([signed(stretch.from), signed(stretch.to)])?;
+    let mut read = Read { entries: Vec::new(), bad: Vec::new(), to: stretch.to };
+    let (mut count, mut bytes) = (0, 0);
+    while let Some(row) = rows.next()? {
+        let id = unsigned(row.get(0)?);
+        count += 1;
+        match decode(row, id, stretch.lane, ledger)? {
+            Ok(entry) => {
+                bytes += entry.bytes();
+                read.entries.push(entry);
+            }
+            Err(bad) => read.bad.push(bad),
+        }
+        if count >= READ_RECORDS || bytes >= READ_BYTES {
+            read.to = id + 1;
+            break;
+        }
+    }
+    Ok(read)
+}
+
+/// `Err` inside: the row is there but not what was written.
+fn decode(row: &Row<'_>, id: u64, lane: Lane, ledger: &Ledger) -> Result<Result<Entry, Removal>, rusqlite::Error> {
+    let number = row.get_ref(1)?.as_i64().ok().and_then(index);
+    let Some((at, device)) = number.and_then(|at| ledger.device(at).map(|device| (at, device))) else {
+        return Err(failure(rusqlite::ffi::SQLITE_CORRUPT, "a record belongs to no device"));
+    };
+    let body = row.get_ref(10)?.as_blob().unwrap_or_default();
+    let bad = |reason: &'static str| Removal {
+        id,
+        lane,
+        row: at,
+        bytes: body.len(),
+        exit: Exit::Lost(LossKind::Quarantined, reason),
+    };
+    let number = |column: usize| row.get_ref(column).ok().and_then(|value| value.as_i64().ok()).map(unsigned);
+    let (Some(boot), Some(seq), Some(time), Some(born), Some(continues), Some(crc)) =
+        (number(2), number(3), number(4), number(6), number(8), number(9))
+    else {
+        return Ok(Err(bad("unreadable")));
+    };
+    let entry = Entry {
+        id,
+        lane,
+        row: at,
+        device: device.clone(),
+        boot,
+        seq,
+        time: UnixMillis(time),
+        expires: number(5).map(UnixMillis),
+        born,
+        deadline: number(7),
+        continues: continues != 0,
+        body: Bytes::copy_from_slice(body),
+    };
+    Ok(if u64::from(entry.checksum()) == crc { Ok(entry) } else { Err(bad("bad-crc")) })
+}
+
+/// A small table, sorted by key.
+pub(crate) fn scan(conn: &Connection, name: &str) -> Result<Pairs, rusqlite::Error> {
+    let mut statement = conn.prepare_cached("SELECT key, value FROM small WHERE name = ?1 ORDER BY key")?;
+    let rows = statement.query_map([name], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+/// Reception time of the oldest record on disk.
+pub(crate) fn oldest(conn: &Connection) -> Result<Option<UnixMillis>, rusqlite::Error> {
+    let mut oldest: Option<UnixMillis> = None;
+    for lane in Lane::ALL {
+        let mut statement = conn.prepare_cached(&format!("SELECT time FROM {} ORDER BY id LIMIT 1", table(lane)))?;
+        let mut rows = statement.query([])?;
+        if let Some(row) = rows.next()? {
+            let time = UnixMillis(unsigned(row.get(0)?));
+            oldest = Some(oldest.map_or(time, |oldest| oldest.min(time)));
+        }
+    }
+    Ok(oldest)
+}

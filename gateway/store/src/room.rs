@@ -1,0 +1,120 @@
+//! How much of the disk the queue may take.
+//!
+//! On a full file system a write-ahead queue is dead: DELETE, checkpoint and INSERT all fail. Below `max_page_count` all
+//! three go on working. So the cap is the smaller of what is configured and what the file system leaves, less a
+//! reserve, looked at again every minute and after every failure. The log counts too: it is cut every sixteenth of the
+//! size, and no transaction is much larger than that.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::options::Options;
+use crate::sqlite::{signed, unsigned};
+
+/// SQLite's page, as created.
+pub(crate) const PAGE: u64 = 4096;
+/// Less than this can't hold the tables and one large batch.
+const SMALLEST: u64 = 1 << 20;
+const LOG_MIN: u64 = 128 << 10;
+const LOG_MAX: u64 = 4 << 20;
+/// Kept free on the file system, unless that is small.
+const RESERVE: u64 = 32 << 20;
+
+/// The numbers that follow from configuration and file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Most pages of the database.
+    pub max_pages: u64,
+    /// Checkpoint when the log has this many pages.
+    pub log_pages: u64,
+    /// Bytes of one transaction, one batch at least.
+    pub transaction: usize,
+    /// The file system, not the configuration, sets the bound.
+    pub by_disk: bool,
+}
+
+/// Pages in use and pages there may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub pages: u64,
+    pub free: u64,
+}
+
+impl Room {
+    /// Looks at the file system. Where that can't be asked, the configured size stands.
+    pub(crate) fn measure(path: &Path, options: &Options) -> Self {
+        let wanted = options.max_size.bytes().max(SMALLEST);
+        let file = std::fs::metadata(path).map_or(0, |meta| meta.len());
+        let available = match rustix::fs::statvfs(path) {
+            Ok(fs) => {
+                let reserve = RESERVE.min(fs.f_blocks.saturating_mul(fs.f_frsize) / 8);
+                file + fs.f_bavail.saturating_mul(fs.f_frsize).saturating_sub(reserve)
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "free space unknown, only the configured size bounds the queue");
+                u64::MAX
+            }
+        };
+        Self { by_disk: available < wanted, ..Self::within(wanted.min(available.max(SMALLEST))) }
+    }
+
+    fn within(total: u64) -> Self {
+        let log = (total / 16).clamp(LOG_MIN, LOG_MAX);
+        Self {
+            max_pages: (total - 2 * log) / PAGE,
+            log_pages: log / PAGE,
+            transaction: usize::try_from(log).unwrap_or(usize::MAX),
+            by_disk: false,
+        }
+    }
+
+    /// Makes SQLite hold to it. A file that is larger already keeps its size and takes no further page.
+    pub(crate) fn apply(self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        conn.pragma_update(None, "max_page_count", signed(self.max_pages))?;
+        conn.pragma_update(None, "wal_autocheckpoint", signed(self.log_pages))
+    }
+
+    /// Pages kept free for what deleting and rebalancing need.
+    pub(crate) fn slack(self) -> u64 {
+        (self.max_pages / 64).max(16)
+    }
+
+    /// Pages that `bytes` of records or values need, about. Long bodies waste part of their pages.
+    pub(crate) fn pages(bytes: usize) -> u64 {
+        let bytes = bytes as u64;
+        (bytes + bytes / 4) / PAGE + 8
+    }
+
+    /// How many pages are missing for `pages` more.
+    pub(crate) fn missing(self, usage: Usage, pages: u64) -> u64 {
+        let used = usage.pages.saturating_sub(usage.free);
+        (used + pages + self.slack()).saturating_sub(self.max_pages)
+    }
+}
+
+impl Usage {
+    /// Asks SQLite, inside a transaction too.
+    pub(crate) fn measure(conn: &Connection) -> Result<Self, rusqlite::Error> {
+        let mut pages = conn.prepare_cached("PRAGMA page_count")?;
+        let mut free = conn.prepare_cached("PRAGMA freelist_count")?;
+        Ok(Self {
+            pages: unsigned(pages.query_row([], |row| row.get(0))?),
+            free: unsigned(free.query_row([], |row| row.get(0))?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_and_database_stay_within_the_size() {
+        for total in [1 << 20, 8 << 20, 64 << 20, 1 << 30] {
+            let room = Room::within(total);
+            assert!(room.max_pages * PAGE + 2 * room.log_pages * PAGE <= total);
+            assert!(room.max_pages * PAGE >= total / 2, "{total}: {room:?}");
+        }
+    }
+}

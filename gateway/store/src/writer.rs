@@ -1,0 +1,483 @@
+//! The writer: one thread, the only connection to queue.db, everything that becomes durable.
+//!
+//! It takes whatever has queued up while the last transaction was being synced, and commits it as one. No linger: under
+//! load the batches gather by themselves. What a failed transaction means is in [`crate::recovery`].
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::age::RunningTime;
+use crate::attempt::Attempt;
+use crate::desk::Removal;
+use crate::error::{CloseError, ScanError};
+use crate::faults::{Faults, Point};
+use crate::inbox::{Inbox, Job, Woke};
+use crate::ledger::Ledger;
+use crate::options::{Options, Overflow};
+use crate::reading;
+use crate::record::{Committed, Receipt, RecordId};
+use crate::room::{PAGE, Room, Usage};
+use crate::shared::Shared;
+use crate::sqlite::{beside, is_full, signed};
+use crate::stats::Health;
+
+/// With nothing to do, the writer looks at the clock this often.
+const IDLE: Duration = Duration::from_secs(1);
+/// While there is no room, it looks again this often.
+const BLOCKED: Duration = Duration::from_millis(250);
+/// Running time is saved, and room measured, this often (milliseconds of running time).
+const CARE: u64 = 60_000;
+/// Each transaction in a row that finds the disk full doubles what the next one evicts, up to this.
+const MAX_STRAIN: u32 = 3;
+/// Rounds of reading between two transactions: draining must not keep commits waiting.
+const READS: usize = 4;
+/// Evicted at least, so that not every transaction has to.
+const EVICTION_PAGES: u64 = 1024;
+
+/// What the writer starts with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub path: PathBuf,
+    pub boot: u64,
+    pub options: Options,
+    pub running: RunningTime,
+    pub ledger: Ledger,
+    pub next_id: u64,
+    pub conn: Connection,
+    pub room: Room,
+    pub faults: Faults,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) path: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) running: RunningTime,
+    pub(crate) faults: Faults,
+    pub(crate) conn: Option<Connection>,
+    pub(crate) room: Room,
+    pub(crate) ledger: Ledger,
+    /// Id of the next record.
+    pub(crate) next_id: u64,
+    boot: u64,
+    /// Batches taken from the inbox and not answered; the inbox's permits bound them.
+    pub(crate) pending: VecDeque<Job>,
+    /// Taken from the desk and not yet off the disk.
+    pub(crate) removals: Vec<Removal>,
+    /// A transaction whose commit failed, which may have happened all the same.
+    pub(crate) undecided: Option<Attempt>,
+    /// Transactions in a row that found the disk full.
+    pub(crate) strain: u32,
+    /// Recoveries since the last good transaction.
+    pub(crate) failures: u32,
+    /// There was no room for the first batch, then.
+    blocked: Option<Instant>,
+    next_care: u64,
+    commits: u64,
+    last_commit: Duration,
+    pub(crate) health: Health,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, start: Start) -> Self {
+        let Start { path, boot, options, running, ledger, next_id, conn, room, faults } = start;
+        Self {
+            shared,
+            inbox,
+            path,
+            options,
+            running,
+            faults,
+            conn: Some(conn),
+            room,
+            ledger,
+            next_id,
+            boot,
+            pending: VecDeque::new(),
+            removals: Vec::new(),
+            undecided: None,
+            strain: 0,
+            failures: 0,
+            blocked: None,
+            next_care: 0,
+            commits: 0,
+            last_commit: Duration::ZERO,
+            health: Health::Ok,
+        }
+    }
+
+    /// Works until the end has been asked for and all is stored.
+    pub(crate) fn run(mut self) -> Result<(), CloseError> {
+        loop {
+            let woke = self.inbox.wait(self.patience());
+            let closing = woke.closing;
+            if let Err(error) = self.work(woke) {
+                self.recover(&error);
+            }
+            // A last look: batches may have come in before the inbox closed.
+            if closing || self.inbox.closing() {
+                return self.finish();
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match (self.blocked, self.pending.is_empty() || self.conn.is_none()) {
+            (None, false) => Duration::ZERO,
+            (Some(_), _) => BLOCKED,
+            (None, true) => IDLE,
+        }
+    }
+
+    fn work(&mut self, woke: Woke) -> Result<(), rusqlite::Error> {
+        self.pending.extend(woke.jobs);
+        if woke.removals || !self.pending.is_empty() {
+            self.removals.extend(self.shared.desk().take_removals());
+        }
+        self.scan(woke.scans)?;
+        self.fill()?;
+        let care = self.running.now() >= self.next_care;
+        let stuck = self.removals.is_empty() && self.blocked.is_some_and(|since| since.elapsed() < BLOCKED);
+        if care || !self.removals.is_empty() || (!self.pending.is_empty() && !stuck) {
+            self.transact(care)?;
+        }
+        Ok(())
+    }
+
+    /// Everything that still waits, then the tidy end.
+    fn finish(mut self) -> Result<(), CloseError> {
+        loop {
+            let woke = self.inbox.wait(Duration::ZERO);
+            self.pending.extend(woke.jobs);
+            self.removals.extend(self.shared.desk().take_removals());
+            let before = self.pending.len();
+            if self.conn.is_none() {
+                return Err(self.give_up("the disk refuses"));
+            }
+            let last = self.transact(true);
+            let stuck = self.blocked.is_some() && self.pending.len() == before;
+            if let Err(error) = last {
+                return Err(self.give_up(&error.to_string()));
+            }
+            if self.pending.is_empty() && self.removals.is_empty() {
+                break;
+            }
+            if stuck {
+                return Err(self.give_up("there is no room"));
+            }
+        }
+        let conn = self.conn.take().ok_or(CloseError::WriterLost)?;
+        if let Err(error) = crate::sqlite::checkpoint(&conn) {
+            // All is durable in the log; the next start moves it.
+            tracing::warn!(%error, "queue closed without its last checkpoint");
+        }
+        if let Err((_, error)) = conn.close() {
+            tracing::warn!(%error, "queue closed untidily");
+        }
+        Ok(())
+    }
+
+    fn give_up(&self, reason: &str) -> CloseError {
+        // Dropping the jobs tells their callers that the queue is closed.
+        CloseError::NotFlushed { batches: self.pending.len(), reason: reason.to_owned() }
+    }
+
+    fn scan(&mut self, scans: Vec<crate::inbox::Scan>) -> Result<(), rusqlite::Error> {
+        let Some(conn) = &self.conn else { return Ok(()) };
+        let mut failed = None;
+        for scan in scans {
+            let pairs = reading::scan(conn, scan.table);
+            let answer = pairs.map_err(|error| {
+                let text = ScanError::Read(error.to_string());
+                failed = Some(error);
+                text
+            });
+            drop(scan.permit);
+            // A caller that went away needs no answer.
+            drop(scan.done.send(answer));
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Reads ahead for the consumers.
+    fn fill(&mut self) -> Result<(), rusqlite::Error> {
+        let Some(conn) = &self.conn else { return Ok(()) };
+        for _ in 0..READS {
+            let stretches = self.shared.desk().wanted();
+            if stretches.is_empty() {
+                return Ok(());
+            }
+            for stretch in stretches {
+                let read = reading::read(conn, &self.ledger, stretch)?;
+                if !read.bad.is_empty() {
+                    tracing::error!(lane = %stretch.lane, records = read.bad.len(), "damaged records found, quarantined");
+                    self.inbox.removals(true);
+                }
+                let mut desk = self.shared.desk();
+                let held_back: Vec<_> = read.bad.into_iter().filter(|bad| !desk.is_leaving(bad.id)).collect();
+                for bad in held_back {
+                    desk.remove(bad);
+                }
+                desk.filled(stretch, read.to, read.entries);
+                drop(desk);
+                self.shared.arrival(stretch.lane).notify_waiters();
+            }
+        }
+        // Whatever is wanted beyond: after the next transaction.
+        self.inbox.nudge();
+        Ok(())
+    }
+
+    /// One transaction.
+    fn transact(&mut self, care: bool) -> Result<(), rusqlite::Error> {
+        let Some(conn) = self.conn.take() else { return Ok(()) };
+        let begin = Instant::now();
+        if care {
+            self.room = Room::measure(&self.path, &self.options);
+            if let Err(error) = self.room.apply(&conn) {
+                self.conn = Some(conn);
+                return Err(error);
+            }
+        }
+        // On a disk that is full the removals go alone first: they make the room that the batches need.
+        if self.strain > 0 && !self.removals.is_empty() && !self.pending.is_empty() {
+            let alone = self.attempt(&conn, false, false);
+            if alone.is_err() {
+                self.conn = Some(conn);
+                return alone;
+            }
+        }
+        let mut result = self.attempt(&conn, true, care);
+        while let Err(error) = &result {
+            if !is_full(error) {
+                break;
+            }
+            // Our estimate of the room was wrong: try again with more eviction, within reason.
+            self.strain = (self.strain + 1).min(MAX_STRAIN);
+            let evicting = self.options.overflow == Overflow::DropOldest && self.strain < MAX_STRAIN;
+            if !evicting || self.undecided.is_some() {
+                break;
+            }
+            result = self.attempt(&conn, true, care);
+        }
+        if result.is_ok() {
+            self.strain = 0;
+            self.failures = 0;
+            self.last_commit = begin.elapsed();
+            self.publish(&conn)?;
+        }
+        self.conn = Some(conn);
+        result
+    }
+
+    fn attempt(&mut self, conn: &Connection, with_jobs: bool, care: bool) -> Result<(), rusqlite::Error> {
+        let removals = std::mem::take(&mut self.removals);
+        let mut attempt = Attempt::new(self.next_id, removals);
+        let built = self.build(conn, &mut attempt, with_jobs, care);
+        match built {
+            Ok(false) if attempt.is_empty() => {
+                rollback(conn);
+                self.undo(attempt);
+                Ok(())
+            }
+            Ok(_) => match self.commit(conn) {
+                Ok(()) => {
+                    self.done(attempt);
+                    Ok(())
+                }
+                Err(error) => {
+                    self.undecided = Some(attempt);
+                    Err(error)
+                }
+            },
+            Err(error) => {
+                rollback(conn);
+                self.undo(attempt);
+                Err(error)
+            }
+        }
+    }
+
+    fn commit(&self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        self.faults.check(Point::BeforeCommit)?;
+        conn.prepare_cached("COMMIT")?.execute([])?;
+        self.faults.check(Point::AfterCommit)
+    }
+
+    /// Everything up to the commit; `true` when something besides the attempt's own changes is to be committed.
+    fn build(
+        &mut self,
+        conn: &Connection,
+        attempt: &mut Attempt,
+        with_jobs: bool,
+        care: bool,
+    ) -> Result<bool, rusqlite::Error> {
+        let now = self.running.now();
+        conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        attempt.remove(conn, &mut self.ledger, &self.running)?;
+        let mut saved = false;
+        if care {
+            let max_age = crate::age::millis(self.options.max_age);
+            let more = attempt.sweep(conn, &mut self.ledger, &self.shared, (now, max_age))?;
+            let pace = (max_age / 16).clamp(1_000, CARE);
+            self.next_care = if more { now } else { now + pace };
+            // An idle gateway with an empty queue leaves the flash alone.
+            saved = self.ledger.messages() > 0;
+            if saved || !attempt.is_empty() {
+                let clock = self.running.save();
+                conn.prepare_cached("INSERT OR REPLACE INTO clock(id, running, wall) VALUES (1, ?1, ?2)")?
+                    .execute([signed(clock.running), signed(clock.wall)])?;
+            }
+        }
+        if with_jobs && !self.pending.is_empty() {
+            let jobs = self.make_room(conn, attempt)?;
+            for job in self.pending.iter().take(jobs) {
+                attempt.store(conn, &mut self.ledger, &job.batch, (self.boot, now))?;
+            }
+            self.next_id = attempt.first_id + attempt.entries.len() as u64;
+        }
+        Attempt::write_ledger(conn, &self.ledger)?;
+        Ok(saved)
+    }
+
+    /// How many batches go into this transaction; the oldest records make room for them where they may.
+    fn make_room(&mut self, conn: &Connection, attempt: &mut Attempt) -> Result<usize, rusqlite::Error> {
+        let mut bytes = 0;
+        let mut jobs = 0;
+        for job in &self.pending {
+            if jobs > 0 && bytes + job.bytes > self.room.transaction {
+                break;
+            }
+            bytes += job.bytes;
+            jobs += 1;
+        }
+        let needed = Room::pages(bytes);
+        let mut missing = self.room.missing(Usage::measure(conn)?, needed);
+        let extra = if self.strain > 0 { EVICTION_PAGES << self.strain } else { 0 };
+        if missing == 0 && extra == 0 {
+            self.blocked = None;
+            return Ok(jobs);
+        }
+        match self.options.overflow {
+            Overflow::DropOldest => {
+                let reason = if self.room.by_disk { "disk-full" } else { "max-size" };
+                let more = extra.max(EVICTION_PAGES).min(self.room.slack() << self.strain);
+                while missing > 0 || extra > 0 {
+                    let pages = missing + more;
+                    if !attempt.evict(conn, &mut self.ledger, &self.shared, pages, reason)? {
+                        break;
+                    }
+                    missing = self.room.missing(Usage::measure(conn)?, needed);
+                    if missing == 0 {
+                        break;
+                    }
+                }
+            }
+            Overflow::Refuse => {
+                // As many as fit.
+                while missing > 0 && jobs > 0 {
+                    jobs -= 1;
+                    bytes -= self.pending.get(jobs).map_or(0, |job| job.bytes);
+                    missing = self.room.missing(Usage::measure(conn)?, Room::pages(bytes));
+                }
+                if jobs > 0 {
+                    missing = 0;
+                }
+            }
+        }
+        if missing > 0 {
+            self.blocked = Some(Instant::now());
+            self.refuse("the buffer is full");
+            return Ok(0);
+        }
+        self.blocked = None;
+        Ok(jobs)
+    }
+
+    /// The transaction is durable: tell everybody.
+    pub(crate) fn done(&mut self, attempt: Attempt) {
+        self.commits += 1;
+        if self.blocked.is_none() && self.health != Health::Ok {
+            tracing::info!("queue accepts again");
+            self.health = Health::Ok;
+        }
+        let boot = self.boot;
+        let changed = self.ledger.commit();
+        {
+            let mut report = self.shared.report();
+            for row in changed {
+                report.ledger.insert(row.device.clone(), row);
+            }
+            report.stats.messages = self.ledger.messages();
+            report.stats.bytes = self.ledger.bytes();
+            report.stats.commits = self.commits;
+            report.stats.health = self.health.clone();
+        }
+        let mut receipts = attempt.entries.iter().map(|entry| Receipt { id: RecordId(entry.id), boot, seq: entry.seq });
+        let receipts: Vec<Vec<Receipt>> =
+            attempt.jobs.iter().map(|count| receipts.by_ref().take(*count).collect()).collect();
+        {
+            let mut desk = self.shared.desk();
+            desk.removed(&attempt.removals);
+            for entry in attempt.entries {
+                desk.committed(entry);
+            }
+        }
+        self.shared.arrived();
+        self.shared.eased().notify_waiters();
+        for receipts in receipts {
+            let Some(job) = self.pending.pop_front() else { break };
+            drop(job.permits);
+            // A caller that went away has its batch stored all the same.
+            drop(job.done.send(Ok(Committed { receipts })));
+        }
+    }
+
+    /// The transaction did not happen.
+    pub(crate) fn undo(&mut self, attempt: Attempt) {
+        self.ledger.rollback();
+        self.next_id = attempt.first_id;
+        attempt.unclaim(&self.shared);
+        let mut removals = attempt.removals;
+        removals.append(&mut self.removals);
+        self.removals = removals;
+    }
+
+    /// Commits wait from now on; said once.
+    pub(crate) fn refuse(&mut self, reason: &str) {
+        if let Health::Ok = self.health {
+            tracing::error!(reason, "queue refuses, nothing is acknowledged");
+            self.health = Health::Refusing { since: self.running.wall(), reason: reason.to_owned() };
+            self.shared.report().stats.health = self.health.clone();
+        }
+    }
+
+    fn publish(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        let usage = Usage::measure(conn)?;
+        let oldest = reading::oldest(conn)?;
+        let log = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |meta| meta.len());
+        let mut report = self.shared.report();
+        report.stats.file_bytes = usage.pages * PAGE + log;
+        report.stats.capacity_bytes = self.room.max_pages * PAGE;
+        report.stats.oldest = oldest;
+        report.stats.last_commit = self.last_commit;
+        report.stats.health = self.health.clone();
+        Ok(())
+    }
+}
+
+/// What fails here fails again at the next use, and is dealt with there.
+fn rollback(conn: &Connection) {
+    if !conn.is_autocommit()
+        && let Err(error) = conn.execute_batch("ROLLBACK")
+    {
+        tracing::debug!(%error, "rollback failed");
+    }
+}
