@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(
             enveloped(br#" {"a":12345678901234567890123}"#).to_string(),
             // serde_json reads the number as a float here; the bytes are checked below.
-            r#"{"boot":3,"hist":true,"id":"ab12","json":{"a":1.2345678901234568e22},"seq":42,"ts":1800000000123,"v":1}"#
+            r#"{"boot":3,"hist":true,"id":"ab12","json":{"a":1.2345678901234568e+22},"seq":42,"ts":1800000000123,"v":1}"#
         );
         assert_eq!(enveloped("12 °C".as_bytes())["text"], "12 °C");
         assert_eq!(enveloped(b"")["text"], "");

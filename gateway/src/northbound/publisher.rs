@@ -128,6 +128,7 @@ impl<T: Transport> Publisher<T> {
                 return Ok(());
             }
             let turn = self.send_some().await?;
+            self.counters.in_flight(self.flight.len());
             match self.next(&turn, stop).await {
                 Woke::Landed(landed) => self.landed(&landed)?,
                 Woke::Settled(result) => result.map_err(|error| Failure::Queue(error.to_string()))?,
@@ -138,7 +139,6 @@ impl<T: Transport> Publisher<T> {
                 Woke::Stalled => return Err(Failure::Stalled(self.patience)),
                 Woke::Again => {}
             }
-            self.counters.in_flight(self.flight.len());
         }
     }
 
