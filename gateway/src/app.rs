@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use fieldgate_broker::{Broker, QoS};
 use fieldgate_certs::ServerCertificate;
 use fieldgate_store::{DirectoryLock, Queue, State};
@@ -62,7 +62,13 @@ pub fn main(config: Config) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
         let app = App::start(config, Arc::new(SystemClock::new())).await?;
+        tokio::spawn(async move {
+            while hang_up.recv().await.is_some() {
+                tracing::warn!("this version doesn't reload its configuration, restart it instead");
+            }
+        });
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -117,9 +123,12 @@ impl App {
             Audit::open(&audit_folder, Arc::clone(&clock)).context("the audit log can't be opened")?;
         audit.record(Event::Started { version: env!("CARGO_PKG_VERSION") });
         let authority = Arc::new(Authority::open(&config, Arc::clone(&state), audit.clone(), Arc::clone(&clock))?);
+        refuse_shared_ids(&config, &authority)?;
         let queue = Queue::open(&dir.join("queue.db"), boot, config.buffer.options(), Arc::clone(&clock))
             .context("queue.db can't be used")?;
-        let book = Arc::new(Book::open(state, queue.clone(), audit.clone(), Arc::clone(&clock)).await?);
+        let book = Arc::new(
+            Book::open(state, queue.clone(), audit.clone(), Arc::clone(&clock), config.upstream.is_some()).await?,
+        );
         let presence = Presence::open(&queue, clock.now()).await?;
         let doors = Doors::bind(config.admin, &dir).await?;
         let admin = doors.address()?;
@@ -172,6 +181,7 @@ impl App {
             serving: AtomicBool::new(true),
         });
         doors.serve(Arc::clone(&overview), &stages.admin.tasks, &stages.admin.stop);
+        stages.commands.tasks.spawn(say_what_is_due(Arc::clone(&overview)));
         stages.admin.tasks.spawn(keep_house(
             Arc::clone(&overview),
             config.broker.names.clone(),
@@ -241,6 +251,19 @@ async fn within(deadline: Instant, stage: &'static str, work: impl Future<Output
     }
 }
 
+/// An id is a leaf device's or a field device's (DESIGN section 4).
+fn refuse_shared_ids(config: &Config, authority: &Authority) -> anyhow::Result<()> {
+    for id in config.field_devices() {
+        let taken = authority.registry.device(id).is_some_and(|entry| entry.revoked.is_none());
+        if taken || *id == authority.gateway {
+            bail!(
+                "`{id}` is the id of a leaf device or of this gateway, and of a field device in the configuration; rename one, or `fieldgate device revoke {id}`"
+            );
+        }
+    }
+    Ok(())
+}
+
 async fn start_broker(
     config: &Config,
     authority: &Arc<Authority>,
@@ -252,8 +275,6 @@ async fn start_broker(
     let tls = Arc::new(authority.ca.server_config(Arc::clone(&certificate))?);
     let sessions = Arc::new(StoredSessions::new(queue.clone()));
     let broker = Broker::start(config.broker.config(), tls, Arc::clone(gate) as _, sessions, Arc::clone(clock)).await?;
-    let bundle = authority.ca.trust_bundle_pem().into_bytes().into();
-    broker.publish(gateway_message(topic::CA.to_owned(), bundle, QoS::AtLeastOnce, true, clock.now())).await?;
     Ok((broker, certificate))
 }
 
@@ -305,6 +326,19 @@ fn start_upstream(
     stages.upstream.tasks.spawn(upstream.run());
     stages.commands.tasks.spawn(router.clone().run(downward));
     Some(handle)
+}
+
+/// What must be said once the gateway runs, and may wait for the disk: the trust bundle, and answers to commands
+/// that an earlier run left open.
+async fn say_what_is_due(overview: Arc<Overview>) {
+    let bundle = overview.authority.ca.trust_bundle_pem().into_bytes().into();
+    let message = gateway_message(topic::CA.to_owned(), bundle, QoS::AtLeastOnce, true, overview.clock.now());
+    if let Err(error) = overview.broker.publish(message).await {
+        tracing::error!(%error, "the trust bundle could not be published");
+    }
+    if let Err(error) = overview.book.answer_abandoned(overview.started).await {
+        tracing::error!(%error, "commands of the last run could not be answered");
+    }
 }
 
 /// Once a minute: a due server certificate is replaced without dropping a session, old commands are forgotten.

@@ -54,6 +54,7 @@ pub fn check(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
         print_json(&json!({ "ok": problems.is_empty(), "problems": problems }))?;
     } else if problems.is_empty() {
         println!("{}: no problems", path.display());
+        warn_of_few_files(path);
     } else {
         for problem in &problems {
             eprintln!("{problem}");
@@ -61,6 +62,18 @@ pub fn check(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
         eprintln!("fieldgate: {}", LoadError::Problems(problems.clone()));
     }
     Ok(if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(BAD_CONFIGURATION) })
+}
+
+/// Each connection is an open file; `run` raises the soft limit to the hard one.
+fn warn_of_few_files(path: &Path) {
+    let Ok(config) = load(path) else { return };
+    let needed = config.broker.limits.connections as u64 + 256;
+    let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
+        eprintln!(
+            "fieldgate: warning: {allowed} open files are allowed, {needed} may be needed; raise the limit (LimitNOFILE=, ulimit -Hn)"
+        );
+    }
 }
 
 /// What waits, and what became of the rest.

@@ -4,7 +4,7 @@
 //! command was answered lives in queue.db (`answered`), in the same transaction as the answer. At start, a
 //! command that was accepted and never answered is answered `failed`: it may or may not have been done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -114,30 +114,43 @@ pub struct Book {
     queue: Queue,
     audit: Audit,
     clock: Arc<dyn Clock>,
+    /// Answers go up when there is one.
+    upstream: bool,
     known: Mutex<HashMap<Key, Known>>,
 }
 
 impl Book {
-    /// Reads the rows, and answers what a crash left unanswered.
-    pub async fn open(state: Arc<State>, queue: Queue, audit: Audit, clock: Arc<dyn Clock>) -> Result<Self, BookError> {
-        let answered: std::collections::HashSet<Vec<u8>> =
-            queue.scan(ANSWERED).await?.into_iter().map(|(key, _)| key).collect();
+    /// Reads the rows. What a crash left unanswered stays open until [`Book::answer_abandoned`].
+    pub async fn open(
+        state: Arc<State>,
+        queue: Queue,
+        audit: Audit,
+        clock: Arc<dyn Clock>,
+        upstream: bool,
+    ) -> Result<Self, BookError> {
+        let answered: HashSet<Vec<u8>> = queue.scan(ANSWERED).await?.into_iter().map(|(key, _)| key).collect();
         let mut known = HashMap::new();
-        let mut abandoned = Vec::new();
         for (stored, value) in state.scan(COMMANDS)? {
             let row: Row = serde_json::from_slice(&value)?;
             let open = !answered.contains(&stored);
-            if open {
-                abandoned.push(row.key());
-            }
             known.insert(row.key(), Known { row, open, waiting: None });
         }
-        let book = Self { state, queue, audit, clock, known: Mutex::new(known) };
+        Ok(Self { state, queue, audit, clock, upstream, known: Mutex::new(known) })
+    }
+
+    /// Answers what an earlier run accepted and did not answer. To be called once, before the first command; waits
+    /// for the disk, so not in the way of anything else.
+    pub async fn answer_abandoned(&self, before: UnixMillis) -> Result<(), BookError> {
+        let abandoned: Vec<Key> = {
+            let known = self.known();
+            let open = known.values().filter(|entry| entry.open && entry.row.accepted < before);
+            open.map(|entry| entry.row.key()).collect()
+        };
         for (device, rid) in abandoned {
             let reason = "the gateway stopped before the command was answered; it may have been carried out";
-            book.answer(&device, &rid, Outcome::not(Status::Failed, reason)).await?;
+            self.answer(&device, &rid, Outcome::not(Status::Failed, reason)).await?;
         }
-        Ok(book)
+        Ok(())
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
@@ -214,7 +227,7 @@ impl Book {
         }
         let lane = route::upward(&local).map_or(fieldgate_store::Lane::Live, |up| up.lane);
         let mut batch = Batch::default();
-        for message in messages {
+        for message in messages.iter().filter(|_| self.upstream) {
             let time = self.clock.now();
             batch.appends.push(Append {
                 device: row.device.clone(),
