@@ -42,6 +42,13 @@ const SESSION_TIMEOUT_MS: u32 = 30_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Unanswered questions in a row after which the connection counts as dead.
 const MAX_UNANSWERED: u32 = 2;
+/// Elements of an array at most. The library's own limit of 1,000 ends the session for good with servers that ignore
+/// how many notifications were asked for at most: asyncua 2.1.0 sends 2,000 first values at once.
+const MAX_ARRAY: usize = 65_536;
+/// Bytes of a text or byte string at most.
+const MAX_TEXT: usize = 1 << 20;
+/// Bytes of a message at most: 65,536 values with two times each take less than 3 MiB.
+const MAX_MESSAGE: usize = 4 << 20;
 /// How long the farewell may take; `run` returns within a second of `stop`.
 const FAREWELL: Duration = Duration::from_millis(600);
 
@@ -220,6 +227,12 @@ fn settings(config: &OpcuaConfig, pki: &Pki, application_uri: String) -> ClientC
         .request_timeout(REQUEST_LIMIT)
         .publish_timeout(slowest * 2 + Duration::from_mins(1))
         .min_publish_interval(Duration::from_millis(10))
+        .max_array_length(MAX_ARRAY)
+        .max_string_length(MAX_TEXT)
+        .max_byte_string_length(MAX_TEXT)
+        .max_message_size(MAX_MESSAGE)
+        // Bounded by the size; a chunk may be as small as 8 KiB (OPC 10000-6 section 7.1.2.3).
+        .max_chunk_count(MAX_MESSAGE / 8192)
         .into_config()
 }
 

@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use opcua::client::{MonitoredItemMap, OnSubscriptionNotificationCore};
 use opcua::types::{DataChangeNotification, DataValue, NotificationMessage, StatusChangeNotification, StatusCode};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 /// Batches on their way to the driver; when it is full, batches are dropped as told above.
 pub(crate) const BATCHES: usize = 64;
-/// Values in a batch at most (asked of the server), so that what waits is bounded: 64,000 values.
+/// Values in all of them at most: about 10 MiB.
+pub(crate) const VALUES: usize = 65_536;
+/// Values in a notification at most, as asked of the server. Not every server heeds it.
 pub(crate) const BATCH_VALUES: u32 = 1000;
 
 /// What one notification of one device brought.
@@ -24,6 +26,8 @@ pub(crate) struct Batch {
     pub(crate) device: usize,
     /// Client handles and values.
     pub(crate) values: Vec<(u32, DataValue)>,
+    /// The room that they take, until the batch is dropped.
+    _room: OwnedSemaphorePermit,
 }
 
 /// What is known of a subscription besides its values.
@@ -76,6 +80,17 @@ pub(crate) struct Feed {
     pub(crate) device: usize,
     pub(crate) signs: Arc<Signs>,
     pub(crate) batches: mpsc::Sender<Batch>,
+    /// Room for [`VALUES`], shared by the feeds of a session.
+    pub(crate) room: Arc<Semaphore>,
+}
+
+impl Feed {
+    /// Whether the driver has room for them.
+    fn hand_over(&self, values: Vec<(u32, DataValue)>) -> bool {
+        let Ok(count) = u32::try_from(values.len()) else { return false };
+        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(count) else { return false };
+        self.batches.try_send(Batch { device: self.device, values, _room: room }).is_ok()
+    }
 }
 
 impl OnSubscriptionNotificationCore for Feed {
@@ -95,7 +110,7 @@ impl OnSubscriptionNotificationCore for Feed {
         if values.is_empty() {
             return;
         }
-        if self.batches.try_send(Batch { device: self.device, values }).is_err() {
+        if !self.hand_over(values) {
             self.signs.dropped.fetch_add(1, Ordering::Relaxed);
             self.signs.stale.store(true, Ordering::Relaxed);
         }

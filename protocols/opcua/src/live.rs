@@ -10,7 +10,7 @@ use std::time::Duration;
 use fieldgate_protocol::{Command, PointName, Quality, Sample};
 use fieldgate_types::{Clock, DeviceId};
 use opcua::types::{DataValue, NodeId, StatusCode};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
@@ -20,7 +20,7 @@ use crate::config::OpcuaConfig;
 use crate::connect::Connection;
 use crate::driver::Link;
 use crate::fault::Fault;
-use crate::feed::{BATCHES, Batch, Signs};
+use crate::feed::{BATCHES, Batch, Signs, VALUES};
 use crate::node::NodeName;
 use crate::pki::Pki;
 use crate::server::{self, Server};
@@ -108,9 +108,10 @@ impl Live {
         let server = Server::ask(connection.session.clone()).await?;
         // Bounded: when the driver is slow, the feed drops batches, counts them and has the values read again.
         let (up, batches) = mpsc::channel(BATCHES);
+        let room = Arc::new(Semaphore::new(VALUES));
         let (mut devices, mut entries) = (Vec::new(), Vec::new());
         for (place, device) in config.devices.iter().enumerate() {
-            devices.push(server.create_subscription(place, device, up.clone()).await?);
+            devices.push(server.create_subscription(place, device, up.clone(), Arc::clone(&room)).await?);
             entries.extend(device.points.iter().map(|point| Entry {
                 device: place,
                 point: point.point.name.clone(),

@@ -5,13 +5,14 @@
 //! there is a failure of that item.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use opcua::types::{
     AttributeId, DataValue, Error, MonitoredItemCreateRequest, MonitoringMode, MonitoringParameters, NodeId,
     ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::DeviceConfig;
 use crate::connect::{REQUEST_LIMIT, SharedSession};
@@ -113,10 +114,11 @@ impl Server {
         place: usize,
         device: &DeviceConfig,
         batches: mpsc::Sender<Batch>,
+        room: Arc<Semaphore>,
     ) -> Result<Subscribed, Fault> {
         let step = "creating a subscription";
         let signs = Signs::new();
-        let feed = Feed { device: place, signs: signs.clone(), batches };
+        let feed = Feed { device: place, signs: signs.clone(), batches, room };
         let times = |span: Duration| {
             let times = span.as_millis().div_ceil(device.publishing.as_millis().max(1));
             u32::try_from(times).unwrap_or(u32::MAX).max(1)

@@ -28,6 +28,9 @@ use crate::pki;
 /// The namespace of its variables: `nsu=urn:fieldgate:sim;s=NAME`.
 pub const NAMESPACE: &str = "urn:fieldgate:sim";
 
+/// Elements of `profile`: more than async-opcua takes by default.
+const PROFILE: usize = 1500;
+
 /// How a simulator behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -133,7 +136,7 @@ struct Running {
 
 impl Simulator {
     /// Starts one that listens on `listen`; port 0 takes a free one. It has these variables: `level` and
-    /// `temperature` (Double), `pressure` (Float), `counter` (Int32), `running` (Boolean), and for clients to write
+    /// `temperature` (Double), `pressure` (Float), `counter` (Int32), `running` (Boolean), `profile` (1,500 Doubles), and for clients to write
     /// `setpoint` (Double), `speed` (Int16) and `recipe` (String).
     pub fn start(listen: SocketAddr, options: Options) -> Result<Self, SimulatorError> {
         let variable = |name: &str, value: Variant, writable| (name.to_owned(), Variable::new(value, writable));
@@ -143,6 +146,7 @@ impl Simulator {
             variable("pressure", Variant::Float(1.5), false),
             variable("counter", Variant::Int32(0), false),
             variable("running", Variant::Boolean(true), false),
+            variable("profile", Variant::from(vec![0.5_f64; PROFILE]), false),
             variable("setpoint", Variant::Double(42.0), true),
             variable("speed", Variant::Int16(100), true),
             variable("recipe", Variant::from("plain"), true),
@@ -348,6 +352,7 @@ impl Running {
             Variant::Int32(_) => DataTypeId::Int32,
             Variant::Float(_) => DataTypeId::Float,
             Variant::String(_) => DataTypeId::String,
+            // Arrays of it too.
             _ => DataTypeId::Double,
         };
         let level = AccessLevel::CURRENT_READ;
@@ -355,6 +360,7 @@ impl Running {
         let mut space = self.manager.address_space().write();
         VariableBuilder::new(&self.node(name), name, name)
             .data_type(data_type)
+            .value_rank(if matches!(variable.value, Variant::Array(_)) { 1 } else { -1 })
             .value(variable.value.clone())
             .access_level(level)
             .user_access_level(level)

@@ -20,6 +20,7 @@ async fn reports_every_point_after_online_and_then_changes() {
         ("counter", "counter", ""),
         ("running", "running", ""),
         ("recipe", "recipe", ""),
+        ("profile", "profile", ""),
     ];
     let mut rig = Rig::start(config(&sim.endpoint(), NONE, points), dir.path());
     let first = rig.updates.recv().await.unwrap();
@@ -40,6 +41,8 @@ async fn reports_every_point_after_online_and_then_changes() {
     assert_eq!(value("pressure"), Some(Value::Float(1.5)));
     assert_eq!(value("counter"), Some(Value::Int(0)));
     assert_eq!(value("running"), Some(Value::Bool(true)));
+    // Longer than the library takes unless told to.
+    assert_eq!(value("profile"), Some(Value::Array(vec![Value::Float(0.5); 1500])));
     assert_eq!(value("recipe"), Some(Value::Text("plain".to_owned())));
     assert!(seen.values().all(|sample| sample.source_time.is_some()), "{seen:?}");
 

@@ -1,5 +1,6 @@
 //! What each test needs: a simulator, a running driver, and waiting for a condition with a deadline.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +34,7 @@ pub fn config(endpoint: &str, keys: &str, points: &[(&str, &str, &str)]) -> Opcu
     );
     for (name, node, more) in points {
         let node = if node.contains('=') { (*node).to_owned() } else { format!("nsu=urn:fieldgate:sim;s={node}") };
-        text += &format!("[[opcua.device.point]]\nname = \"{name}\"\nnode = \"{node}\"\n{more}\n");
+        writeln!(text, "[[opcua.device.point]]\nname = \"{name}\"\nnode = \"{node}\"\n{more}").unwrap();
     }
     let sources = Sources::new(Box::new(|_| Err(std::io::Error::other("none"))));
     let root = sources.root("test.toml", Path::new("."), &text);
@@ -127,10 +128,8 @@ impl Rig {
     pub async fn state(&mut self, state: LinkState) -> LinkInfo {
         let mut info = self.info.clone();
         let reached = tokio::time::timeout(DEADLINE, info.wait_for(|info| info.state == state)).await;
-        match reached {
-            Ok(info) => info.unwrap().clone(),
-            Err(_) => panic!("{state:?} not reached: {:?}", self.info.borrow()),
-        }
+        let Ok(reached) = reached else { panic!("{state:?} not reached: {:?}", self.info.borrow()) };
+        reached.unwrap().clone()
     }
 
     pub async fn command(&self, request: Request) -> Outcome {
