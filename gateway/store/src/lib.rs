@@ -1,4 +1,54 @@
 //! The durable queue and the small tables of the gateway, on SQLite.
+//!
+//! Two files. `state.db` ([`State`]) holds small precious tables and the boot counter; `queue.db` ([`Queue`]) holds
+//! records on their way to a consumer, and tables that change together with them. [`DirectoryLock`] keeps a second
+//! gateway away from both. Nothing here knows samples, MQTT or TLS: a record is a [`Header`] and an opaque body.
+//!
+//! # Constraints
+//! - What [`Queue::commit`] has answered survives `kill -9` and a power cut. There is no fallback to memory.
+//! - Order per lane is commit order. (device, boot, seq) names a message for ever.
+//! - received = delivered + waiting + expired + evicted + quarantined, for each device, at any moment, after any crash.
+//! - Memory and disk are bounded by [`Options`]; a full disk is no deadlock; a damaged file is no end.
+//! - No caller's thread touches the disk: callers talk to the writer's thread and wait without blocking.
+//!
+//! # Format of queue.db
+//! SQLite in write-ahead mode, `synchronous = FULL`, `user_version` = 1, locked exclusively while the gateway runs.
+//! | table | holds |
+//! |---|---|
+//! | `lane_0`, `lane_1`, `lane_2` | one row per waiting record: id, device, boot, seq, time, expires, born, deadline, continues, crc, body |
+//! | `devices`, `losses` | the ledger: counters and last sequence number of each device; losses by kind and reason |
+//! | `quarantine` | records kept aside, the youngest 1,000; the first to go when room is short |
+//! | `small` | the named tables of [`Put`] and [`Delete`] |
+//! | `clock` | running time and wall clock, saved once a minute |
+//!
+//! Ids ascend over all lanes. The next one is the sum of all that was ever received plus one, so it needs no counter of
+//! its own and never comes twice. `crc` is a CRC32C over header and body. `continues` ties a record to the one before it in its
+//! batch and lane.
+//!
+//! # Write path
+//! `commit` puts its batch into the inbox (bounded in batches and bytes: the next caller waits) and waits. The writer
+//! takes whatever is there when its last transaction ends, no linger, up to a sixteenth of the size (4 MiB at most) at once,
+//! and in one transaction: takes off what has left, drops what is too old, makes room, appends, sets keys, writes the
+//! counters of the devices concerned. After the sync it publishes counters, hands the records to the desk, then answers.
+//! Counters in memory change with the transaction and go back with it.
+//!
+//! # Read path
+//! The desk, in memory, knows per lane a cursor and two stretches of records from it on: what was read ahead, and a tail
+//! of what was committed last (8 MiB or 16,384 records). While the consumer keeps up, records go from the commit to the lease without
+//! a read. Otherwise the writer reads ahead, 1 MiB at a time between two transactions, and verifies each record's CRC; a bad one is
+//! quarantined. Leases live in memory only: a rewind or a restart sets the cursor back to the first record not settled.
+//!
+//! # Deletion
+//! Settled, expired and quarantined records leave with the next transaction, at most 50 ms later, in runs of neighbouring
+//! ids. Until that is durable they count as waiting, and a crash sends them again: [`QueueStats::settling`] says how many.
+//! At the size limit the oldest records are evicted in the same transaction that needs the room: history lane first, whole
+//! batches, never a leased record, which may be on the wire. With [`Overflow::Refuse`], or with nothing left to evict, commits wait.
+//! Ages count in running time (module `age`): a step of the clock expires nothing.
+//!
+//! # When the disk fails
+//! Nothing is answered, [`Health::Refusing`] says why, the connection is closed and opened again until a transaction
+//! succeeds (module `recovery`). A damaged queue.db is renamed to `queue.db.corrupt-<time>` and a fresh one begun; found while
+//! running, what waited in it counts as quarantined. state.db is never replaced.
 
 mod age;
 mod attempt;

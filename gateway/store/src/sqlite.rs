@@ -51,9 +51,10 @@ pub(crate) fn require_version() -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Moves everything from the log into the database, synced, and empties the log. Fails when anything is left.
+/// Moves everything from the log into the database, synced. Fails when anything is left. The log keeps its space: on
+/// a full disk that is what the next transactions live on.
 pub(crate) fn checkpoint(conn: &Connection) -> Result<(), rusqlite::Error> {
-    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    let busy: i64 = conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0))?;
     if busy != 0 {
         return Err(failure(rusqlite::ffi::SQLITE_BUSY, "the checkpoint was kept from ending"));
     }

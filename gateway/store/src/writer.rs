@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(1);
 const BLOCKED: Duration = Duration::from_millis(250);
 /// Running time is saved, and room measured, this often (milliseconds of running time).
 const CARE: u64 = 60_000;
-/// Each transaction in a row that finds the disk full doubles what the next one evicts, up to this.
+/// A transaction that runs out of pages is tried again this often, each time with twice the eviction.
 const MAX_STRAIN: u32 = 3;
 /// Rounds of reading between two transactions: draining must not keep commits waiting.
 const READS: usize = 4;
@@ -73,8 +73,10 @@ pub(crate) struct Writer {
     pub(crate) removals: Vec<Removal>,
     /// A transaction whose commit failed, which may have happened all the same.
     pub(crate) undecided: Option<Attempt>,
-    /// Transactions in a row that found the disk full.
-    pub(crate) strain: u32,
+    /// Tries of this transaction that ran out of pages.
+    strain: u32,
+    /// The last transaction failed for want of room.
+    was_full: bool,
     /// Recoveries since the last good transaction.
     pub(crate) failures: u32,
     /// There was no room for the first batch, then.
@@ -104,6 +106,7 @@ impl Writer {
             removals: Vec::new(),
             undecided: None,
             strain: 0,
+            was_full: false,
             failures: 0,
             blocked: None,
             next_care: 0,
@@ -246,29 +249,29 @@ impl Writer {
                 return Err(error);
             }
         }
-        // On a disk that is full the removals go alone first: they make the room that the batches need.
-        if self.strain > 0 && !self.removals.is_empty() && !self.pending.is_empty() {
+        // After a full disk the removals go alone first: they make the room that the batches need.
+        if self.was_full && !self.removals.is_empty() && !self.pending.is_empty() {
             let alone = self.attempt(&conn, false, false);
             if alone.is_err() {
                 self.conn = Some(conn);
                 return alone;
             }
         }
+        self.strain = 0;
         let mut result = self.attempt(&conn, true, care);
         while let Err(error) = &result {
-            if !is_full(error) {
+            self.was_full = is_full(error);
+            // Full while pages were being taken: our estimate of the room was wrong, evict more. Full at the commit: it
+            // is the file system, where no eviction helps.
+            let evict = self.was_full && self.undecided.is_none() && self.options.overflow == Overflow::DropOldest;
+            if !evict || self.strain == MAX_STRAIN {
                 break;
             }
-            // Our estimate of the room was wrong: try again with more eviction, within reason.
-            self.strain = (self.strain + 1).min(MAX_STRAIN);
-            let evicting = self.options.overflow == Overflow::DropOldest && self.strain < MAX_STRAIN;
-            if !evicting || self.undecided.is_some() {
-                break;
-            }
+            self.strain += 1;
             result = self.attempt(&conn, true, care);
         }
         if result.is_ok() {
-            self.strain = 0;
+            self.was_full = false;
             self.failures = 0;
             self.last_commit = begin.elapsed();
             self.publish(&conn)?;

@@ -1,1 +1,154 @@
-//! x
+//! Rot and wreckage: found, kept aside, counted, and never in the way.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom, Write};
+
+use crate::{Batch, DeviceLedger, OpenError};
+
+use super::{Bench, UP, append, assert_sums, batch, bodies, lease, lease_all, settled, until};
+
+/// Changes one byte where `needle` begins.
+fn spoil(path: &std::path::Path, needle: &[u8]) {
+    let mut file = fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).unwrap();
+    let at = content.windows(needle.len()).position(|window| window == needle).unwrap();
+    file.seek(SeekFrom::Start(at as u64)).unwrap();
+    file.write_all(&[needle[0] ^ 1]).unwrap();
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_a_body_quarantines_that_record_alone() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    queue.commit(batch("a", &["first", "second body", "third"])).await.unwrap();
+    queue.close().await.unwrap();
+    spoil(&bench.path(), b"second body");
+    let queue = bench.open(2);
+    assert_eq!(bodies(&lease(&queue, 10).await), ["first", "third"]);
+    until("the quarantine", || queue.ledger()[0].quarantined == 1).await;
+    assert_eq!(queue.ledger()[0].losses[0].reason, "bad-crc");
+    assert_sums(&queue);
+    settled(&queue).await;
+    queue.close().await.unwrap();
+    let file = rusqlite::Connection::open(bench.path()).unwrap();
+    let kept: (String, Vec<u8>) =
+        file.query_row("SELECT reason, body FROM quarantine", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    assert_eq!(kept, ("bad-crc".to_owned(), b"recond body".to_vec()));
+}
+
+#[tokio::test]
+async fn a_flipped_header_is_found_as_well() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    queue.commit(batch("a", &["1", "2"])).await.unwrap();
+    queue.close().await.unwrap();
+    let file = rusqlite::Connection::open(bench.path()).unwrap();
+    file.execute("UPDATE lane_1 SET seq = 9 WHERE id = 1", []).unwrap();
+    drop(file);
+    let queue = bench.open(2);
+    assert_eq!(bodies(&lease(&queue, 10).await), ["2"]);
+    until("the quarantine", || queue.ledger()[0].quarantined == 1).await;
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn the_consumer_quarantines_a_poison_message() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    queue.commit(batch("a", &["1", "2"])).await.unwrap();
+    let records = lease(&queue, 1).await;
+    queue.quarantine(UP, records[0].id, "not-authorized").await.unwrap();
+    assert_eq!(bodies(&lease(&queue, 10).await), ["2"]);
+    settled(&queue).await;
+    queue.rewind(UP);
+    assert_eq!(bodies(&lease_all(&queue).await), ["2"]);
+    assert_eq!(queue.ledger()[0].losses[0].reason, "not-authorized");
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_set_aside() {
+    let bench = Bench::new();
+    fs::write(bench.path(), vec![b'x'; 9000]).unwrap();
+    let queue = bench.open(1);
+    let kept = queue.stats().set_aside.unwrap();
+    assert!(kept.to_string_lossy().contains("queue.db.corrupt-"), "{}", kept.display());
+    assert_eq!(fs::read(&kept).unwrap(), vec![b'x'; 9000]);
+    queue.commit(batch("a", &["1"])).await.unwrap();
+    assert_eq!(bodies(&lease_all(&queue).await), ["1"]);
+}
+
+#[tokio::test]
+async fn a_truncated_file_never_stops_the_start_and_never_delivers_nonsense() {
+    for keep in [0, 100, 4096, 5000, 3 * 4096, 8 * 4096, 20 * 4096] {
+        let bench = Bench::new();
+        let queue = bench.open(1);
+        let appends = (0..500).map(|n| append("a", format!("{n:0200}"))).collect();
+        queue.commit(Batch { appends, ..Batch::default() }).await.unwrap();
+        queue.close().await.unwrap();
+        fs::OpenOptions::new().write(true).open(bench.path()).unwrap().set_len(keep).unwrap();
+        let queue = bench.open(2);
+        // Damage that is found while reading sets the file aside under way.
+        queue.commit(batch("b", &["new"])).await.unwrap();
+        until("the new record", || {
+            let row = |rows: Vec<DeviceLedger>| rows.into_iter().find(|row| row.device.as_str() == "b");
+            row(queue.ledger()).is_some()
+        })
+        .await;
+        let records = lease(&queue, 1).await;
+        assert!(bodies(&records)[0].len() == 200 || bodies(&records)[0] == "new");
+        assert_sums(&queue);
+    }
+}
+
+#[tokio::test]
+async fn damage_found_while_running_sets_the_file_aside_and_keeps_the_sums() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    let body = "x".repeat(300);
+    for _ in 0..20 {
+        let appends = (0..1000).map(|_| append("a", body.clone())).collect();
+        queue.commit(Batch { appends, ..Batch::default() }).await.unwrap();
+    }
+    queue.close().await.unwrap();
+    // Pages in the middle of the lane are zeroed; both its ends are whole, so that the start finds nothing.
+    let mut file = fs::OpenOptions::new().write(true).open(bench.path()).unwrap();
+    file.seek(SeekFrom::Start(300 * 4096)).unwrap();
+    file.write_all(&vec![0; 20 * 4096]).unwrap();
+    drop(file);
+    let queue = bench.open(2);
+    assert_eq!(queue.stats().set_aside, None);
+    let mut seen = 0;
+    while queue.stats().set_aside.is_none() {
+        let lease = queue.lease(UP, crate::Lane::Live, 500, usize::MAX);
+        match tokio::time::timeout(std::time::Duration::from_millis(200), lease).await {
+            Ok(records) => seen += records.unwrap().len(),
+            Err(_) => assert!(queue.stats().set_aside.is_some()),
+        }
+    }
+    assert!(seen > 1000 && seen < 20_000, "{seen}");
+    assert_eq!(queue.ledger()[0].quarantined, 20_000);
+    assert_eq!(queue.ledger()[0].losses[0].reason, "damaged-file");
+    let committed = queue.commit(batch("a", &["after"])).await.unwrap();
+    assert_eq!(committed.receipts[0].id.0, 20_001);
+    assert_eq!(bodies(&lease(&queue, 10).await), ["after"]);
+    assert_sums(&queue);
+    queue.close().await.unwrap();
+    let queue = bench.open(3);
+    assert_eq!(queue.ledger()[0].received, 20_001);
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_and_left_alone() {
+    let bench = Bench::new();
+    bench.open(1).close().await.unwrap();
+    let file = rusqlite::Connection::open(bench.path()).unwrap();
+    file.pragma_update(None, "user_version", 99).unwrap();
+    drop(file);
+    let clock = std::sync::Arc::<fieldgate_types::ManualClock>::clone(&bench.clock);
+    let refused = crate::Queue::open(&bench.path(), 2, bench.options.clone(), clock).unwrap_err();
+    assert!(matches!(refused, OpenError::Newer { found: 99, known: 1, .. }), "{refused}");
+    assert!(bench.path().exists());
+}

@@ -1,1 +1,140 @@
-//! x
+//! Reaching the size: the oldest go, counted, or commits wait.
+
+use std::time::Duration;
+
+use fieldgate_types::Size;
+
+use crate::{Batch, Health, Overflow, Put, Queue};
+
+use super::{Bench, UP, append, assert_sums, ids, lease, settled, until, within};
+
+const SIZE: u64 = 1 << 20;
+
+fn small(overflow: Overflow) -> Bench {
+    let mut bench = Bench::new();
+    bench.options.max_size = Size(SIZE);
+    bench.options.overflow = overflow;
+    bench
+}
+
+/// Batches of ten, whose bodies name their batch.
+async fn store(queue: &Queue, device: &str, batches: std::ops::Range<u32>) {
+    for number in batches {
+        let body = format!("{number:0200}");
+        let appends = (0..10).map(|_| append(device, body.clone())).collect();
+        within(queue.commit(Batch { appends, ..Batch::default() })).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_oldest_make_room_whole_batches_at_a_time_and_are_counted() {
+    let bench = small(Overflow::DropOldest);
+    let queue = bench.open(1);
+    store(&queue, "old", 0..100).await;
+    store(&queue, "new", 100..1000).await;
+    assert!(queue.stats().health.is_ok());
+    assert!(queue.stats().file_bytes <= SIZE, "{:?}", queue.stats());
+    assert_sums(&queue);
+    let ledger = queue.ledger();
+    let evicted: u64 = ledger.iter().map(|row| row.evicted).sum();
+    let old = ledger.iter().find(|row| row.device.as_str() == "old").unwrap();
+    assert_eq!((old.evicted, old.waiting), (1000, 0));
+    assert!(ledger.iter().flat_map(|row| &row.losses).all(|loss| loss.reason == "max-size"), "{ledger:?}");
+
+    // What is left is the end of what was stored, without gaps.
+    let mut records = Vec::new();
+    while queue.stats().messages > 0 {
+        let next = lease(&queue, 500).await;
+        queue.settle(UP, ids(&next)).await.unwrap();
+        settled(&queue).await;
+        records.extend(next);
+    }
+    assert_eq!(records.len() as u64, 10_000 - evicted);
+    assert_eq!(evicted % 10, 0, "never half a batch");
+    assert!(records.len() > 1500, "the size is used: {} records left", records.len());
+    let seqs: Vec<u64> = records.iter().map(|record| record.header.seq).collect();
+    assert!(seqs.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+    assert_eq!(seqs.last(), Some(&9000));
+    assert_sums(&queue);
+    queue.close().await.unwrap();
+    let queue = bench.open(2);
+    assert_eq!(queue.ledger().iter().map(|row| row.evicted).sum::<u64>(), evicted);
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn leased_records_are_spared_and_counted_once() {
+    let bench = small(Overflow::DropOldest);
+    let queue = bench.open(1);
+    store(&queue, "a", 0..5).await;
+    let held = lease(&queue, 20).await;
+    store(&queue, "a", 5..600).await;
+    let evicted = queue.ledger()[0].evicted;
+    assert!(evicted > 1000);
+    queue.settle(UP, ids(&held)).await.unwrap();
+    settled(&queue).await;
+    let ledger = queue.ledger();
+    assert_eq!((ledger[0].delivered, ledger[0].evicted), (20, evicted));
+    assert_sums(&queue);
+    let next = lease(&queue, 1).await;
+    assert_eq!(next[0].header.seq, 20 + evicted + 1);
+}
+
+#[tokio::test]
+async fn refusing_commits_wait_until_something_is_settled() {
+    let bench = small(Overflow::Refuse);
+    let queue = bench.open(1);
+    let producer = {
+        let queue = queue.clone();
+        tokio::spawn(async move { store(&queue, "a", 0..500).await })
+    };
+    until("the full buffer", || !queue.stats().health.is_ok()).await;
+    assert!(matches!(queue.stats().health, Health::Refusing { reason, .. } if reason == "the buffer is full"));
+    let stored = queue.stats().messages;
+    assert!(stored > 1500 && stored < 5000, "{stored}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(queue.stats().messages, stored, "no acknowledgement meanwhile");
+    assert!(!producer.is_finished());
+    let mut delivered = 0;
+    while delivered < 5000 {
+        let records = lease(&queue, 200).await;
+        delivered += records.len();
+        queue.settle(UP, ids(&records)).await.unwrap();
+    }
+    within(producer).await.unwrap();
+    settled(&queue).await;
+    assert!(queue.stats().health.is_ok());
+    assert_eq!(queue.ledger()[0].delivered, 5000);
+    assert_eq!(queue.ledger()[0].evicted, 0);
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn tables_push_records_out_and_then_refuse() {
+    let bench = small(Overflow::DropOldest);
+    let queue = bench.open(1);
+    store(&queue, "a", 0..100).await;
+    let put = |n: u32| Put { table: "retained", key: n.to_le_bytes().to_vec(), value: vec![0; 10_000] };
+    let mut stored = 0;
+    loop {
+        let commit = queue.commit(Batch { puts: vec![put(stored)], ..Batch::default() });
+        if tokio::time::timeout(Duration::from_secs(2), commit).await.is_err() {
+            break;
+        }
+        stored += 1;
+        assert!(stored < 100);
+    }
+    assert!(stored > 20, "{stored}");
+    assert!(!queue.stats().health.is_ok());
+    assert_eq!(queue.stats().messages, 0);
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn a_batch_that_never_fits_is_told_so() {
+    let bench = small(Overflow::Refuse);
+    let queue = bench.open(1);
+    let refused = queue.commit(Batch::append(append("a", vec![0; 600_000]))).await;
+    assert!(refused.is_err());
+    assert!(queue.commit(Batch::append(append("a", vec![0; 200_000]))).await.is_ok());
+}
