@@ -146,6 +146,9 @@ impl Connection {
 
     /// Takes leave of the server, so that it frees the session now; not waiting long for it.
     pub(crate) async fn close(self) {
+        if matches!(*self.state.borrow(), State::Closed(_)) {
+            return;
+        }
         // Whether the server heard it makes no difference any more.
         let _heard = tokio::time::timeout(FAREWELL, self.session.disconnect()).await;
     }
@@ -294,7 +297,9 @@ fn choose(config: &OpcuaConfig, offered: &[EndpointDescription]) -> Result<Endpo
     let Some(found) = found else {
         let name = |endpoint: &EndpointDescription| {
             let uri: &str = endpoint.security_policy_uri.as_ref();
-            format!("{}/{}", uri.rsplit('#').next().unwrap_or_default(), endpoint.security_mode)
+            // Anybody may have sent this: nothing that could write on a terminal.
+            let policy = uri.rsplit('#').next().unwrap_or_default().chars().filter(char::is_ascii_graphic).take(40);
+            format!("{}/{}", policy.collect::<String>(), endpoint.security_mode)
         };
         let mut names: Vec<String> = offered.iter().map(name).collect();
         names.dedup();

@@ -26,6 +26,8 @@ const MAX_CHUNK: usize = 1000;
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// How long the server keeps a subscription that nobody fetches from.
 const LIFETIME: Duration = Duration::from_mins(1);
+/// Whatever keep-alive the server has made of ours, silence beyond this is never waited out.
+const MAX_PATIENCE: Duration = Duration::from_mins(10);
 /// What the network may add before a keep-alive counts as missing.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -131,14 +133,16 @@ impl Server {
         let subscription = ask(step, created).await?;
         let revised = {
             let state = self.session.subscription_state().lock();
-            state.get(subscription).map(|known| known.publishing_interval() * known.max_keep_alive_count())
+            state
+                .get(subscription)
+                .map(|known| known.publishing_interval().saturating_mul(known.max_keep_alive_count()))
         };
         let silent = revised.ok_or(Fault::Status { step, status: StatusCode::BadSubscriptionIdInvalid, mend: None })?;
         Ok(Subscribed {
             device: device.id.clone(),
             subscription,
             signs,
-            patience: silent * 2 + GRACE,
+            patience: silent.saturating_mul(2).saturating_add(GRACE).min(MAX_PATIENCE),
             sampling: device.sampling,
             queue: device.queue,
         })
@@ -152,20 +156,19 @@ impl Server {
         places: &[usize],
     ) -> Result<(), Fault> {
         for (device_place, device) in devices.iter().enumerate() {
-            let mut wanted = Vec::new();
+            let (mut wanted, mut old) = (Vec::new(), Vec::new());
             for place in places {
                 let Some(entry) = entries.get_mut(*place).filter(|entry| entry.device == device_place) else {
                     continue;
                 };
-                if let Some(old) = entry.item.take() {
-                    self.delete_item(device.subscription, old).await;
-                }
+                old.extend(entry.item.take());
                 if entry.node.is_some() {
                     wanted.push(*place);
                 } else {
                     entry.missing = Some(StatusCode::BadNodeIdUnknown);
                 }
             }
+            self.delete_items(device.subscription, &old).await;
             let mut rest = wanted.as_slice();
             let mut chunk = self.chunk;
             while !rest.is_empty() {
@@ -213,12 +216,14 @@ impl Server {
         Ok(())
     }
 
-    /// Deletes an item whose node went away. The server may have done so itself.
-    async fn delete_item(&self, subscription: u32, item: u32) {
-        let deleted =
-            ask("deleting a monitored item", self.session.delete_monitored_items(subscription, &[item])).await;
-        if let Err(fault) = deleted {
-            tracing::debug!(item, %fault, "opcua item not deleted");
+    /// Deletes items whose nodes went away. The server may have done so itself.
+    async fn delete_items(&self, subscription: u32, items: &[u32]) {
+        for part in items.chunks(self.chunk) {
+            let deleted =
+                ask("deleting monitored items", self.session.delete_monitored_items(subscription, part)).await;
+            if let Err(fault) = deleted {
+                tracing::debug!(items = part.len(), %fault, "opcua items not deleted");
+            }
         }
     }
 }

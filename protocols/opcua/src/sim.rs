@@ -277,6 +277,7 @@ impl Simulator {
                 "sim",
             ));
         builder.limits_mut().subscriptions.min_publishing_interval_ms = 20.0;
+        builder.limits_mut().subscriptions.max_monitored_items_per_sub = 10_000;
         if options.anonymous {
             tokens.push(ANONYMOUS_USER_TOKEN_ID);
         }

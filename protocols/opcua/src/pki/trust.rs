@@ -14,6 +14,11 @@ use tracing::{info, warn};
 use super::{Pki, PkiError, exists, write_durably};
 use crate::config::Trust;
 
+/// Bytes of a certificate at most; ordinary ones have 1 to 2 KiB.
+const MAX_CERTIFICATE: usize = 32_768;
+/// Refused certificates that are kept at most: somebody who makes a new one for each connection must not fill the disk.
+const MAX_REJECTED: usize = 200;
+
 /// What became of a certificate.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Verdict {
@@ -34,6 +39,9 @@ impl Pki {
     /// Judges the certificate of the server at `endpoint`. Reads and writes files.
     pub(crate) fn judge(&self, cert: &ByteString, endpoint: &str, trust: Trust) -> Result<Verdict, PkiError> {
         self.make_folders()?;
+        if cert.len() > MAX_CERTIFICATE {
+            return Ok(Verdict::Unreadable);
+        }
         let Ok(cert) = X509::from_byte_string(cert) else { return Ok(Verdict::Unreadable) };
         let Ok(der) = cert.to_der() else { return Ok(Verdict::Unreadable) };
         // The library looks for this very name.
@@ -58,6 +66,16 @@ impl Pki {
             set_pin(&pin, &thumbprint)?;
             warn!(endpoint, certificate = %trusted.display(), "opcua server certificate pinned at first use");
             return Ok(Verdict::Accepted);
+        }
+        let failed = |source| PkiError::File { path: self.rejected(), source };
+        if std::fs::read_dir(self.rejected()).map_err(failed)?.count() >= MAX_REJECTED {
+            let folder = self.rejected();
+            let reason = format!(
+                "the server's certificate (SHA-1 {thumbprint}) is not trusted, and not kept either: `{}` holds \
+                 {MAX_REJECTED} already, remove what nobody will look at",
+                folder.display()
+            );
+            return Ok(Verdict::Refused { reason, accept_at: trusted });
         }
         write_durably(&rejected, &der, 0o644)?;
         Ok(refused(&rejected, &trusted, &thumbprint))
@@ -171,6 +189,19 @@ mod tests {
         // Removing the trusted copy does not make it the first use again.
         std::fs::remove_file(pki.trusted().join(files(&pki.trusted()).remove(0))).unwrap();
         assert!(matches!(judge(&first, "opc.tcp://a:4840"), Verdict::Refused { .. }));
+    }
+
+    #[test]
+    fn keeps_a_bounded_number_of_refused_certificates() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::new(dir.path().to_owned());
+        pki.make_folders().unwrap();
+        for number in 0..MAX_REJECTED {
+            std::fs::write(pki.rejected().join(format!("{number}.der")), "x").unwrap();
+        }
+        let verdict = pki.judge(&certificate("plc"), "opc.tcp://plc:4840", Trust::Strict).unwrap();
+        assert!(matches!(verdict, Verdict::Refused { reason, .. } if reason.contains("holds 200 already")));
+        assert_eq!(files(&pki.rejected()).len(), MAX_REJECTED);
     }
 
     #[test]

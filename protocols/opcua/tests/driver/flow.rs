@@ -81,6 +81,32 @@ async fn a_missing_node_is_bad_alone_and_good_once_it_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_points_than_one_request_holds_are_all_reported() {
+    let dir = tempdir().unwrap();
+    let sim = simulator(dir.path());
+    let names: Vec<String> = (0..2100).map(|number| format!("point-{number}")).collect();
+    for name in &names {
+        sim.add(name, 0.25);
+    }
+    let points: Vec<(&str, &str, &str)> = names.iter().map(|name| (name.as_str(), name.as_str(), "")).collect();
+    let mut rig = Rig::start(config(&sim.endpoint(), NONE, &points), dir.path());
+    let mut seen = BTreeSet::new();
+    while seen.len() < names.len() {
+        rig.expect("every point", |update| match update {
+            Update::Samples { samples, .. } => {
+                let wrong = samples.iter().find(|sample| sample.value != Some(Value::Float(0.25)));
+                assert_eq!(wrong, None);
+                seen.extend(samples.iter().map(|sample| sample.point.clone()));
+                Some(())
+            }
+            Update::Online { .. } | Update::Offline { .. } => None,
+        })
+        .await;
+    }
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slow_gateway_loses_intermediate_values_and_never_the_last() {
     let dir = tempdir().unwrap();
     let sim = simulator(dir.path());
