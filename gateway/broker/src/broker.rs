@@ -3,20 +3,34 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fieldgate_types::Clock;
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::{CancellationToken, PollSemaphore};
+use tokio_util::task::TaskTracker;
 
-use crate::{BrokerMetrics, Config, ConnectionInfo, DisconnectReason, Gate, LoadError, Message, Sessions};
+use crate::core::Core;
+use crate::counters::Counters;
+use crate::inbox::Kick;
+use crate::janitor::Janitor;
+use crate::net::listener::{Listener, Pending, bind};
+use crate::penalties::Penalties;
+use crate::registry::Registry;
+use crate::retained::Retained;
+use crate::router::Router;
+use crate::session::Routed;
+use crate::{
+    BrokerMetrics, Config, ConnectionInfo, DisconnectReason, Gate, Limits, LoadError, Message, Sessions, Table, stored,
+};
 
-/// The MQTT server. Clones share it.
+/// The MQTT server. Clones share it; it runs until [`Broker::stop`].
 #[derive(Clone)]
 pub struct Broker {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    addresses: Vec<SocketAddr>,
+    core: Arc<Core>,
+    pending: Arc<Pending>,
+    addresses: Arc<[SocketAddr]>,
 }
 
 /// The broker can't start.
@@ -66,44 +80,145 @@ impl Broker {
         sessions: Arc<dyn Sessions>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let _ = (tls, gate, clock, sessions.load(crate::Table::Retained).await?);
-        Ok(Self { inner: Arc::new(Inner { addresses: config.listen }) })
+        let mut sockets = Vec::new();
+        let mut addresses = Vec::new();
+        for address in config.listen {
+            let failed = |source| StartError::Bind { address, source };
+            let socket = bind(address).map_err(failed)?;
+            addresses.push(socket.local_addr().map_err(failed)?);
+            sockets.push(socket);
+        }
+        let core = Arc::new(core(config.limits, gate, sessions, clock));
+        load_retained(&core).await?;
+        let pending = Arc::new(Pending::default());
+        let computing = PollSemaphore::new(Arc::new(Semaphore::new(core.limits.handshakes.max(1))));
+        for socket in sockets {
+            let listener = Listener {
+                core: Arc::clone(&core),
+                socket,
+                tls: Arc::clone(&tls),
+                pending: Arc::clone(&pending),
+                computing: computing.clone(),
+            };
+            core.tasks.spawn(listener.run());
+        }
+        core.tasks.spawn(Janitor { core: Arc::clone(&core) }.run());
+        Ok(Self { core, pending, addresses: addresses.into() })
     }
 
     /// The addresses really bound, in the order of [`Config::listen`].
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.inner.addresses.clone()
+        self.addresses.to_vec()
     }
 
-    /// Routes a message of the gateway itself; nobody's rights are asked. With `retain`, the retained copy is
-    /// durable first. Waits for full queues of live receivers, [`crate::Limits::full_queue_wait`] at most.
+    /// Routes a message of the gateway itself; nobody's rights are asked and nothing goes to [`Gate::commit`].
+    /// With `retain`, the retained copy is durable first (through [`Sessions::persist`]). Waits for full queues of
+    /// live receivers, but not for long: [`crate::Limits::full_queue_wait`], after which a receiver that does not move is
+    /// disconnected. One caller's messages arrive in the order of its calls.
     pub async fn publish(&self, message: Message) -> Result<Delivery, PublishError> {
-        crate::topic::check_name(&message.topic).map_err(|e| PublishError::Topic(message.topic.clone(), e))?;
-        std::future::ready(Ok(Delivery::default())).await
+        crate::topic::check_name(&message.topic).map_err(|e| PublishError::Topic(Arc::clone(&message.topic), e))?;
+        Ok(Arc::clone(&self.core).publish_own(message).await?)
     }
 
     /// Closes every live connection of identity `id`, and with `drop_session` forgets its sessions, queues and
-    /// wills. Whether anything was there.
+    /// wills; from this call on nothing more is queued for it. Whether anything was there.
     pub fn disconnect(&self, id: &str, reason: DisconnectReason, drop_session: bool) -> bool {
-        let _ = (id, reason, drop_session);
-        false
+        let (any, ended) = self.core.registry.disconnect(id, Kick { reason, drop_session });
+        for session in ended {
+            self.core.end_session(session);
+        }
+        any
     }
 
-    /// Rights have changed: every cached decision is forgotten, every live identity asked for again.
-    pub fn recheck(&self) {}
+    /// Rights have changed: every cached decision is forgotten. Live connections ask [`Gate::still_valid`] and
+    /// [`Gate::may_subscribe`] again, and where a subscription is no longer granted, [`Gate::may_receive`] for
+    /// each delivery.
+    pub fn recheck(&self) {
+        self.core.rights.fetch_add(1, Ordering::Release);
+        self.core.registry.nudge();
+    }
 
     /// The connected clients.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        Vec::new()
+        self.core.registry.connections()
     }
 
     /// Counters and gauges.
     pub fn metrics(&self) -> BrokerMetrics {
-        BrokerMetrics::default()
+        let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (connections, sessions) = self.core.registry.count();
+        let (retained_messages, retained_bytes) = self.core.retained.size();
+        BrokerMetrics {
+            connections: as_u64(connections),
+            sessions: as_u64(sessions),
+            pending_sockets: as_u64(self.pending.count()),
+            subscriptions: as_u64(self.core.router.len()),
+            retained_messages: as_u64(retained_messages),
+            retained_bytes: as_u64(retained_bytes),
+            ..self.core.counters.snapshot()
+        }
     }
 
-    /// Stops accepting, says goodbye (0x8B on MQTT 5), closes; what isn't closed by `deadline` is dropped.
+    /// Stops accepting, says goodbye (0x8B on MQTT 5), publishes the wills of those that it sends away (the
+    /// specification lets a server defer them to its next start; deferring what is only in memory would lose them),
+    /// and closes. What isn't done by `deadline` is dropped with the runtime.
     pub async fn stop(&self, deadline: Duration) {
-        let _ = tokio::time::timeout(deadline, std::future::ready(())).await;
+        self.core.stopping.cancel();
+        self.pending.close();
+        self.core.registry.close();
+        for ended in self.core.registry.end_all_parked() {
+            self.core.end_session(ended);
+        }
+        self.core.tasks.close();
+        if tokio::time::timeout(deadline, self.core.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.core.tasks.len(), "broker did not stop in time");
+        }
     }
+}
+
+fn core(limits: Limits, gate: Arc<dyn Gate>, sessions: Arc<dyn Sessions>, clock: Arc<dyn Clock>) -> Core {
+    Core {
+        retained: Retained::new(&limits),
+        limits,
+        gate,
+        sessions,
+        clock,
+        router: Router::default(),
+        registry: Registry::default(),
+        counters: Counters::default(),
+        rights: AtomicU64::new(0),
+        penalties: Penalties::default(),
+        parked: Notify::new(),
+        tasks: TaskTracker::new(),
+        stopping: CancellationToken::new(),
+    }
+}
+
+/// Retained messages of the last run. Their expiry goes on from their reception, as far as the wall clock shows it.
+async fn load_retained(core: &Core) -> Result<(), LoadError> {
+    let (now, wall) = (core.clock.monotonic(), core.clock.now());
+    let mut unreadable = 0_u64;
+    for (key, value) in core.sessions.load(Table::Retained).await? {
+        match stored::read(&key, value) {
+            Some((message, owner)) => {
+                let age = wall.since(message.received);
+                // Running time starts near zero: what is older than this process keeps its age in its expiry.
+                let at = now.saturating_sub(age);
+                let message = aged(message, age.saturating_sub(now));
+                core.retained.load(Routed { message, at }, owner);
+            }
+            None => unreadable += 1,
+        }
+    }
+    if unreadable > 0 {
+        tracing::error!(rows = unreadable, "retained messages can't be read and are left out");
+    }
+    Ok(())
+}
+
+fn aged(message: Message, by: Duration) -> Message {
+    let Some(expiry) = message.properties.as_ref().and_then(|p| p.message_expiry) else { return message };
+    let mut properties = message.properties().clone();
+    properties.message_expiry = Some(expiry.saturating_sub(by));
+    message.with_properties(properties)
 }

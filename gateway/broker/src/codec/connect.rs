@@ -1,0 +1,182 @@
+//! CONNECT of both versions, brought to one form.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mqtt_protocol_core::mqtt::packet::{Property, v3_1_1, v5_0};
+use mqtt_protocol_core::mqtt::result_code::MqttError;
+
+use super::Fault;
+use super::decode::{fault, message_properties};
+use crate::{Properties, QoS, Version, topic};
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Connect {
+    pub version: Version,
+    pub clean: bool,
+    pub keep_alive: u16,
+    pub client_id: String,
+    pub will: Option<Will>,
+    /// MQTT 5: absent is zero. MQTT 3.1.1: zero when clean, else without end.
+    pub session_expiry: Duration,
+    pub receive_maximum: u16,
+    pub maximum_packet: usize,
+    /// Whether reason strings are welcome.
+    pub problem_information: bool,
+    pub authentication_method: bool,
+}
+
+/// The message to publish when the client is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Will {
+    pub topic: Arc<str>,
+    pub payload: Bytes,
+    pub qos: QoS,
+    pub retain: bool,
+    pub delay: Duration,
+    pub properties: Properties,
+}
+
+/// The version that a CONNECT names, as far as it can be told: for the answer to one that is not acceptable.
+pub(crate) fn connect_version(body: &[u8]) -> Option<Version> {
+    match body.get(..7) {
+        Some([0, 4, b'M', b'Q', b'T', b'T', 4]) => Some(Version::V311),
+        Some([0, 4, b'M', b'Q', b'T', b'T', 5]) => Some(Version::V5),
+        _ => None,
+    }
+}
+
+const SECONDS_WITHOUT_END: u32 = u32::MAX;
+
+/// Parses the body of a CONNECT.
+pub(crate) fn connect(body: &[u8]) -> Result<Connect, Fault> {
+    let parse = match connect_version(body) {
+        Some(Version::V311) => v311,
+        Some(Version::V5) => v5,
+        None if body.get(2..6) == Some(b"MQTT") || body.get(2..8) == Some(b"MQIsdp") => return Err(Fault::Version),
+        None => return Err(Fault::Malformed),
+    };
+    let flags = *body.get(7).ok_or(Fault::Malformed)?;
+    let will_bits = flags & 0b0011_1000;
+    // Reserved bit [MQTT-3.1.2-3]; will bits without a will [MQTT-3.1.2-11]; will QoS 3 [MQTT-3.1.2-12].
+    if flags & 1 != 0 || (flags & 0b100 == 0 && will_bits != 0) || will_bits & 0b1_1000 == 0b1_1000 {
+        return Err(Fault::Malformed);
+    }
+    parse(body)
+}
+
+fn v311(body: &[u8]) -> Result<Connect, Fault> {
+    let (packet, used) = v3_1_1::Connect::parse(body).map_err(fault)?;
+    whole(body, used)?;
+    let clean = packet.clean_session();
+    // A server may refuse an empty id without clean session [MQTT-3.1.3-8]: here the id comes from the
+    // certificate anyway, so it is assigned.
+    let will = packet.will_flag().then(|| {
+        will(
+            packet.will_topic(),
+            packet.will_payload(),
+            packet.will_qos() as u8,
+            packet.will_retain(),
+            Duration::ZERO,
+            Properties::default(),
+        )
+    });
+    Ok(Connect {
+        version: Version::V311,
+        clean,
+        keep_alive: packet.keep_alive(),
+        client_id: packet.client_id().to_owned(),
+        will: will.transpose()?,
+        session_expiry: if clean { Duration::ZERO } else { Duration::MAX },
+        receive_maximum: u16::MAX,
+        maximum_packet: usize::MAX,
+        problem_information: false,
+        authentication_method: false,
+    })
+}
+
+fn v5(body: &[u8]) -> Result<Connect, Fault> {
+    let (packet, used) = v5_0::Connect::parse(body).map_err(fault)?;
+    whole(body, used)?;
+    let mut connect = Connect {
+        version: Version::V5,
+        clean: packet.clean_start(),
+        keep_alive: packet.keep_alive(),
+        client_id: packet.client_id().to_owned(),
+        will: None,
+        session_expiry: Duration::ZERO,
+        receive_maximum: u16::MAX,
+        maximum_packet: usize::MAX,
+        problem_information: true,
+        authentication_method: false,
+    };
+    for property in packet.props() {
+        match property {
+            Property::SessionExpiryInterval(p) => connect.session_expiry = session_expiry(p.val()),
+            Property::ReceiveMaximum(p) => connect.receive_maximum = p.val(),
+            Property::MaximumPacketSize(p) => {
+                connect.maximum_packet = usize::try_from(p.val()).unwrap_or(usize::MAX);
+            }
+            Property::RequestProblemInformation(p) => connect.problem_information = p.val() != 0,
+            Property::AuthenticationMethod(_) => connect.authentication_method = true,
+            // Topic Alias Maximum: no aliases are used towards clients. Request Response Information: none is
+            // given. User properties of a CONNECT have no meaning here.
+            _ => {}
+        }
+    }
+    if connect.receive_maximum == 0 || connect.maximum_packet == 0 {
+        return Err(Fault::Protocol);
+    }
+    if packet.will_flag() {
+        let delay = packet.will_props().iter().find_map(|property| match property {
+            Property::WillDelayInterval(p) => Some(u64::from(p.val())),
+            _ => None,
+        });
+        connect.will = Some(will(
+            packet.will_topic(),
+            packet.will_payload(),
+            packet.will_qos() as u8,
+            packet.will_retain(),
+            Duration::from_secs(delay.unwrap_or(0)),
+            message_properties(packet.will_props())?.properties,
+        )?);
+    }
+    Ok(connect)
+}
+
+/// Session Expiry Interval in seconds; all ones is "does not expire".
+pub(crate) fn session_expiry(seconds: u32) -> Duration {
+    if seconds == SECONDS_WITHOUT_END { Duration::MAX } else { Duration::from_secs(u64::from(seconds)) }
+}
+
+fn will(
+    name: Option<&str>,
+    payload: Option<&[u8]>,
+    qos: u8,
+    retain: bool,
+    delay: Duration,
+    properties: Properties,
+) -> Result<Will, Fault> {
+    let name = name.ok_or(Fault::Malformed)?;
+    topic::check_name(name).map_err(|_| Fault::Topic)?;
+    Ok(Will {
+        topic: name.into(),
+        payload: Bytes::copy_from_slice(payload.unwrap_or_default()),
+        qos: QoS::from_number(qos).ok_or(Fault::Malformed)?,
+        retain,
+        delay,
+        properties,
+    })
+}
+
+fn whole(body: &[u8], used: usize) -> Result<(), Fault> {
+    if used == body.len() { Ok(()) } else { Err(Fault::Malformed) }
+}
+
+impl From<MqttError> for Fault {
+    fn from(error: MqttError) -> Self {
+        fault(error)
+    }
+}

@@ -1,0 +1,265 @@
+//! The queue between publishers and one receiver. Bounded: what happens when it is full depends on the receiver.
+//!
+//! Connected: publishers wait (see [`crate::fanout`]), then the receiver is disconnected. Absent with a session that
+//! persists: the oldest message is dropped and counted. Gone: nothing is taken any more. Locks are held for a few
+//! instructions, never across an await.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use crate::session::Queued;
+use crate::{DisconnectReason, QoS};
+
+/// Whether somebody is there to take messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// A connection takes them.
+    Live,
+    /// The session waits for its client.
+    Away,
+    /// The session has ended.
+    Gone,
+}
+
+/// What became of a push.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    /// Queued for a connected receiver.
+    Live,
+    /// Queued for an absent one, after dropping so many of the oldest.
+    Stored { dropped: u64 },
+    /// Full, and the receiver is connected: the message comes back.
+    Full(Queued),
+    /// Nobody wants it: the session is gone, or it is QoS 0 for an absent client.
+    Unwanted,
+}
+
+/// A request to end the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kick {
+    pub reason: DisconnectReason,
+    /// The session goes too, without its will.
+    pub drop_session: bool,
+}
+
+/// One receiver's queue; lives as long as its session.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    /// Unique in this process: one session.
+    pub key: u64,
+    pub client_id: Arc<str>,
+    /// Of the identity, for events.
+    pub owner: Arc<str>,
+    limit_messages: usize,
+    limit_bytes: usize,
+    state: Mutex<State>,
+    /// Messages taken out so far: shows whether a full queue moves.
+    taken: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: VecDeque<Queued>,
+    bytes: usize,
+    presence: Presence,
+    /// The connection's task, when it waits for something to come.
+    receiver: Option<Waker>,
+    /// Publishers that wait for room; at most one entry per publishing connection.
+    waiting: Vec<Waker>,
+    kick: Option<Kick>,
+}
+
+impl Inbox {
+    pub(crate) fn new(key: u64, client_id: Arc<str>, owner: Arc<str>, messages: usize, bytes: usize) -> Self {
+        let state = State {
+            queue: VecDeque::new(),
+            bytes: 0,
+            presence: Presence::Live,
+            receiver: None,
+            waiting: Vec::new(),
+            kick: None,
+        };
+        Self {
+            key,
+            client_id,
+            owner,
+            limit_messages: messages.max(1),
+            limit_bytes: bytes,
+            state: Mutex::new(state),
+            taken: AtomicU64::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a message.
+    pub(crate) fn push(&self, queued: Queued) -> Pushed {
+        let cost = queued.routed.message.cost();
+        let mut state = self.lock();
+        match state.presence {
+            Presence::Gone => Pushed::Unwanted,
+            Presence::Live => {
+                if self.full(&state, cost) {
+                    return Pushed::Full(queued);
+                }
+                state.bytes += cost;
+                state.queue.push_back(queued);
+                let receiver = state.receiver.take();
+                drop(state);
+                if let Some(receiver) = receiver {
+                    receiver.wake();
+                }
+                Pushed::Live
+            }
+            Presence::Away if queued.qos == QoS::AtMostOnce => Pushed::Unwanted,
+            Presence::Away => {
+                let mut dropped = 0;
+                while self.full(&state, cost) {
+                    let Some(oldest) = state.queue.pop_front() else { break };
+                    state.bytes = state.bytes.saturating_sub(oldest.routed.message.cost());
+                    dropped += 1;
+                }
+                state.bytes += cost;
+                state.queue.push_back(queued);
+                Pushed::Stored { dropped }
+            }
+        }
+    }
+
+    /// An empty queue takes any one message, however large: its size is bounded by the packet limit.
+    fn full(&self, state: &State, cost: usize) -> bool {
+        !state.queue.is_empty() && (state.queue.len() >= self.limit_messages || state.bytes + cost > self.limit_bytes)
+    }
+
+    /// Asks to be woken when there is room (half of the queue: one wake-up then serves many messages), or when
+    /// the receiver is no longer live. False when that is so already.
+    pub(crate) fn wait_for_room(&self, waker: &Waker) -> bool {
+        let mut state = self.lock();
+        if state.presence != Presence::Live || self.roomy(&state) {
+            return false;
+        }
+        if !state.waiting.iter().any(|waiting| waiting.will_wake(waker)) {
+            state.waiting.push(waker.clone());
+        }
+        true
+    }
+
+    fn roomy(&self, state: &State) -> bool {
+        state.queue.len() <= self.limit_messages / 2 && state.bytes <= self.limit_bytes / 2
+    }
+
+    /// Messages taken out so far.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Moves messages into `batch`: at most `quota` above QoS 0, about `room` bytes, never out of order. When
+    /// nothing is there to take, `waker` is woken by the next message, and by a kick or nudge in any case.
+    pub(crate) fn take(&self, batch: &mut Vec<Queued>, mut quota: usize, mut room: usize, waker: &Waker) {
+        let mut state = self.lock();
+        let mut count = 0;
+        while let Some(first) = state.queue.front() {
+            let counted = first.qos != QoS::AtMostOnce;
+            if room == 0 || (counted && quota == 0) {
+                break;
+            }
+            quota -= usize::from(counted);
+            let Some(queued) = state.queue.pop_front() else { break };
+            let cost = queued.routed.message.cost();
+            state.bytes = state.bytes.saturating_sub(cost);
+            room = room.saturating_sub(cost);
+            count += 1;
+            batch.push(queued);
+        }
+        if !state.receiver.as_ref().is_some_and(|earlier| earlier.will_wake(waker)) {
+            state.receiver = Some(waker.clone());
+        }
+        if count == 0 {
+            return;
+        }
+        self.taken.fetch_add(count, Ordering::Relaxed);
+        let waiting = if self.roomy(&state) { std::mem::take(&mut state.waiting) } else { Vec::new() };
+        if state.queue.is_empty() && state.queue.capacity() > 256 {
+            state.queue = VecDeque::new();
+        }
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Asks the connection to end. The first reason stands. With `drop_session` nothing more is queued.
+    pub(crate) fn kick(&self, kick: Kick) {
+        let mut state = self.lock();
+        if state.kick.is_none_or(|earlier| kick.drop_session && !earlier.drop_session) {
+            state.kick = Some(kick);
+        }
+        let waiting = if kick.drop_session {
+            state.presence = Presence::Gone;
+            state.queue.clear();
+            state.bytes = 0;
+            std::mem::take(&mut state.waiting)
+        } else {
+            Vec::new()
+        };
+        let receiver = state.receiver.take();
+        drop(state);
+        waiting.into_iter().chain(receiver).for_each(Waker::wake);
+    }
+
+    /// Wakes the receiver's task, so that it looks at what has changed around it.
+    pub(crate) fn nudge(&self) {
+        let receiver = self.lock().receiver.take();
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
+    }
+
+    /// The request to end, if there is one.
+    pub(crate) fn kicked(&self) -> Option<Kick> {
+        self.lock().kick
+    }
+
+    /// The connection is there again.
+    pub(crate) fn go_live(&self) {
+        let mut state = self.lock();
+        state.presence = Presence::Live;
+        state.kick = None;
+    }
+
+    /// The connection is gone, the session stays. QoS 0 is not kept.
+    pub(crate) fn go_away(&self) {
+        let waiting = {
+            let mut state = self.lock();
+            if state.presence == Presence::Gone {
+                return;
+            }
+            state.presence = Presence::Away;
+            state.queue.retain(|queued| queued.qos != QoS::AtMostOnce);
+            state.bytes = state.queue.iter().map(|queued| queued.routed.message.cost()).sum();
+            state.receiver = None;
+            std::mem::take(&mut state.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// The session has ended. Returns how many messages went with it.
+    pub(crate) fn close(&self) -> u64 {
+        let (lost, waiting) = {
+            let mut state = self.lock();
+            state.presence = Presence::Gone;
+            let lost = std::mem::take(&mut state.queue).len();
+            state.bytes = 0;
+            state.receiver = None;
+            (lost, std::mem::take(&mut state.waiting))
+        };
+        waiting.into_iter().for_each(Waker::wake);
+        u64::try_from(lost).unwrap_or(u64::MAX)
+    }
+
+    pub(crate) fn presence(&self) -> Presence {
+        self.lock().presence
+    }
+}

@@ -1,0 +1,309 @@
+//! From the handshake to the attached session: the CONNECT, every reason to refuse it, and the life of the
+//! connection behind it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
+
+use super::goodbye;
+use super::handshake::Shaken;
+use super::listener::PendingGuard;
+use crate::codec::{Connect, Fault, Incoming, connect_version, decode, encode, frame};
+use crate::connection::{Attached, Connection};
+use crate::core::Core;
+use crate::registry::{Attach, Live, Newcomer};
+use crate::{Decision, DisconnectReason, Event, Identity, Limits, Role, Version, topic};
+
+/// Longest client id: `id/…` of an app.
+const CLIENT_ID: usize = 256;
+
+/// Why a CONNECT is refused: the reason code of MQTT 5 and words for the audit log.
+struct Refused {
+    code: u8,
+    words: String,
+}
+
+impl Refused {
+    fn new(code: u8, words: impl Into<String>) -> Self {
+        Self { code, words: words.into() }
+    }
+}
+
+/// Serves a connection from its CONNECT to its end.
+pub(super) async fn greet(core: Arc<Core>, mut shaken: Shaken, guard: PendingGuard) {
+    let peer = shaken.peer;
+    let mut input = BytesMut::new();
+    let reading = read_connect(&mut shaken.stream, &mut input, &core.limits);
+    let read = tokio::select! {
+        // Only here and before may a newcomer push it out: an attached session is handed back properly.
+        () = guard.evicted.cancelled() => return,
+        read = tokio::time::timeout(core.limits.connect_timeout, reading) => read,
+    };
+    let who = shaken.identity.clone().ok();
+    let (version, connect) = match read {
+        Ok(Some(read)) => read,
+        Ok(None) => return,
+        Err(_) => {
+            core.counters.handshake_timeouts.one();
+            core.gate.event(Event::Refused { who, peer, code: None, words: "no CONNECT in time".to_owned() });
+            return;
+        }
+    };
+    let admitted = match vet(&core, shaken.identity, connect) {
+        Err(refused) => Err(refused),
+        Ok(vetted) => {
+            let penalty = core.penalties.delay(&vetted.who.id, core.clock.monotonic());
+            tokio::select! {
+                () = guard.evicted.cancelled() => return,
+                () = tokio::time::sleep(penalty) => {}
+            }
+            admit(&core, vetted, peer, input).await
+        }
+    };
+    match admitted {
+        Ok(attached) => {
+            drop(guard);
+            serve(attached, shaken.stream, peer).await;
+        }
+        Err(refused) => {
+            core.counters.refused.one();
+            core.gate.event(Event::Refused { who, peer, code: Some(refused.code), words: refused.words.clone() });
+            let mut output = BytesMut::new();
+            if let Some(version) = version {
+                let reason = Some(refused.words.as_str()).filter(|words| words.len() < 200);
+                let details = encode::ConnackDetails { reason, ..encode::ConnackDetails::default() };
+                encode::connack(&mut output, version, false, refused.code, &details);
+            }
+            goodbye::close(shaken.stream, output).await;
+        }
+    }
+}
+
+/// Reads until the CONNECT is there in full. `None`: the peer is gone. The outer `None` of the version means that
+/// it can't be told, so that no CONNACK would be understood.
+async fn read_connect(
+    stream: &mut (impl AsyncReadExt + Unpin),
+    input: &mut BytesMut,
+    limits: &Limits,
+) -> Option<(Option<Version>, Result<Connect, Fault>)> {
+    loop {
+        let frame = match frame(input, limits.connect_packet) {
+            // The first packet must be a CONNECT [MQTT-3.1.0-1]: judged by its first byte.
+            Ok(_) if input.first().is_some_and(|first| first >> 4 != 1) => {
+                return Some((None, Err(Fault::Protocol)));
+            }
+            Ok(frame) => frame,
+            Err(fault) => return Some((Some(Version::V5).filter(|_| fault == Fault::TooLarge), Err(fault))),
+        };
+        if let Some(frame) = frame.filter(|frame| input.len() >= frame.len()) {
+            let version = connect_version(frame.body_of(input));
+            let connect = match decode(version.unwrap_or(Version::V311), frame, input) {
+                Ok(Incoming::Connect(connect)) => Ok(*connect),
+                Ok(_) => Err(Fault::Protocol),
+                Err(fault) => Err(fault),
+            };
+            // A client of an unknown version is told so in the form of 3.1.1 [MQTT-3.1.2-2].
+            let version = version.or_else(|| (connect == Err(Fault::Version)).then_some(Version::V311));
+            input.advance(frame.len());
+            return Some((version, connect));
+        }
+        input.reserve(512);
+        match stream.read_buf(input).await {
+            Ok(0) | Err(_) => return None,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// A CONNECT that may attach a session.
+struct Vetted {
+    who: Arc<Identity>,
+    client_id: Arc<str>,
+    connect: Connect,
+}
+
+/// Everything that must hold before a session is attached.
+fn vet(
+    core: &Core,
+    identity: Result<Arc<Identity>, crate::Refusal>,
+    connect: Result<Connect, Fault>,
+) -> Result<Vetted, Refused> {
+    let connect = connect.map_err(|fault| Refused::new(fault.code(), fault.to_string()))?;
+    let who = identity.map_err(|refusal| Refused::new(0x87, refusal.words))?;
+    if connect.authentication_method {
+        return Err(Refused::new(0x8C, "no authentication methods are known here, the certificate is the identity"));
+    }
+    let client_id = client_id(&who, &connect.client_id)?;
+    check_will(core, &who, &connect)?;
+    Ok(Vetted { who, client_id, connect })
+}
+
+/// Attaches the session.
+async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesMut) -> Result<Attached, Refused> {
+    let Vetted { who, client_id, connect } = vetted;
+    core.gate.still_valid(&who).map_err(|refusal| Refused::new(0x87, refusal.words))?;
+    let live = Arc::new(Live {
+        peer,
+        since: core.clock.now(),
+        version: connect.version,
+        messages_in: AtomicU64::new(0),
+        messages_out: AtomicU64::new(0),
+        ended: CancellationToken::new(),
+    });
+    let newcomer = Newcomer { who: &who, client_id: &client_id, clean: connect.clean, live: &live };
+    let (session, inbox, present) = attach(core, &newcomer).await?;
+    let mut attached = Attached {
+        core: Arc::clone(core),
+        who: Arc::clone(&who),
+        keep_alive: keep_alive(&connect, &core.limits),
+        connect,
+        session,
+        inbox,
+        live,
+        input,
+        output: BytesMut::new(),
+    };
+    // Asked again now that a revocation would find this connection: one of the two sees the other.
+    if let Err(refusal) = core.gate.still_valid(&who) {
+        Connection::new(attached).hand_back(DisconnectReason::Revoked).await;
+        return Err(Refused::new(0x87, refusal.words));
+    }
+    attached.output = accepted(&attached, &client_id, present);
+    core.counters.connected.one();
+    core.gate.event(Event::Connected {
+        who,
+        client_id,
+        peer,
+        version: attached.connect.version,
+        session_present: present,
+    });
+    Ok(attached)
+}
+
+/// The client id is the identity's id and nothing else (DESIGN section 4).
+fn client_id(who: &Identity, asked: &str) -> Result<Arc<str>, Refused> {
+    if asked.is_empty() || asked == &*who.id {
+        return Ok(Arc::clone(&who.id));
+    }
+    let of_app = who.role == Role::App
+        && asked.len() <= CLIENT_ID
+        && asked.strip_prefix(&*who.id).is_some_and(|rest| rest.starts_with('/') && !rest.contains(['+', '#', '\0']));
+    if of_app {
+        return Ok(asked.into());
+    }
+    let shown: String = asked.chars().take(80).collect();
+    let words = format!("client id `{shown}` is not the identity's: use `{}` or an empty one", who.id);
+    Err(Refused::new(0x85, words))
+}
+
+fn check_will(core: &Core, who: &Arc<Identity>, connect: &Connect) -> Result<(), Refused> {
+    let Some(will) = &connect.will else { return Ok(()) };
+    let limits = &core.limits;
+    if will.topic.len() > limits.topic || topic::levels(&will.topic) > limits.topic_levels {
+        return Err(Refused::new(0x90, "the will's topic is too long or has too many levels"));
+    }
+    if will.properties.utf8_payload == Some(true) && std::str::from_utf8(&will.payload).is_err() {
+        return Err(Refused::new(0x99, "the will's payload is not the UTF-8 that it claims to be"));
+    }
+    if core.gate.may_publish(who, &will.topic) == Decision::Deny {
+        core.counters.publish_refused.one();
+        let topic = Arc::clone(&will.topic);
+        core.gate.event(Event::PublishRefused { who: Arc::clone(who), topic, code: 0x87 });
+        return Err(Refused::new(0x87, format!("the will may not be published to `{}`", will.topic)));
+    }
+    Ok(())
+}
+
+/// Takes the session, from an older connection if need be: that one is asked to end, and hands it back.
+async fn attach(
+    core: &Arc<Core>,
+    newcomer: &Newcomer<'_>,
+) -> Result<(crate::session::Session, Arc<crate::inbox::Inbox>, bool), Refused> {
+    let deadline = tokio::time::Instant::now() + TAKE_OVER + core.limits.full_queue_wait;
+    loop {
+        match core.registry.attach(newcomer, &core.limits) {
+            Attach::In { session, inbox, present, replaced } => {
+                if let Some(ended) = replaced {
+                    core.end_session(ended);
+                }
+                return Ok((session, inbox, present));
+            }
+            Attach::Wait(ended) => {
+                core.counters.took_over.one();
+                core.gate.event(Event::TookOver {
+                    who: Arc::clone(newcomer.who),
+                    client_id: Arc::clone(newcomer.client_id),
+                    by: newcomer.live.peer,
+                });
+                if tokio::time::timeout_at(deadline, ended.cancelled()).await.is_err() {
+                    return Err(Refused::new(0x88, "the older connection still waits for the store"));
+                }
+            }
+            Attach::Full => return Err(Refused::new(0x97, "all connections are taken")),
+            Attach::Closed => return Err(Refused::new(0x88, "the broker is stopping")),
+        }
+    }
+}
+
+/// The older connection gives up its commits after five seconds; a little more than that.
+const TAKE_OVER: Duration = Duration::from_secs(6);
+
+/// 0 asks for none: MQTT 5 clients get the server's; 3.1.1 clients are watched by TCP alone.
+fn keep_alive(connect: &Connect, limits: &Limits) -> Option<Duration> {
+    match (connect.keep_alive, connect.version) {
+        (0, Version::V311) => None,
+        (0, Version::V5) => Some(limits.keep_alive).filter(|keep_alive| !keep_alive.is_zero()),
+        (seconds, _) => Some(Duration::from_secs(u64::from(seconds))),
+    }
+}
+
+fn accepted(attached: &Attached, client_id: &str, present: bool) -> BytesMut {
+    let Attached { connect, core, keep_alive, .. } = attached;
+    let limits = &core.limits;
+    let granted = connect.session_expiry.min(limits.session_expiry);
+    let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+    let server_keep_alive = keep_alive.filter(|_| connect.keep_alive == 0);
+    let details = encode::ConnackDetails {
+        session_expiry: (granted != connect.session_expiry).then(|| seconds(granted)),
+        receive_maximum: Some(limits.receive_maximum),
+        maximum_packet: Some(u32::try_from(limits.packet).unwrap_or(u32::MAX)),
+        assigned_client_id: connect.client_id.is_empty().then_some(client_id),
+        topic_alias_maximum: Some(limits.topic_alias_maximum).filter(|maximum| *maximum > 0),
+        server_keep_alive: server_keep_alive.map(|k| u16::try_from(k.as_secs()).unwrap_or(u16::MAX)),
+        reason: None,
+    };
+    let mut output = BytesMut::new();
+    encode::connack(&mut output, connect.version, present, 0, &details);
+    output
+}
+
+/// The life of the connection and its end.
+async fn serve(attached: Attached, mut stream: super::handshake::Stream, peer: SocketAddr) {
+    let core = Arc::clone(&attached.core);
+    let who = Arc::clone(&attached.who);
+    let inbox = Arc::clone(&attached.inbox);
+    let version = attached.connect.version;
+    let problem_information = attached.connect.problem_information;
+    let mut connection = Connection::new(attached);
+    let reason = connection.serve(&mut stream).await;
+    let mut output = connection.take_output();
+    match reason {
+        DisconnectReason::Client | DisconnectReason::ClientWithWill | DisconnectReason::Network => output.clear(),
+        _ if version == Version::V5 => {
+            encode::disconnect(&mut output, reason.code(), problem_information.then(|| reason.word()));
+        }
+        _ => {}
+    }
+    // The session goes back before the socket is drained: a client that was told to go comes back at once.
+    let farewell = async {
+        connection.hand_back(reason).await;
+        let client_id = Arc::clone(&inbox.client_id);
+        core.gate.event(Event::Disconnected { who, client_id, peer, reason });
+    };
+    tokio::join!(farewell, goodbye::close(stream, output));
+}

@@ -1,0 +1,259 @@
+//! The session machine: packets in, steps and bytes out. No sockets, no clock, no locks, no async: time is an
+//! argument, rights and durability are the caller's.
+//!
+//! [`Session`] is what outlives a connection, and knows no version, so that it can move between MQTT 3.1.1 and 5.
+//! [`Machine`] is one connection's view of it: aliases, quotas, what is on its way. The caller feeds it packets
+//! ([`Machine::handle`]), acts on the returned [`Step`], reports what became of publishes
+//! ([`Machine::acknowledge`], in the order of the publishes) and hands over messages ([`Machine::deliver`]).
+
+mod inbound;
+mod outbound;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+pub(crate) use outbound::Sent;
+
+use crate::codec::{Connect, FilterRequest, Incoming, Subscribe, Unsubscribe, encode};
+use crate::{DisconnectReason, Limits, Message, Properties, QoS, Version};
+
+/// A message on its way, with the running time of its reception: expiry never follows a stepping wall clock.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub message: Message,
+    pub at: Duration,
+}
+
+impl Routed {
+    /// What is left of the message's expiry; `None` when it has none.
+    pub(crate) fn remaining(&self, now: Duration) -> Option<Duration> {
+        let expiry = self.message.properties.as_ref()?.message_expiry?;
+        Some(expiry.saturating_sub(now.saturating_sub(self.at)))
+    }
+
+    pub(crate) fn expired(&self, now: Duration) -> bool {
+        self.remaining(now).is_some_and(|left| left.is_zero())
+    }
+}
+
+/// A message waiting for one receiver.
+#[derive(Debug, Clone)]
+pub(crate) struct Queued {
+    pub routed: Arc<Routed>,
+    /// The lower of the message's and the subscription's.
+    pub qos: QoS,
+    /// The retain flag that the receiver gets to see.
+    pub retain: bool,
+    pub identifiers: Option<Arc<[u32]>>,
+}
+
+/// Options of one subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SubscriptionOptions {
+    pub qos: QoS,
+    pub no_local: bool,
+    pub retain_as_published: bool,
+    pub identifier: Option<u32>,
+}
+
+impl SubscriptionOptions {
+    pub(crate) fn of(request: &FilterRequest, identifier: Option<u32>) -> Self {
+        Self {
+            qos: request.qos,
+            no_local: request.no_local,
+            retain_as_published: request.retain_as_published,
+            identifier,
+        }
+    }
+}
+
+/// What outlives a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Session {
+    /// By whole filter, `$share/…` included.
+    pub subscriptions: BTreeMap<Arc<str>, SubscriptionOptions>,
+    /// QoS 2 packet ids of the client that are not released.
+    received: HashMap<u16, Received>,
+    /// What was sent and is not acknowledged, in the order of sending.
+    in_flight: VecDeque<InFlight>,
+    last_packet_id: u16,
+}
+
+impl Session {
+    /// Messages that the client has not acknowledged.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Received {
+    /// Being committed: no PUBREC yet.
+    Pending,
+    /// PUBREC sent.
+    Done,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    packet_id: u16,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// PUBLISH sent; PUBACK or PUBREC awaited.
+    Published(Queued),
+    /// PUBREL sent; PUBCOMP awaited.
+    Released,
+}
+
+/// How a publish is to be acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ticket {
+    /// QoS 0.
+    None,
+    /// QoS 1.
+    PubAck(u16),
+    /// QoS 2.
+    PubRec(u16),
+}
+
+/// A topic name that still lies in the read buffer, or one that an alias stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TopicName<'a> {
+    Spelled(&'a str),
+    Aliased(Arc<str>),
+}
+
+impl TopicName<'_> {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Self::Spelled(name) => name,
+            Self::Aliased(name) => name,
+        }
+    }
+}
+
+/// A publish for the caller to judge, commit, route, and then acknowledge.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Inbound<'a> {
+    pub ticket: Ticket,
+    pub topic: TopicName<'a>,
+    pub qos: QoS,
+    pub retain: bool,
+    pub properties: Option<Arc<Properties>>,
+    pub payload: &'a [u8],
+}
+
+/// What the caller has to do about a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step<'a> {
+    /// Nothing; answers are in the output.
+    Done,
+    /// Judge, commit, route, [`Machine::acknowledge`].
+    Publish(Inbound<'a>),
+    /// Already refused: acknowledge with `code` in its turn.
+    Refused { ticket: Ticket, topic: TopicName<'a>, code: u8 },
+    /// Grant or refuse each filter, then SUBACK.
+    Subscribe(Subscribe),
+    /// Remove each filter, then UNSUBACK.
+    Unsubscribe(Unsubscribe),
+    /// The connection ends.
+    End(DisconnectReason),
+}
+
+/// One connection's machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub version: Version,
+    pub session: Session,
+    /// After the connection has ended.
+    pub session_expiry: Duration,
+    expires_with_connection: bool,
+    aliases: Vec<Option<Arc<str>>>,
+    limits: MachineLimits,
+    /// QoS 1 publishes that are not acknowledged.
+    unacknowledged: usize,
+    /// Entries of `in_flight` before this index went out on this connection.
+    sent_before: usize,
+}
+
+/// The part of the limits that the machine keeps.
+#[derive(Debug, Clone)]
+struct MachineLimits {
+    topic: usize,
+    topic_levels: usize,
+    receive_maximum: usize,
+    /// Quota towards the client.
+    in_flight: usize,
+    maximum_packet: usize,
+    aliases: usize,
+    session_expiry: Duration,
+}
+
+/// QoS 2 ids that a 3.1.1 client, which knows no Receive Maximum, may leave unreleased.
+const UNRELEASED_V311: usize = 1_024;
+
+impl Machine {
+    /// For a connection that was accepted with these limits.
+    pub(crate) fn new(session: Session, connect: &Connect, limits: &Limits) -> Self {
+        let session_expiry = connect.session_expiry.min(limits.session_expiry);
+        Self {
+            version: connect.version,
+            session,
+            session_expiry,
+            expires_with_connection: session_expiry.is_zero(),
+            aliases: Vec::new(),
+            limits: MachineLimits {
+                topic: limits.topic,
+                topic_levels: limits.topic_levels,
+                receive_maximum: usize::from(limits.receive_maximum),
+                in_flight: usize::from(limits.in_flight.min(connect.receive_maximum)),
+                maximum_packet: connect.maximum_packet,
+                aliases: usize::from(limits.topic_alias_maximum),
+                session_expiry: limits.session_expiry,
+            },
+            unacknowledged: 0,
+            sent_before: 0,
+        }
+    }
+
+    /// Takes one packet. `end` is set in the returned step at most once.
+    pub(crate) fn handle<'a>(&mut self, packet: Incoming<'a>, out: &mut BytesMut) -> Step<'a> {
+        match packet {
+            Incoming::Publish(publish) => self.publish(publish, out),
+            Incoming::PubAck(ack) => self.puback(ack),
+            Incoming::PubRec(ack) => self.pubrec(ack, out),
+            Incoming::PubRel(ack) => self.pubrel(ack, out),
+            Incoming::PubComp(ack) => self.pubcomp(ack),
+            Incoming::Subscribe(subscribe) => Step::Subscribe(subscribe),
+            Incoming::Unsubscribe(unsubscribe) => Step::Unsubscribe(unsubscribe),
+            Incoming::PingReq => {
+                encode::pingresp(out);
+                Step::Done
+            }
+            Incoming::Disconnect(disconnect) => self.disconnect(disconnect),
+            // A second CONNECT [MQTT-3.1.0-2]; AUTH without an authentication method [MQTT 5, 4.12].
+            Incoming::Connect(_) | Incoming::Auth => Step::End(DisconnectReason::ProtocolError),
+        }
+    }
+
+    /// The connection has ended: the session goes back. What was being committed is settled by then, or is
+    /// forgotten: an id without PUBREC is a new publish when it comes again.
+    pub(crate) fn into_session(mut self) -> Session {
+        self.session.received.retain(|_, state| *state == Received::Done);
+        self.session
+    }
+
+    /// The payload, copied out of the read buffer: a small payload must not keep a large buffer alive.
+    pub(crate) fn payload(bytes: &[u8]) -> Bytes {
+        if bytes.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(bytes) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

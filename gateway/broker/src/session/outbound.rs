@@ -1,0 +1,143 @@
+//! What clients receive: deliveries, their acknowledgements, and sending again after a resume.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+
+use super::{InFlight, Machine, Queued, Stage, Step};
+use crate::QoS;
+use crate::codec::{Ack, encode};
+
+/// What became of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// It is in the output.
+    Sent,
+    /// Its expiry has passed: dropped.
+    Expired,
+    /// Larger than the client's Maximum Packet Size: dropped as if it were delivered [MQTT-3.1.2-25].
+    TooLarge,
+}
+
+impl Machine {
+    /// How many messages above QoS 0 may go out now.
+    pub(crate) fn quota(&self) -> usize {
+        self.limits.in_flight.saturating_sub(self.session.in_flight.len())
+    }
+
+    /// Sends a message. Above QoS 0 the caller has kept to [`Machine::quota`], and to
+    /// [`Machine::must_resend`] in any case.
+    pub(crate) fn deliver(&mut self, queued: Queued, now: Duration, out: &mut BytesMut) -> Sent {
+        if queued.routed.expired(now) {
+            return Sent::Expired;
+        }
+        let packet_id = if queued.qos == QoS::AtMostOnce { 0 } else { self.next_packet_id() };
+        let limit = self.limits.maximum_packet;
+        if encode::publish(out, self.version, &queued.routed.message, shown(&queued, packet_id, false, now), limit)
+            .is_err()
+        {
+            return Sent::TooLarge;
+        }
+        if packet_id != 0 {
+            self.session.in_flight.push_back(InFlight { packet_id, stage: Stage::Published(queued) });
+            self.sent_before += 1;
+        }
+        Sent::Sent
+    }
+
+    /// After a resume: sends again what was not acknowledged, in the order of the first sending, as far as the
+    /// client's quota goes [MQTT-4.4.0-1], [MQTT-4.6.0-1]. Returns true while something is left.
+    pub(crate) fn resend(&mut self, now: Duration, out: &mut BytesMut, room: usize) -> bool {
+        while let Some(entry) = self.session.in_flight.get(self.sent_before) {
+            if out.len() >= room {
+                return true;
+            }
+            match &entry.stage {
+                Stage::Released => encode::ack(out, self.version, encode::AckKind::PubRel, entry.packet_id, 0),
+                Stage::Published(queued) => {
+                    if self.sent_before >= self.limits.in_flight {
+                        return true;
+                    }
+                    let shown = shown(queued, entry.packet_id, true, now);
+                    let limit = self.limits.maximum_packet;
+                    if encode::publish(out, self.version, &queued.routed.message, shown, limit).is_err() {
+                        self.session.in_flight.remove(self.sent_before);
+                        continue;
+                    }
+                }
+            }
+            self.sent_before += 1;
+        }
+        false
+    }
+
+    /// Whether something of an earlier connection is still to be sent again.
+    pub(crate) fn must_resend(&self) -> bool {
+        self.sent_before < self.session.in_flight.len()
+    }
+
+    pub(super) fn puback(&mut self, ack: Ack) -> Step<'static> {
+        self.settle(ack.packet_id, |stage| matches!(stage, Stage::Published(queued) if queued.qos == QoS::AtLeastOnce));
+        Step::Done
+    }
+
+    pub(super) fn pubcomp(&mut self, ack: Ack) -> Step<'static> {
+        self.settle(ack.packet_id, |stage| matches!(stage, Stage::Released));
+        Step::Done
+    }
+
+    pub(super) fn pubrec(&mut self, ack: Ack, out: &mut BytesMut) -> Step<'static> {
+        let found = self.session.in_flight.iter_mut().find(|entry| entry.packet_id == ack.packet_id);
+        let code = match found {
+            Some(entry) => match &entry.stage {
+                Stage::Published(queued) if queued.qos == QoS::ExactlyOnce => {
+                    if ack.code >= 0x80 {
+                        self.settle(ack.packet_id, |_| true);
+                        return Step::Done;
+                    }
+                    entry.stage = Stage::Released;
+                    0
+                }
+                Stage::Published(_) => return Step::Done,
+                Stage::Released => 0,
+            },
+            None => 0x92,
+        };
+        encode::ack(out, self.version, encode::AckKind::PubRel, ack.packet_id, code);
+        Step::Done
+    }
+
+    /// Forgets an entry. An id that is not known is no error: the client may repeat itself after a resume.
+    fn settle(&mut self, packet_id: u16, right_stage: impl Fn(&Stage) -> bool) {
+        // Clients acknowledge in order, so the first entries are the likely ones.
+        let matching = |entry: &InFlight| entry.packet_id == packet_id && right_stage(&entry.stage);
+        if let Some(index) = self.session.in_flight.iter().position(matching) {
+            self.session.in_flight.remove(index);
+            if index < self.sent_before {
+                self.sent_before -= 1;
+            }
+        }
+    }
+
+    /// The next id that is not in use. At most [`crate::Limits::in_flight`] and what a session brought along are.
+    fn next_packet_id(&mut self) -> u16 {
+        loop {
+            let id = self.session.last_packet_id.checked_add(1).unwrap_or(1);
+            self.session.last_packet_id = id;
+            if !self.session.in_flight.iter().any(|entry| entry.packet_id == id) {
+                return id;
+            }
+        }
+    }
+}
+
+fn shown(queued: &Queued, packet_id: u16, dup: bool, now: Duration) -> encode::Delivery<'_> {
+    encode::Delivery {
+        dup,
+        qos: queued.qos,
+        retain: queued.retain,
+        packet_id,
+        identifiers: queued.identifiers.as_deref().unwrap_or_default(),
+        expiry: queued.routed.remaining(now),
+    }
+}

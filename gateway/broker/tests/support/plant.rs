@@ -1,0 +1,105 @@
+//! CA, certificates and a running broker.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fieldgate_broker::{Broker, Config, Limits, MemorySessions};
+use fieldgate_types::SystemClock;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use super::{Client, TestGate};
+
+pub struct Plant {
+    issuer: Issuer<'static, KeyPair>,
+    roots: Arc<RootCertStore>,
+    pub broker: Broker,
+    pub gate: Arc<TestGate>,
+    pub sessions: Arc<MemorySessions>,
+    pub address: SocketAddr,
+}
+
+impl Plant {
+    pub async fn new() -> Self {
+        Self::with_limits(Limits::default()).await
+    }
+
+    pub async fn with_limits(limits: Limits) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test root");
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(root.der().clone()).unwrap();
+        let roots = Arc::new(roots);
+        let issuer = Issuer::new(params, key);
+        let (chain, key) = certificate(&issuer, "localhost");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build().unwrap();
+        let mut tls = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .unwrap();
+        tls.send_tls13_tickets = 0;
+        let sessions = Arc::new(MemorySessions::new());
+        let gate = Arc::new(TestGate::new(Arc::clone(&sessions)));
+        let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], limits };
+        let broker = Broker::start(config, Arc::new(tls), gate.clone(), sessions.clone(), Arc::new(SystemClock::new()))
+            .await
+            .unwrap();
+        let address = broker.local_addrs()[0];
+        Self { issuer, roots, broker, gate, sessions, address }
+    }
+
+    /// TLS settings of a client with a certificate for `id`.
+    pub fn client_config(&self, id: &str) -> ClientConfig {
+        let (chain, key) = certificate(&self.issuer, id);
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(Arc::clone(&self.roots))
+            .with_client_auth_cert(chain, key)
+            .unwrap()
+    }
+
+    /// A client after its handshake, before its CONNECT.
+    pub async fn socket(&self, id: &str) -> Client {
+        Client::open(self.address, self.client_config(id)).await
+    }
+
+    /// A connected MQTT 5 client with a clean start.
+    pub async fn v5(&self, id: &str) -> Client {
+        let mut client = self.socket(id).await;
+        client.connect(super::packets::Connect::v5(id)).await;
+        client
+    }
+
+    /// A connected MQTT 3.1.1 client with a clean session.
+    pub async fn v311(&self, id: &str) -> Client {
+        let mut client = self.socket(id).await;
+        client.connect(super::packets::Connect::v311(id)).await;
+        client
+    }
+}
+
+fn certificate(
+    issuer: &Issuer<'static, KeyPair>,
+    name: &str,
+) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.subject_alt_names = vec![if name == "localhost" {
+        SanType::DnsName(name.try_into().unwrap())
+    } else {
+        SanType::URI(format!("urn:fieldgate:device:{name}").try_into().unwrap())
+    }];
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    (vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+}
