@@ -1,1 +1,21 @@
-fn main() {}
+//! End-to-end stories: each drives the gateway's own binary through its public borders alone, with parts of the test
+//! kit around it. `tests/README.md` says what is where and how long it takes.
+
+mod arrows;
+mod bad_config;
+mod crash;
+mod demo;
+mod documented_config;
+mod envelope;
+mod field_modbus;
+mod field_opcua;
+mod leaf_commands;
+mod leaf_rights;
+mod leaf_to_cloud;
+mod local;
+mod offline;
+mod operate;
+mod presence;
+mod revoke;
+mod stage;
+mod upstream_trouble;

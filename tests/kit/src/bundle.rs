@@ -41,7 +41,9 @@ impl Bundle {
     pub fn fingerprint(&self) -> anyhow::Result<String> {
         let pem = self.certificate()?;
         let leaf = CertificateDer::pem_slice_iter(&pem).next().context("cert.pem is empty")??;
-        Ok(digest(&SHA256, &leaf).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+        let digit = |four: u8| char::from_digit(four.into(), 16).unwrap_or_default();
+        let hash = digest(&SHA256, &leaf);
+        Ok(hash.as_ref().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect())
     }
 }
 

@@ -102,7 +102,7 @@ impl Device {
                 return Ok(());
             }
             let acknowledged = &self.progress.lock().unwrap_or_else(PoisonError::into_inner).acknowledged;
-            self.next = (1..).find(|n| !acknowledged.contains(n)).unwrap_or(self.next);
+            self.next = (1..self.next).find(|n| !acknowledged.contains(n)).unwrap_or(self.next);
         }
     }
 

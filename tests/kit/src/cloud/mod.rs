@@ -182,7 +182,21 @@ impl Cloud {
         Ok(())
     }
 
-    /// What is retained on `topic` now.
+    /// Everything that is retained now.
+    pub async fn all_retained(&self) -> anyhow::Result<Vec<Observed>> {
+        let seen = Shared::default();
+        let task = observer::watch("late", "#", Version::V5, self.v5, self.login.clone(), Arc::clone(&seen));
+        wait_until("the late observer", PATIENCE, || lock(&seen).subscribed.then_some(())).await?;
+        // What is retained comes before what is published after the subscription.
+        self.publish("fence", "", PublishProperties::default()).await?;
+        let fenced = || lock(&seen).messages.iter().any(|message| message.topic == "fence").then_some(());
+        wait_until("the fence", PATIENCE, fenced).await?;
+        task.abort();
+        let retained = lock(&seen).messages.iter().filter(|message| message.retain).cloned().collect();
+        Ok(retained)
+    }
+
+    /// What is retained on `topic`, as soon as something is.
     pub async fn retained(&self, topic: &str) -> anyhow::Result<Observed> {
         let seen = Shared::default();
         let task = observer::watch("late", topic, Version::V5, self.v5, self.login.clone(), Arc::clone(&seen));
@@ -200,18 +214,19 @@ impl Drop for Cloud {
 }
 
 fn settings(v5: SocketAddr, v311: SocketAddr, login: Option<(&str, &str)>) -> String {
-    let mut text = "id = 0\n[router]\nid = 0\nmax_connections = 100\nmax_outgoing_packet_count = 200\n\
-                    max_segment_size = 10485760\nmax_segment_count = 10\n"
-        .to_owned();
-    for (table, listen) in [("v5", v5), ("v4", v311)] {
-        text += &format!(
+    let listener = |table: &str, listen: SocketAddr| {
+        let auth = login.map(|(user, password)| format!("[{table}.1.connections.auth]\n{user} = \"{password}\"\n"));
+        format!(
             "[{table}.1]\nname = \"{table}\"\nlisten = \"{listen}\"\nnext_connection_delay_ms = 1\n\
              [{table}.1.connections]\nconnection_timeout_ms = 10000\nmax_payload_size = 1048576\n\
-             max_inflight_count = 1000\ndynamic_filters = true\n"
-        );
-        if let Some((user, password)) = login {
-            text += &format!("[{table}.1.connections.auth]\n{user} = \"{password}\"\n");
-        }
-    }
-    text
+             max_inflight_count = 1000\ndynamic_filters = true\n{}",
+            auth.unwrap_or_default()
+        )
+    };
+    format!(
+        "id = 0\n[router]\nid = 0\nmax_connections = 100\nmax_outgoing_packet_count = 200\n\
+         max_segment_size = 10485760\nmax_segment_count = 10\n{}{}",
+        listener("v5", v5),
+        listener("v4", v311)
+    )
 }

@@ -62,7 +62,7 @@ impl Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("version", &self.version).field("client_id", &self.client_id).finish()
+        f.debug_struct("Options").field("version", &self.version).finish_non_exhaustive()
     }
 }
 

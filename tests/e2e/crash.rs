@@ -1,0 +1,66 @@
+//! `kill -9` of the gateway under load: what was acknowledged arrives, in order.
+
+use std::time::Duration;
+
+use fieldgate_testkit::{Load, Options, PATIENCE, Version, history, wait_until};
+
+use crate::stage::{Stage, Told, now_millis};
+
+const RATE: u32 = 200;
+const KILLS: u32 = 4;
+/// From the start of the process to the first PUBACK.
+const BACK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Numbers for a test that prints its seed (xorshift, Marsaglia 2003).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_over_kills_under_load() -> Told {
+    let seed = std::env::var("FIELDGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(now_millis);
+    println!("FIELDGATE_TEST_SEED={seed}");
+    let mut random = Random(seed.max(1));
+    let mut stage = Stage::start("line-1", "").await?;
+    let mut loads = Vec::new();
+    for (id, version) in [("press-1", Version::V5), ("press-2", Version::V311)] {
+        let bundle = stage.gateway.add_device(id).await?;
+        loads.push((id, Load::start(&bundle, stage.gateway.broker(), Options::new(version), RATE)));
+    }
+    for kill in 1..=KILLS {
+        let targets: Vec<usize> =
+            loads.iter().map(|(_, load)| load.count() + 20 + usize::try_from(random.below(150)).unwrap_or(0)).collect();
+        let enough = || loads.iter().zip(&targets).all(|((_, load), target)| load.count() >= *target).then_some(());
+        wait_until("acknowledged messages", PATIENCE, enough).await?;
+        stage.gateway.kill()?;
+        stage.gateway.start().await?;
+        let started = stage.gateway.started()?;
+        let last = || loads.iter().filter_map(|(_, load)| load.last()).filter(|at| *at > started).min();
+        let first = wait_until("a PUBACK after the start", PATIENCE, last).await?;
+        let back = first.duration_since(started);
+        println!("kill {kill}: ready after {:?}, first PUBACK after {back:?}", stage.gateway.start_took()?);
+        assert!(back <= BACK_WITHIN, "kill {kill}: the first PUBACK came {back:?} after the start");
+    }
+    for (id, load) in loads {
+        let connections = load.connections();
+        let acknowledged = load.stop().await?;
+        assert!(connections > u64::from(KILLS), "{id} connected {connections} times");
+        stage.wait_drained().await?;
+        let topic = stage.topic(&format!("devices/{id}/telemetry/load"));
+        let last = *acknowledged.last().unwrap();
+        stage.cloud.wait_for(&topic, |m| m.arrival().is_some_and(|a| a.n >= last)).await?;
+        let findings = history::check(&acknowledged, &stage.cloud.arrivals(&topic));
+        println!("{id}: {} acknowledged; {findings:?}", acknowledged.len());
+        assert!(findings.is_clean(), "{id}: {findings:?}");
+        // A device sends at most its window again after each loss.
+        assert!(findings.device_resends <= 20 * (KILLS as usize + 1), "{id}: {findings:?}");
+    }
+    Ok(())
+}

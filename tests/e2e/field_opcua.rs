@@ -1,0 +1,145 @@
+//! A simulated OPC UA server: telemetry with source times, its loss and return, commands, security.
+
+use std::time::{Duration, Instant};
+
+use fieldgate_opcua::sim::{NAMESPACE, Options, Simulator};
+use serde_json::json;
+
+use crate::stage::{Stage, Told, now_millis};
+
+/// After the server's return.
+const BACK_WITHIN: Duration = Duration::from_secs(10);
+
+fn sections(endpoint: &str, security: &str) -> String {
+    let point = |name: &str, rest: &str| {
+        format!("    [[opcua.device.point]]\n    name = \"{name}\"\n    node = \"nsu={NAMESPACE};s={name}\"\n{rest}")
+    };
+    format!(
+        "[[opcua]]\nendpoint = \"{endpoint}\"\n{security}\n  [[opcua.device]]\n  id = \"boiler-1\"\n  \
+         publishing = \"100ms\"\n  sampling = \"50ms\"\n{}{}{}{}",
+        point("level", ""),
+        point("setpoint", "    access = \"rw\"\n    range = [0, 90]\n"),
+        point("running", ""),
+        point("missing", ""),
+    )
+}
+
+async fn cast(options: Options, security: &str) -> anyhow::Result<(Stage, Simulator)> {
+    let server = Simulator::start("127.0.0.1:0".parse()?, options)?;
+    let stage = Stage::start("line-1", &sections(&server.endpoint(), security)).await?;
+    Ok((stage, server))
+}
+
+#[tokio::test]
+async fn values_arrive_with_source_times_and_a_missing_node_is_said() -> Told {
+    let folder = tempfile::tempdir()?;
+    let (stage, server) = cast(Options::new(folder.path()), "security = \"None\"").await?;
+    let level = stage.wait_points("boiler-1", 0, |object| object["values"]["level"] == 50.0).await?;
+    assert!(level["ts"].is_u64(), "{level}");
+    stage.wait_points("boiler-1", 0, |object| object["values"]["running"] == true).await?;
+    let missing = stage.wait_points("boiler-1", 0, |object| object["errors"]["missing"].is_string()).await?;
+    assert_eq!(missing["errors"]["missing"], "BadNodeIdUnknown", "{missing}");
+
+    let known = stage.documents("boiler-1");
+    let before = now_millis();
+    server.set("level", 51.25)?;
+    let after = now_millis();
+    let changed = stage.wait_points("boiler-1", known, |object| object["values"]["level"] == 51.25).await?;
+    let source = changed["ts"].as_u64().unwrap_or_default();
+    assert!((before..=after).contains(&source), "the source time is {source}, the value was set in {before}..={after}");
+
+    server.fail("level")?;
+    let failed = stage.wait_points("boiler-1", known, |object| object["errors"]["level"].is_string()).await?;
+    assert_eq!(failed["errors"]["level"], "BadSensorFailure", "{failed}");
+    // A node that turns up is found.
+    server.add("missing", 1.0);
+    stage.wait_points("boiler-1", known, |object| object["values"]["missing"] == 1.0).await?;
+    let state = stage.cloud.retained(&stage.topic("devices/boiler-1/state")).await?.json();
+    assert_eq!((&state["online"], &state["via"]), (&json!(true), &json!("opcua")), "{state}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_server_is_said_to_be_offline_and_values_come_back() -> Told {
+    let folder = tempfile::tempdir()?;
+    let (stage, server) = cast(Options::new(folder.path()), "security = \"None\"").await?;
+    stage.wait_points("boiler-1", 0, |object| object["values"]["level"] == 50.0).await?;
+    let topic = stage.topic("devices/boiler-1/state");
+    for round in 0..2 {
+        let known = stage.documents("boiler-1");
+        server.stop();
+        let lost =
+            stage.wait_points("boiler-1", known, |object| object["errors"]["level"] == "BadNoCommunication").await?;
+        assert!(lost["values"].as_object().is_none_or(serde_json::Map::is_empty), "{lost}");
+        let last = || stage.cloud.on(&topic).last().filter(|message| message.json()["online"] == false).cloned();
+        fieldgate_testkit::wait_until("offline", fieldgate_testkit::PATIENCE, last).await?;
+        assert!(stage.gateway.status().await?["problems"].to_string().contains("opc.tcp"));
+
+        let known = stage.documents("boiler-1");
+        server.restart()?;
+        let returned = Instant::now();
+        stage.wait_points("boiler-1", known, |object| object["values"]["level"].is_number()).await?;
+        println!("round {round}: values {:?} after the server's return", returned.elapsed());
+        assert!(returned.elapsed() <= BACK_WITHIN, "{:?}", returned.elapsed());
+        let known = stage.documents("boiler-1");
+        server.set("level", 60.0 + f64::from(round))?;
+        stage.wait_points("boiler-1", known, |object| object["values"]["level"] == 60.0 + f64::from(round)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn writes_and_reads_are_answered_with_what_the_server_holds() -> Told {
+    let folder = tempfile::tempdir()?;
+    let (stage, server) = cast(Options::new(folder.path()), "security = \"None\"").await?;
+    stage.wait_points("boiler-1", 0, |object| object["values"]["level"] == 50.0).await?;
+    let answer = stage.command("boiler-1", "write", "a", r#"{"point":"setpoint","value":42.5}"#).await?;
+    assert_eq!(answer, json!({"rid":"a","status":"ok","value":42.5}));
+    assert_eq!(server.get("setpoint"), Some(42.5));
+    let read = stage.command("boiler-1", "read", "b", r#"{"points":["setpoint","level"]}"#).await?;
+    assert_eq!((&read["status"], &read["value"]), (&json!("ok"), &json!({"setpoint":42.5,"level":50.0})), "{read}");
+    let refused = [
+        ("c", r#"{"point":"setpoint","value":90.5}"#, "90"),
+        ("d", r#"{"point":"level","value":1}"#, "read-only"),
+        ("e", r#"{"point":"none","value":1}"#, "none"),
+    ];
+    for (rid, payload, word) in refused {
+        let answer = stage.command("boiler-1", "write", rid, payload).await?;
+        assert_eq!(answer["status"], "rejected", "{payload}: {answer}");
+        assert!(answer["reason"].as_str().is_some_and(|reason| reason.contains(word)), "{payload}: {answer}");
+    }
+    assert_eq!(server.get("setpoint"), Some(42.5));
+    stage.send_command("boiler-1", "write", "a", r#"{"point":"setpoint","value":1}"#).await?;
+    stage.command("boiler-1", "read", "fence", r#"{"points":["setpoint"]}"#).await?;
+    assert_eq!(server.get("setpoint"), Some(42.5), "a request id is carried out once");
+    assert_eq!(stage.cloud.on(&stage.result_topic("boiler-1", "write", "a")).len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_signed_and_encrypted_session_with_a_user_name_works_and_a_wrong_password_is_said() -> Told {
+    let folder = tempfile::tempdir()?;
+    let options = Options {
+        anonymous: false,
+        secure: true,
+        user: Some(("op".to_owned(), "secret".to_owned())),
+        ..Options::new(folder.path().join("server"))
+    };
+    let password = folder.path().join("op.password");
+    std::fs::write(&password, "wrong\n")?;
+    let security = format!(
+        "security = \"Basic256Sha256\"\nmode = \"SignAndEncrypt\"\ntrust = \"first-use\"\n\
+         auth = {{ username = \"op\", password_file = \"{}\" }}",
+        password.display()
+    );
+    let (stage, _server) = cast(options, &security).await?;
+    fieldgate_testkit::eventually("the refusal in status", fieldgate_testkit::PATIENCE, async || {
+        let problems = stage.gateway.status().await?["problems"].to_string();
+        let said = problems.contains("opc.tcp") && problems.to_lowercase().contains("password");
+        Ok(said.then_some(()))
+    })
+    .await?;
+    std::fs::write(&password, "secret\n")?;
+    stage.wait_points("boiler-1", 0, |object| object["values"]["level"] == 50.0).await?;
+    Ok(())
+}

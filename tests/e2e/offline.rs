@@ -1,0 +1,187 @@
+//! Store and forward: the line to the cloud is cut, stalled, mended; the gateway stopped meanwhile.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use fieldgate_testkit::{Ack, Leaf, Load, Options, PATIENCE, Version, eventually, history, wait_until};
+use serde_json::Value as Json;
+
+use crate::stage::{Stage, Told};
+
+/// The sums of the ledger add up, for each device and for all.
+fn check_sums(buffer: &Json) {
+    let number = |device: &Json, key: &str| device[key].as_u64().unwrap();
+    let devices = buffer["devices"].as_array().unwrap();
+    for device in devices {
+        let fates = ["delivered", "waiting", "expired", "evicted", "quarantined"];
+        let sum: u64 = fates.iter().map(|fate| number(device, fate)).sum();
+        assert_eq!(number(device, "received"), sum, "{device}");
+    }
+    let waiting: u64 = devices.iter().map(|device| number(device, "waiting")).sum();
+    assert_eq!(number(buffer, "messages"), waiting, "{buffer}");
+}
+
+fn ledger(buffer: &Json, device: &str) -> Json {
+    let devices = buffer["devices"].as_array().unwrap();
+    devices.iter().find(|entry| entry["device"] == device).cloned().unwrap_or_default()
+}
+
+async fn wait_down(stage: &Stage) -> Told {
+    eventually("the loss of the upstream in status", PATIENCE, async || {
+        let status = stage.gateway.status().await?;
+        let said = status["problems"].to_string().contains("upstream");
+        Ok((status["upstream"]["state"] != "up" && said).then_some(()))
+    })
+    .await
+}
+
+/// Runs a load until `count` more messages are acknowledged.
+async fn more(load: &Load, count: usize) -> Told {
+    let target = load.count() + count;
+    wait_until("more acknowledged messages", PATIENCE, || (load.count() >= target).then_some(())).await
+}
+
+async fn check_arrived(stage: &Stage, device: &str, acknowledged: &BTreeSet<u64>) -> anyhow::Result<history::Findings> {
+    let topic = stage.topic(&format!("devices/{device}/telemetry/load"));
+    let last = *acknowledged.last().unwrap();
+    stage.cloud.wait_for(&topic, |message| message.arrival().is_some_and(|arrival| arrival.n >= last)).await?;
+    stage.wait_drained().await?;
+    let findings = history::check(acknowledged, &stage.cloud.arrivals(&topic));
+    assert!(findings.is_clean(), "{device}: {findings:?}");
+    Ok(findings)
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_while_the_line_was_cut_arrives_in_order() -> Told {
+    let stage = Stage::start("line-1", "").await?;
+    let mut loads = Vec::new();
+    for (id, version) in [("press-1", Version::V5), ("press-2", Version::V311)] {
+        let bundle = stage.gateway.add_device(id).await?;
+        loads.push((id, Load::start(&bundle, stage.gateway.broker(), Options::new(version), 300)));
+    }
+    for (_, load) in &loads {
+        more(load, 50).await?;
+    }
+    stage.relay.cut();
+    wait_down(&stage).await?;
+    let before: Vec<u64> = loads.iter().map(|(_, load)| load.count() as u64).collect();
+    for (_, load) in &loads {
+        more(load, 200).await?;
+    }
+    let buffer = stage.gateway.buffer().await?;
+    check_sums(&buffer);
+    assert!(ledger(&buffer, "press-1")["waiting"].as_u64() >= Some(200), "{buffer}");
+    let cut_until: Vec<u64> = loads.iter().map(|(_, load)| load.count() as u64).collect();
+
+    stage.relay.mend();
+    let mended = Instant::now();
+    for (index, (id, load)) in loads.into_iter().enumerate() {
+        more(&load, 50).await?;
+        let acknowledged = load.stop().await?;
+        let findings = check_arrived(&stage, id, &acknowledged).await?;
+        assert_eq!(findings.device_resends, 0, "{findings:?}");
+        let topic = stage.topic(&format!("devices/{id}/telemetry/load"));
+        let messages = stage.cloud.on(&topic);
+        let waited = before[index] + 21..=cut_until[index];
+        for message in &messages {
+            let arrival = message.arrival().unwrap();
+            if waited.contains(&arrival.n) {
+                assert!(arrival.historical, "{id}: number {} waited and is not marked", arrival.n);
+            }
+        }
+        let first = messages.iter().find(|message| waited.contains(&message.arrival().unwrap().n)).unwrap();
+        let noticed = first.at.duration_since(mended);
+        println!("{id}: first message {noticed:?} after the line was mended; {findings:?}");
+        assert!(noticed < Duration::from_secs(3), "retry_max is 1 s, the first message came after {noticed:?}");
+    }
+    let buffer = stage.wait_drained().await?;
+    check_sums(&buffer);
+    for id in ["press-1", "press-2"] {
+        let ledger = ledger(&buffer, id);
+        assert_eq!(ledger["delivered"], ledger["received"], "{ledger}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_waits_survives_a_stop_and_a_kill() -> Told {
+    let mut stage = Stage::start("line-1", "").await?;
+    let bundle = stage.gateway.add_device("press-1").await?;
+    let load = Load::start(&bundle, stage.gateway.broker(), Options::new(Version::V5), 300);
+    stage.relay.cut();
+    wait_down(&stage).await?;
+    more(&load, 100).await?;
+    let began = Instant::now();
+    assert_eq!(stage.gateway.stop().await?.code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(11), "a stop takes at most 10 s: {:?}", began.elapsed());
+    stage.gateway.start().await?;
+    more(&load, 100).await?;
+    stage.gateway.kill()?;
+    stage.gateway.start().await?;
+    more(&load, 100).await?;
+    let acknowledged = load.stop().await?;
+    stage.relay.mend();
+    let findings = check_arrived(&stage, "press-1", &acknowledged).await?;
+    println!("{findings:?}");
+    let boots: BTreeSet<u64> =
+        stage.cloud.arrivals(&stage.topic("devices/press-1/telemetry/load")).iter().map(|a| a.boot).collect();
+    assert_eq!(boots, BTreeSet::from([1, 2, 3]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_line_that_falls_silent_is_noticed_and_nothing_is_lost() -> Told {
+    let stage = Stage::start("line-1", "").await?;
+    let sections =
+        format!("[upstream]\nurl = \"mqtt://{}\"\nkeep_alive = \"5s\"\nretry_max = \"1s\"\n", stage.relay.address());
+    stage.gateway.configure(&sections)?;
+    let mut stage = stage;
+    stage.gateway.stop().await?;
+    stage.gateway.start().await?;
+    stage.wait_up().await?;
+    let bundle = stage.gateway.add_device("press-1").await?;
+    let leaf = Leaf::connect(&bundle, stage.gateway.broker(), Options::new(Version::V5)).await?;
+    stage.relay.stall();
+    let local = "devices/press-1/telemetry/t";
+    assert_eq!(leaf.publish(local, "1").await?, Ack::Accepted);
+    wait_down(&stage).await?;
+    stage.relay.mend();
+    let message = stage.cloud.wait_for(&stage.topic(local), |_| true).await?;
+    assert_eq!(&message.payload[..], b"1");
+    let buffer = stage.wait_drained().await?;
+    check_sums(&buffer);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_full_buffer_drops_the_oldest_and_says_how_many() -> Told {
+    let stage = Stage::start("line-1", "[buffer]\nmax_size = \"4MiB\"\n").await?;
+    let bundle = stage.gateway.add_device("press-1").await?;
+    let leaf = Leaf::connect(&bundle, stage.gateway.broker(), Options::new(Version::V5)).await?;
+    stage.relay.cut();
+    wait_down(&stage).await?;
+    let local = "devices/press-1/telemetry/t";
+    for n in 0..60 {
+        let payload = format!("{{\"n\":{n},\"filler\":\"{}\"}}", "x".repeat(200_000));
+        assert_eq!(leaf.publish(local, payload).await?, Ack::Accepted, "message {n}");
+    }
+    let buffer = stage.gateway.buffer().await?;
+    check_sums(&buffer);
+    let device = ledger(&buffer, "press-1");
+    assert!(device["evicted"].as_u64() > Some(20), "{device}");
+    assert!(device["losses"][0]["reason"].is_string(), "{device}");
+    let files = ["queue.db", "queue.db-wal"].map(|name| stage.gateway.data_dir().join(name));
+    let size: u64 = files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum();
+    assert!(size < 12 << 20, "4 MiB and a write-ahead log: {size}");
+
+    stage.relay.mend();
+    stage.wait_drained().await?;
+    stage.cloud.wait_for(&stage.topic(local), |message| message.json()["n"] == 59).await?;
+    let arrived: Vec<u64> =
+        stage.cloud.on(&stage.topic(local)).iter().filter_map(|message| message.json()["n"].as_u64()).collect();
+    let oldest = arrived[0];
+    assert_eq!(arrived, (oldest..60).collect::<Vec<u64>>(), "the newest, without a gap");
+    let device = ledger(&stage.gateway.buffer().await?, "press-1");
+    assert_eq!(device["evicted"].as_u64(), Some(oldest), "{device}");
+    Ok(())
+}
