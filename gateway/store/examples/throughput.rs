@@ -113,6 +113,8 @@ async fn run(
     }
     if let Some(consumer) = consumer {
         consumer.abort();
+        // Only when it has ended can it hold nothing new; that it was cancelled is no news.
+        drop(consumer.await);
         queue.rewind("upstream");
     }
     Ok(durable / seconds)

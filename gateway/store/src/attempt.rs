@@ -9,7 +9,7 @@ use crate::age::{RunningTime, millis};
 use crate::desk::{Candidate, Exit, Removal};
 use crate::entry::Entry;
 use crate::ledger::Ledger;
-use crate::record::{Batch, Lane};
+use crate::record::{Batch, Lane, RECORD_OVERHEAD};
 use crate::schema::{index, kind, number, table};
 use crate::shared::Shared;
 use crate::sqlite::{signed, unsigned};
@@ -17,8 +17,6 @@ use crate::stats::LossKind;
 
 /// The bodies of this many quarantined records are kept, the youngest.
 const QUARANTINE_RECORDS: i64 = 1000;
-/// Records that one transaction drops for their age.
-const SWEEP_RECORDS: usize = 16 * 1024;
 
 /// What a transaction changes in memory once it is durable, or takes back when it isn't.
 #[derive(Debug)]
@@ -82,18 +80,19 @@ impl Attempt {
         Ok(())
     }
 
-    /// Drops records that are older than `max_age`; `true` when more of them are left.
+    /// Drops records that are older than `max_age`, `most` bytes of each lane; `true` when more of them are left.
     pub(crate) fn sweep(
         &mut self,
         conn: &Connection,
         ledger: &mut Ledger,
         shared: &Shared,
-        (now, max_age): (u64, u64),
+        (now, max_age, most): (u64, u64, usize),
     ) -> Result<bool, rusqlite::Error> {
         let mut more = false;
         for lane in Lane::ALL {
             let from = shared.desk().cursor(lane);
             let mut candidates = Vec::new();
+            let mut bytes = 0;
             let mut statement = conn.prepare_cached(&format!(
                 "SELECT id, device, length(body), born FROM {} WHERE id >= ?1 ORDER BY id",
                 table(lane)
@@ -104,11 +103,14 @@ impl Attempt {
                 if now.saturating_sub(unsigned(row.get(3)?)) < max_age {
                     break;
                 }
-                if candidates.len() >= SWEEP_RECORDS {
+                if bytes >= most {
                     more = true;
                     break;
                 }
-                candidates.extend(candidate(row)?);
+                if let Some(candidate) = candidate(row)? {
+                    bytes += candidate.bytes + RECORD_OVERHEAD;
+                    candidates.push(candidate);
+                }
             }
             drop(rows);
             self.drop_records(conn, ledger, shared, lane, candidates, (LossKind::Expired, "max-age"))?;

@@ -19,7 +19,7 @@ use crate::inbox::{Inbox, Job, Woke};
 use crate::ledger::Ledger;
 use crate::options::{Options, Overflow};
 use crate::reading;
-use crate::record::{Committed, Receipt, RecordId};
+use crate::record::{Committed, RECORD_OVERHEAD, Receipt, RecordId};
 use crate::room::{PAGE, Room, Usage};
 use crate::shared::Shared;
 use crate::sqlite::{beside, is_full, signed};
@@ -132,10 +132,11 @@ impl Writer {
     }
 
     fn patience(&self) -> Duration {
-        match (self.blocked, self.pending.is_empty() || self.conn.is_none()) {
-            (None, false) => Duration::ZERO,
-            (Some(_), _) => BLOCKED,
-            (None, true) => IDLE,
+        match self.blocked {
+            _ if !self.removals.is_empty() => Duration::ZERO,
+            Some(_) => BLOCKED,
+            None if !self.pending.is_empty() => Duration::ZERO,
+            None => IDLE,
         }
     }
 
@@ -281,7 +282,14 @@ impl Writer {
     }
 
     fn attempt(&mut self, conn: &Connection, with_jobs: bool, care: bool) -> Result<(), rusqlite::Error> {
-        let removals = std::mem::take(&mut self.removals);
+        // A removal rewrites its page, in the log too: the transaction's bound holds for removals as well.
+        let mut bytes = 0;
+        let fitting = self.removals.iter().take_while(|removal| {
+            bytes += removal.bytes + RECORD_OVERHEAD;
+            bytes <= self.room.transaction
+        });
+        let fitting = fitting.count().max(1).min(self.removals.len());
+        let removals = self.removals.drain(..fitting).collect();
         let mut attempt = Attempt::new(self.next_id, removals);
         let built = self.build(conn, &mut attempt, with_jobs, care);
         match built {
@@ -328,7 +336,7 @@ impl Writer {
         let mut saved = false;
         if care {
             let max_age = crate::age::millis(self.options.max_age);
-            let more = attempt.sweep(conn, &mut self.ledger, &self.shared, (now, max_age))?;
+            let more = attempt.sweep(conn, &mut self.ledger, &self.shared, (now, max_age, self.room.transaction))?;
             let pace = (max_age / 16).clamp(1_000, CARE);
             self.next_care = if more { now } else { now + pace };
             // An idle gateway with an empty queue leaves the flash alone.

@@ -101,16 +101,29 @@ async fn no_acknowledged_record_is_lost_to_a_kill() {
     assert!(delivered > 0);
 }
 
+/// Doesn't outlive a failing test.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Fails when it is dead already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// Lets the writer print at least `lines` lines, kills it, and gives all that it said.
 fn run_and_kill(folder: &Path, lines: usize) -> Vec<(String, Sent)> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tests::crash::writer_that_gets_killed", "--nocapture", "--test-threads=1"])
-        .env(FOLDER, folder)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut child = Child(
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "tests::crash::writer_that_gets_killed", "--nocapture", "--test-threads=1"])
+            .env(FOLDER, folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let mut out = BufReader::new(child.0.stdout.take().unwrap());
     let mut said = Vec::new();
     let mut line = String::new();
     while out.read_line(&mut line).unwrap() > 0 {
@@ -125,11 +138,11 @@ fn run_and_kill(folder: &Path, lines: usize) -> Vec<(String, Sent)> {
         }
         if said.len() == lines {
             // SIGKILL, on Unix.
-            child.kill().unwrap();
+            child.0.kill().unwrap();
         }
         line.clear();
     }
-    child.wait().unwrap();
+    child.0.wait().unwrap();
     assert!(said.len() >= lines, "the writer ended early after {} lines", said.len());
     said
 }

@@ -138,3 +138,27 @@ async fn a_batch_that_never_fits_is_told_so() {
     assert!(refused.is_err());
     assert!(queue.commit(Batch::append(append("a", vec![0; 200_000]))).await.is_ok());
 }
+
+/// On a small file system a transaction of very many removals would need more log than there is room for.
+#[tokio::test]
+async fn many_removals_leave_in_bounded_transactions() {
+    let mut bench = Bench::new();
+    bench.options.max_size = Size(64 << 20);
+    let queue = bench.open(1);
+    for _ in 0..80 {
+        let appends = (0..100).map(|_| append("a", vec![0; 1000])).collect();
+        queue.commit(Batch { appends, ..Batch::default() }).await.unwrap();
+    }
+    let mut held = Vec::new();
+    while held.len() < 8000 {
+        held.extend(ids(&lease(&queue, 8000).await));
+    }
+    let before = queue.stats().commits;
+    queue.settle(UP, held).await.unwrap();
+    settled(&queue).await;
+    assert!(queue.stats().commits >= before + 4, "8 MB leave 2 MiB at a time");
+    let log = std::fs::metadata(crate::sqlite::beside(&bench.path(), "-wal")).unwrap().len();
+    assert!(log <= 12 << 20, "{log}");
+    assert_eq!(queue.ledger()[0].delivered, 8000);
+    assert_sums(&queue);
+}
