@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fieldgate_protocol::Value;
 
-use crate::harness::{Rig, eventually};
+use crate::harness::{DEADLINE, Rig, eventually};
 use crate::peer::{Frame, Peer, Reply};
 
 const POINTS: &str = r#"
@@ -37,7 +37,9 @@ async fn no_wrong_value(faults: usize, misbehave: impl Fn(&Frame) -> Reply + Sen
     })
     .await;
     let mut rig = Rig::start(peer.address, POINTS);
+    let end = tokio::time::Instant::now() + DEADLINE;
     while peer.connections() <= faults {
+        assert!(tokio::time::Instant::now() < end, "a fault went unnoticed: {} connections", peer.connections());
         rig.next().await;
     }
     let (a, b) = (Value::Uint(1100), Value::Uint(1200));
@@ -237,7 +239,9 @@ async fn thousands_of_mixed_faults_give_no_wrong_value() {
         rest += &point;
     }
     let mut rig = Rig::start(peer.address, &rest);
+    let end = tokio::time::Instant::now() + 3 * DEADLINE;
     while rig.state.borrow().failures < u64::try_from(FAULTS).unwrap() {
+        assert!(tokio::time::Instant::now() < end, "faults went unnoticed: {:?}", *rig.state.borrow());
         rig.next().await;
     }
     // The last faults are over: what was left alone meanwhile comes back.
