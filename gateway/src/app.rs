@@ -114,7 +114,7 @@ impl App {
     pub async fn start(config: Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let started = clock.now();
         let dir = config.data_dir.clone();
-        let lock = DirectoryLock::acquire(&dir)?;
+        let lock = config.lock_data_dir()?;
         let state =
             Arc::new(State::open_for_run(&dir.join("state.db"), Arc::clone(&clock)).context("state.db can't be used")?);
         let boot = state.boot();

@@ -19,7 +19,7 @@ pub struct Offline {
 impl Offline {
     /// Runs `work` on the data directory; makes the directory and its CA when they aren't there yet.
     pub fn with<T>(config: &Config, work: impl FnOnce(&Authority) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let lock = DirectoryLock::acquire(&config.data_dir)?;
+        let lock = config.lock_data_dir()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let state = Arc::new(State::open(&config.data_dir.join("state.db"), Arc::clone(&clock))?);
         let (audit, writer) = Audit::open(&config.data_dir.join("audit"), Arc::clone(&clock))?;

@@ -4,11 +4,14 @@ mod broker;
 mod load;
 mod local;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use fieldgate_modbus::ModbusConfig;
 use fieldgate_opcua::OpcuaConfig;
+use fieldgate_store::DirectoryLock;
 use fieldgate_types::DeviceId;
 
 pub use broker::BrokerConfig;
@@ -48,6 +51,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Makes the data directory where it isn't there yet, for its owner alone, and takes its lock.
+    pub fn lock_data_dir(&self) -> anyhow::Result<DirectoryLock> {
+        let dir = &self.data_dir;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.with_context(|| format!("can't make the data directory `{}`", dir.display()))?;
+        Ok(DirectoryLock::acquire(dir)?)
+    }
+
     /// The ids of all field devices.
     pub fn field_devices(&self) -> impl Iterator<Item = &DeviceId> {
         let modbus = self.modbus.iter().flat_map(|link| link.devices.iter().map(|device| &device.id));

@@ -1,8 +1,7 @@
 //! The devices of the demo: each gives away a counter.
 //!
-//! A leaf publishes it. The Modbus device shows the next number only when the one before has been read, so that a
-//! number that was shown and didn't arrive is lost and not merely missed by polling. The OPC UA server changes its
-//! node, which a subscription may not miss.
+//! A leaf publishes it. The Modbus device and the OPC UA server show the next number only when the one before has been
+//! read or sampled, so that a number that was shown and didn't arrive is lost, and not merely missed in between.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +24,8 @@ const PER_SECOND: u32 = 5;
 pub const MODBUS_COUNT: u16 = 0;
 /// Its writable register.
 pub const MODBUS_SETPOINT: u16 = 10;
+/// The variable of the OPC UA server that shows its counter.
+pub const OPCUA_COUNT: &str = "counter";
 
 /// The counters as they were given away; 0 before the first.
 #[derive(Debug, Default)]
@@ -76,7 +77,8 @@ impl Plant {
                 let words = [(count >> 16 & 0xffff) as u16, (count & 0xffff) as u16];
                 modbus.set_holding(MODBUS_COUNT, &words);
                 on.modbus.store(count, Ordering::Relaxed);
-                read_once_more(&modbus).await?;
+                let before = modbus.requests();
+                until("the Modbus device", || modbus.requests() > before).await?;
             }
             Ok(())
         });
@@ -86,10 +88,9 @@ impl Plant {
             let mut tick = ticks();
             while stopped.run_until_cancelled(tick.tick()).await.is_some() {
                 let count = on.opcua.load(Ordering::Relaxed) + 1;
-                // Counts of a demo are far below 2^53.
-                #[allow(clippy::cast_precision_loss)]
-                opcua.set("count", count as f64)?;
+                opcua.set(OPCUA_COUNT, f64::from(u32::try_from(count)?))?;
                 on.opcua.store(count, Ordering::Relaxed);
+                until("the OPC UA server", || opcua.seen(OPCUA_COUNT)).await?;
             }
             Ok(())
         });
@@ -106,17 +107,15 @@ fn ticks() -> tokio::time::Interval {
     ticks
 }
 
-/// Waits until the device has answered a request that began after now.
-async fn read_once_more(device: &ModbusSimulator) -> anyhow::Result<()> {
-    let before = device.requests();
-    let read = async {
-        while device.requests() <= before {
+/// Waits until the gateway has read what `device` shows.
+async fn until(device: &str, read: impl Fn() -> bool) -> anyhow::Result<()> {
+    let reading = async {
+        while !read() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), read)
-        .await
-        .context("the gateway has stopped reading the Modbus device")
+    let in_time = tokio::time::timeout(Duration::from_secs(20), reading).await;
+    in_time.with_context(|| format!("the gateway has stopped reading {device}"))
 }
 
 /// A leaf device: an MQTT 5 client that has connected over mTLS and answers its commands.

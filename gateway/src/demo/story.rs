@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::DemoArgs;
 use super::cloud::Cloud;
-use super::plant::{Counters, Leaf, MODBUS_COUNT, MODBUS_SETPOINT, Plant};
+use super::plant::{Counters, Leaf, MODBUS_COUNT, MODBUS_SETPOINT, OPCUA_COUNT, Plant};
 use super::relay::Relay;
 use super::screen::Screen;
 use super::verdict::{CommandVerdict, DeviceVerdict, Verdict, judge};
@@ -217,7 +217,7 @@ security = "None"
   heartbeat = "1h"
     [[opcua.device.point]]
     name = "count"
-    node = "nsu={namespace};s=count"
+    node = "nsu={namespace};s={OPCUA_COUNT}"
     [[opcua.device.point]]
     name = "setpoint"
     node = "nsu={namespace};s=setpoint"

@@ -2,7 +2,9 @@
 //!
 //! One rule for every protocol. A point is reported when its value (beyond its deadband) or quality changes,
 //! and at least every heartbeat; `report = "always"` sends each reading. After a start or reconnect the first
-//! report holds every point: it waits until each has a sample, at most [`FIRST_WAIT`].
+//! report holds every point: it waits until each has a sample, at most [`FIRST_WAIT`]. A subscription tells changes
+//! alone, so at a heartbeat its last sample is reported again, with the times that it had: it still holds as long as
+//! the device is online. A polled point waits for its next reading: what was not read again may be stale.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,6 +21,9 @@ pub struct Reporter {
     points: HashMap<PointName, Tracked>,
     /// Until every point has a sample or this moment has come, nothing is reported.
     first: Option<First>,
+    /// Whether the device tells changes alone.
+    subscribes: bool,
+    online: bool,
 }
 
 #[derive(Debug)]
@@ -38,17 +43,20 @@ struct Last {
     value: Option<Value>,
     quality: Quality,
     at: Duration,
+    /// The newest sample, reported or within the deadband; kept for subscriptions alone.
+    newest: Option<Sample>,
 }
 
 impl Reporter {
-    /// For `device`, which has not been heard of.
-    pub fn new(device: &FieldDevice) -> Self {
+    /// For `device`, which has not been heard of; `subscribes` as its driver says.
+    pub fn new(device: &FieldDevice, subscribes: bool) -> Self {
         let tracked = |point: &Point| (point.name.clone(), Tracked { point: point.clone(), last: None });
-        Self { points: device.points.iter().map(tracked).collect(), first: None }
+        Self { points: device.points.iter().map(tracked).collect(), first: None, subscribes, online: false }
     }
 
     /// The device answers (again): the next report holds every point.
     pub fn online(&mut self, now: Duration) {
+        self.online = true;
         self.first = Some(First { until: now + FIRST_WAIT, samples: HashMap::new() });
         for tracked in self.points.values_mut() {
             tracked.last = None;
@@ -57,6 +65,7 @@ impl Reporter {
 
     /// The device is gone: a bad sample for each point that was not bad for this reason already.
     pub fn offline(&mut self, quality: &Quality, at: UnixMillis, now: Duration) -> Vec<Sample> {
+        self.online = false;
         self.first = None;
         let samples = self.points.keys().map(|name| Sample::bad(name.clone(), quality.clone(), at)).collect();
         self.pass(samples, now)
@@ -64,15 +73,26 @@ impl Reporter {
 
     /// When [`Reporter::due`] wants to be asked, if it does.
     pub fn wakes_at(&self) -> Option<Duration> {
-        self.first.as_ref().map(|first| first.until)
+        if let Some(first) = &self.first {
+            return Some(first.until);
+        }
+        let beats = self.points.values().filter_map(Tracked::next_beat);
+        beats.min().filter(|_| self.subscribes && self.online)
     }
 
-    /// What is to be reported because time has passed: the first report, with what there is.
+    /// What is to be reported because time has passed: the first report with what there is, or heartbeats.
     pub fn due(&mut self, at: UnixMillis, now: Duration) -> Vec<Sample> {
-        if self.first.as_ref().is_none_or(|first| now < first.until) {
-            return Vec::new();
+        match &self.first {
+            Some(first) if now < first.until => Vec::new(),
+            Some(_) => self.finish_first(at, now),
+            None if self.subscribes && self.online => {
+                let beating =
+                    self.points.values().filter(|tracked| tracked.next_beat().is_some_and(|beat| now >= beat));
+                let samples = beating.filter_map(|tracked| tracked.last.as_ref()?.newest.clone()).collect();
+                self.pass(samples, now)
+            }
+            None => Vec::new(),
         }
-        self.finish_first(at, now)
     }
 
     /// What of `samples` is to be reported.
@@ -97,9 +117,13 @@ impl Reporter {
         let mut reported = Vec::new();
         for sample in samples {
             let Some(tracked) = self.points.get_mut(&sample.point) else { continue };
+            let newest = self.subscribes.then(|| sample.clone());
             if tracked.wants(&sample, now) {
-                tracked.last = Some(Last { value: sample.value.clone(), quality: sample.quality.clone(), at: now });
+                let (value, quality) = (sample.value.clone(), sample.quality.clone());
+                tracked.last = Some(Last { value, quality, at: now, newest });
                 reported.push(sample);
+            } else if let Some(last) = &mut tracked.last {
+                last.newest = newest;
             }
         }
         reported
@@ -107,6 +131,10 @@ impl Reporter {
 }
 
 impl Tracked {
+    fn next_beat(&self) -> Option<Duration> {
+        self.last.as_ref().map(|last| last.at + self.point.report.heartbeat)
+    }
+
     fn wants(&self, sample: &Sample, now: Duration) -> bool {
         let Some(last) = &self.last else { return true };
         let report = &self.point.report;
@@ -152,7 +180,7 @@ mod tests {
             report,
         };
         let device = FieldDevice { id: DeviceId::new("d").unwrap(), points: names.iter().map(point).collect() };
-        Reporter::new(&device)
+        Reporter::new(&device, false)
     }
 
     fn sample(name: &str, value: f64) -> Sample {
@@ -200,6 +228,19 @@ mod tests {
         let late = reporter.due(AT, Duration::from_secs(12));
         let waiting: Vec<_> = late.iter().filter(|s| s.quality == Quality::BAD_WAITING_FOR_INITIAL_DATA).collect();
         assert_eq!((late.len(), waiting.len()), (2, 1));
+    }
+
+    #[test]
+    fn a_subscription_repeats_at_each_heartbeat_what_still_holds() {
+        let mut reporter = Reporter { subscribes: true, ..reporter(Report::default(), &["a"]) };
+        reporter.online(Duration::ZERO);
+        assert_eq!(count(&mut reporter, 1.0, 0), 1);
+        assert_eq!(reporter.wakes_at(), Some(Duration::from_secs(60)));
+        assert_eq!(reporter.due(AT, Duration::from_secs(59)), []);
+        assert_eq!(reporter.due(AT, Duration::from_secs(60)), [sample("a", 1.0)]);
+        assert_eq!(reporter.wakes_at(), Some(Duration::from_secs(120)));
+        reporter.offline(&Quality::BAD_NO_COMMUNICATION, AT, Duration::from_secs(61));
+        assert_eq!((reporter.wakes_at(), reporter.due(AT, Duration::from_secs(200))), (None, vec![]));
     }
 
     #[test]

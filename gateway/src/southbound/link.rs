@@ -79,7 +79,8 @@ impl Link {
         let (protocol, name) = (driver.protocol(), driver.link());
         let handle =
             LinkHandle { name: name.clone(), protocol, devices: devices.clone(), commands: sender, state: watched };
-        let reporters = devices.iter().map(|device| (device.id.clone(), Reporter::new(device))).collect();
+        let reporters =
+            devices.iter().map(|device| (device.id.clone(), Reporter::new(device, driver.subscribes()))).collect();
         (Self { make, protocol, name, reporters, commands, state, outlet, presence, clock, stop }, handle)
     }
 

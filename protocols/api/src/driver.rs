@@ -35,6 +35,11 @@ pub trait Driver: fmt::Debug + Send + 'static {
     fn link(&self) -> String;
     /// The devices on it.
     fn devices(&self) -> Vec<FieldDevice>;
+    /// Whether it hands over changes alone, because the device tells them (a subscription): then the gateway repeats
+    /// the value that still holds at each heartbeat. A driver that polls has a fresh reading for that.
+    fn subscribes(&self) -> bool {
+        false
+    }
     /// Runs until `tasks.stop` is cancelled. Connects, reconnects with back-off, polls, serves commands; never
     /// ends because of what a device did. A panic or an early return makes the supervisor start a fresh one,
     /// which is why `self` is borrowed.

@@ -58,6 +58,10 @@ impl Driver for OpcuaDriver {
         self.config.field_devices()
     }
 
+    fn subscribes(&self) -> bool {
+        true
+    }
+
     fn run<'a>(&'a mut self, tasks: Tasks) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         let Tasks { uplink, commands, state, clock, stop } = tasks;
         let devices = self.config.devices.iter().map(|device| device.id.clone()).collect();

@@ -81,14 +81,17 @@ struct Variable {
     failed: bool,
     changed: DateTime,
     writable: bool,
+    /// Whether a client has been told of this value, by a subscription or a read.
+    seen: bool,
 }
 
 impl Variable {
     fn new(value: Variant, writable: bool) -> Self {
-        Self { value, failed: false, changed: DateTime::now(), writable }
+        Self { value, failed: false, changed: DateTime::now(), writable, seen: false }
     }
 
-    fn data(&self) -> DataValue {
+    fn data(&mut self) -> DataValue {
+        self.seen = true;
         let (value, status) = if self.failed {
             (None, StatusCode::BadSensorFailure)
         } else {
@@ -198,6 +201,11 @@ impl Simulator {
         let value = crate::write::convert(&wanted, &variable.value, None, false).map_err(|_| unfit())?;
         *variable = Variable::new(value, variable.writable);
         Ok(())
+    }
+
+    /// Whether the value that a variable has now was sampled or read by a client since it was set.
+    pub fn seen(&self, name: &str) -> bool {
+        locked(&self.variables).get(name).is_some_and(|variable| variable.seen)
     }
 
     /// Makes the server report a variable as `BadSensorFailure`, until it is set again.
@@ -335,7 +343,7 @@ impl Running {
         let (read, written) = (Arc::clone(variables), Arc::clone(variables));
         let (read_name, written_name) = (name.to_owned(), name.to_owned());
         self.manager.inner().add_read_callback(self.node(name), move |_, _, _| {
-            locked(&read).get(&read_name).map(Variable::data).ok_or(StatusCode::BadNodeIdUnknown)
+            locked(&read).get_mut(&read_name).map(Variable::data).ok_or(StatusCode::BadNodeIdUnknown)
         });
         // The server has checked access and type before.
         self.manager.inner().add_write_callback(self.node(name), move |data, _| {
