@@ -53,6 +53,7 @@
 mod age;
 mod attempt;
 mod desk;
+mod ending;
 mod entry;
 mod error;
 mod faults;
@@ -61,6 +62,7 @@ mod ledger;
 mod lock;
 mod opening;
 mod options;
+mod outcome;
 mod queue;
 mod reading;
 mod record;

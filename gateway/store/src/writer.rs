@@ -19,10 +19,10 @@ use crate::inbox::{Inbox, Job, Woke};
 use crate::ledger::Ledger;
 use crate::options::{Options, Overflow};
 use crate::reading;
-use crate::record::{Committed, RECORD_OVERHEAD, Receipt, RecordId};
-use crate::room::{PAGE, Room, Usage};
+use crate::record::RECORD_OVERHEAD;
+use crate::room::{Room, Usage};
 use crate::shared::Shared;
-use crate::sqlite::{beside, is_full, signed};
+use crate::sqlite::{is_full, signed};
 use crate::stats::Health;
 
 /// With nothing to do, the writer looks at the clock this often.
@@ -66,7 +66,7 @@ pub(crate) struct Writer {
     pub(crate) ledger: Ledger,
     /// Id of the next record.
     pub(crate) next_id: u64,
-    boot: u64,
+    pub(crate) boot: u64,
     /// Batches taken from the inbox and not answered; the inbox's permits bound them.
     pub(crate) pending: VecDeque<Job>,
     /// Taken from the desk and not yet off the disk.
@@ -80,10 +80,10 @@ pub(crate) struct Writer {
     /// Recoveries since the last good transaction.
     pub(crate) failures: u32,
     /// There was no room for the first batch, then.
-    blocked: Option<Instant>,
+    pub(crate) blocked: Option<Instant>,
     next_care: u64,
-    commits: u64,
-    last_commit: Duration,
+    pub(crate) commits: u64,
+    pub(crate) last_commit: Duration,
     pub(crate) health: Health,
 }
 
@@ -155,44 +155,6 @@ impl Writer {
         Ok(())
     }
 
-    /// Everything that still waits, then the tidy end.
-    fn finish(mut self) -> Result<(), CloseError> {
-        loop {
-            let woke = self.inbox.wait(Duration::ZERO);
-            self.pending.extend(woke.jobs);
-            self.removals.extend(self.shared.desk().take_removals());
-            let before = self.pending.len();
-            if self.conn.is_none() {
-                return Err(self.give_up("the disk refuses"));
-            }
-            let last = self.transact(true);
-            let stuck = self.blocked.is_some() && self.pending.len() == before;
-            if let Err(error) = last {
-                return Err(self.give_up(&error.to_string()));
-            }
-            if self.pending.is_empty() && self.removals.is_empty() {
-                break;
-            }
-            if stuck {
-                return Err(self.give_up("there is no room"));
-            }
-        }
-        let conn = self.conn.take().ok_or(CloseError::WriterLost)?;
-        if let Err(error) = crate::sqlite::checkpoint(&conn) {
-            // All is durable in the log; the next start moves it.
-            tracing::warn!(%error, "queue closed without its last checkpoint");
-        }
-        if let Err((_, error)) = conn.close() {
-            tracing::warn!(%error, "queue closed untidily");
-        }
-        Ok(())
-    }
-
-    fn give_up(&self, reason: &str) -> CloseError {
-        // Dropping the jobs tells their callers that the queue is closed.
-        CloseError::NotFlushed { batches: self.pending.len(), reason: reason.to_owned() }
-    }
-
     fn scan(&mut self, scans: Vec<crate::inbox::Scan>) -> Result<(), rusqlite::Error> {
         let Some(conn) = &self.conn else { return Ok(()) };
         let mut failed = None;
@@ -240,7 +202,7 @@ impl Writer {
     }
 
     /// One transaction.
-    fn transact(&mut self, care: bool) -> Result<(), rusqlite::Error> {
+    pub(crate) fn transact(&mut self, care: bool) -> Result<(), rusqlite::Error> {
         let Some(conn) = self.conn.take() else { return Ok(()) };
         let begin = Instant::now();
         if care {
@@ -410,77 +372,6 @@ impl Writer {
         }
         self.blocked = None;
         Ok(jobs)
-    }
-
-    /// The transaction is durable: tell everybody.
-    pub(crate) fn done(&mut self, attempt: Attempt) {
-        self.commits += 1;
-        if self.blocked.is_none() && self.health != Health::Ok {
-            tracing::info!("queue accepts again");
-            self.health = Health::Ok;
-        }
-        let boot = self.boot;
-        let changed = self.ledger.commit();
-        {
-            let mut report = self.shared.report();
-            for row in changed {
-                report.ledger.insert(row.device.clone(), row);
-            }
-            report.stats.messages = self.ledger.messages();
-            report.stats.bytes = self.ledger.bytes();
-            report.stats.commits = self.commits;
-            report.stats.health = self.health.clone();
-        }
-        let mut receipts = attempt.entries.iter().map(|entry| Receipt { id: RecordId(entry.id), boot, seq: entry.seq });
-        let receipts: Vec<Vec<Receipt>> =
-            attempt.jobs.iter().map(|count| receipts.by_ref().take(*count).collect()).collect();
-        {
-            let mut desk = self.shared.desk();
-            desk.removed(&attempt.removals);
-            for entry in attempt.entries {
-                desk.committed(entry);
-            }
-        }
-        self.shared.arrived();
-        self.shared.eased().notify_waiters();
-        for receipts in receipts {
-            let Some(job) = self.pending.pop_front() else { break };
-            drop(job.permits);
-            // A caller that went away has its batch stored all the same.
-            drop(job.done.send(Ok(Committed { receipts })));
-        }
-    }
-
-    /// The transaction did not happen.
-    pub(crate) fn undo(&mut self, attempt: Attempt) {
-        self.ledger.rollback();
-        self.next_id = attempt.first_id;
-        attempt.unclaim(&self.shared);
-        let mut removals = attempt.removals;
-        removals.append(&mut self.removals);
-        self.removals = removals;
-    }
-
-    /// Commits wait from now on; said once.
-    pub(crate) fn refuse(&mut self, reason: &str) {
-        if let Health::Ok = self.health {
-            tracing::error!(reason, "queue refuses, nothing is acknowledged");
-            self.health = Health::Refusing { since: self.running.wall(), reason: reason.to_owned() };
-            self.shared.report().stats.health = self.health.clone();
-        }
-    }
-
-    fn publish(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
-        let usage = Usage::measure(conn)?;
-        let oldest = reading::oldest(conn)?;
-        let log = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |meta| meta.len());
-        let mut report = self.shared.report();
-        report.stats.file_bytes = usage.pages * PAGE + log;
-        report.stats.capacity_bytes = self.room.max_pages * PAGE;
-        report.stats.oldest = oldest;
-        report.stats.last_commit = self.last_commit;
-        report.stats.health = self.health.clone();
-        Ok(())
     }
 }
 

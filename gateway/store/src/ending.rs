@@ -1,0 +1,46 @@
+//! The writer's last work: everything that still waits, then tidy files.
+
+use std::time::Duration;
+
+use crate::error::CloseError;
+use crate::writer::Writer;
+
+impl Writer {
+    /// Everything that still waits, then the tidy end.
+    pub(crate) fn finish(mut self) -> Result<(), CloseError> {
+        loop {
+            let woke = self.inbox.wait(Duration::ZERO);
+            self.pending.extend(woke.jobs);
+            self.removals.extend(self.shared.desk().take_removals());
+            let before = self.pending.len();
+            if self.conn.is_none() {
+                return Err(self.give_up("the disk refuses"));
+            }
+            let last = self.transact(true);
+            let stuck = self.blocked.is_some() && self.pending.len() == before;
+            if let Err(error) = last {
+                return Err(self.give_up(&error.to_string()));
+            }
+            if self.pending.is_empty() && self.removals.is_empty() {
+                break;
+            }
+            if stuck {
+                return Err(self.give_up("there is no room"));
+            }
+        }
+        let conn = self.conn.take().ok_or(CloseError::WriterLost)?;
+        if let Err(error) = crate::sqlite::checkpoint(&conn) {
+            // All is durable in the log; the next start moves it.
+            tracing::warn!(%error, "queue closed without its last checkpoint");
+        }
+        if let Err((_, error)) = conn.close() {
+            tracing::warn!(%error, "queue closed untidily");
+        }
+        Ok(())
+    }
+
+    fn give_up(&self, reason: &str) -> CloseError {
+        // Dropping the jobs tells their callers that the queue is closed.
+        CloseError::NotFlushed { batches: self.pending.len(), reason: reason.to_owned() }
+    }
+}
