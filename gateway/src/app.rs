@@ -24,7 +24,6 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -87,7 +86,6 @@ pub struct App {
     overview: Arc<Overview>,
     admin: SocketAddr,
     audit: Audit,
-    audit_thread: JoinHandle<()>,
     stages: Stages,
     _lock: DirectoryLock,
 }
@@ -119,8 +117,7 @@ impl App {
             Arc::new(State::open_for_run(&dir.join("state.db"), Arc::clone(&clock)).context("state.db can't be used")?);
         let boot = state.boot();
         let audit_folder = dir.join("audit");
-        let (audit, audit_thread) =
-            Audit::open(&audit_folder, Arc::clone(&clock)).context("the audit log can't be opened")?;
+        let audit = Audit::open(&audit_folder, Arc::clone(&clock)).context("the audit log can't be opened")?;
         audit.record(Event::Started { version: env!("CARGO_PKG_VERSION") });
         let authority = Arc::new(Authority::open(&config, Arc::clone(&state), audit.clone(), Arc::clone(&clock))?);
         refuse_shared_ids(&config, &authority)?;
@@ -195,7 +192,7 @@ impl App {
             upstream = config.upstream.as_ref().map(|upstream| format!("{}:{}", upstream.host, upstream.port)),
             "fieldgate is running"
         );
-        Ok(Self { overview, admin, audit, audit_thread, stages, _lock: lock })
+        Ok(Self { overview, admin, audit, stages, _lock: lock })
     }
 
     /// Handles to every part.
@@ -210,7 +207,7 @@ impl App {
 
     /// Stops in order; what is not sent by the deadline stays in the queue.
     pub async fn stop(self) {
-        let Self { overview, audit, audit_thread, stages, .. } = self;
+        let Self { overview, audit, stages, .. } = self;
         let deadline = Instant::now() + STOP_DEADLINE;
         overview.serving.store(false, Ordering::Release);
         let leaves = overview.broker.stop(Duration::from_secs(2));
@@ -227,10 +224,8 @@ impl App {
             Err(_) => tracing::error!(stage = "queue", "did not stop in time"),
         }
         audit.record(Event::Stopped);
-        drop((audit, overview));
-        // The writer ends when the last handle is gone; one still held by a straggler must not hold up the exit.
-        let ended = tokio::task::spawn_blocking(move || audit_thread.join().is_ok());
-        if !matches!(tokio::time::timeout_at(deadline, ended).await, Ok(Ok(true))) {
+        let closed = tokio::task::spawn_blocking(move || audit.close());
+        if !matches!(tokio::time::timeout_at(deadline, closed).await, Ok(Ok(()))) {
             tracing::warn!(stage = "audit", "did not stop in time");
         }
         tracing::info!("stopped");

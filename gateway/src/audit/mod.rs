@@ -7,9 +7,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use fieldgate_types::{Clock, DeviceId, UnixMillis};
@@ -105,14 +105,20 @@ struct Line<'a> {
 /// The way into the log. Cheap to clone.
 #[derive(Clone)]
 pub struct Audit {
-    lines: SyncSender<(UnixMillis, Event)>,
+    lines: SyncSender<Message>,
     lost: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
+    writer: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+enum Message {
+    Line(UnixMillis, Event),
+    Close,
 }
 
 impl Audit {
-    /// Opens the log in `folder` and starts its writer, which ends when the last clone is gone.
-    pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> io::Result<(Self, JoinHandle<()>)> {
+    /// Opens the log in `folder` and starts its writer, which ends by [`Audit::close`] or with the last clone.
+    pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let file = LogFile::open(folder)?;
         // Full: the line is dropped and counted, see `record`. A flood of refusals must not stop the broker.
@@ -120,22 +126,33 @@ impl Audit {
         let lost = Arc::new(AtomicU64::new(0));
         let writer = Writer { queue, file, lost: Arc::clone(&lost) };
         let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?;
-        Ok((Self { lines, lost, clock }, thread))
+        Ok(Self { lines, lost, clock, writer: Arc::new(Mutex::new(Some(thread))) })
     }
 
     /// Adds a line. Never waits.
     pub fn record(&self, event: Event) {
-        match self.lines.try_send((self.clock.now(), event)) {
+        match self.lines.try_send(Message::Line(self.clock.now(), event)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.lost.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
+
+    /// Writes what waits and ends the log, for every clone. Blocks until it is written.
+    pub fn close(&self) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(writer) = writer else { return };
+        // An error means that the writer has ended, which the join says too.
+        let ended_before = self.lines.send(Message::Close).is_err();
+        if writer.join().is_err() || ended_before {
+            tracing::error!("the audit log's writer ended early");
+        }
+    }
 }
 
 struct Writer {
-    queue: Receiver<(UnixMillis, Event)>,
+    queue: Receiver<Message>,
     file: LogFile,
     lost: Arc<AtomicU64>,
 }
@@ -143,7 +160,7 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         let mut failing = false;
-        while let Ok((ts, event)) = self.queue.recv() {
+        while let Ok(Message::Line(ts, event)) = self.queue.recv() {
             let lost = self.lost.swap(0, Ordering::Relaxed);
             let written = if lost > 0 { self.file.write(ts, &Event::LinesLost { count: lost }) } else { Ok(()) };
             match written.and_then(|()| self.file.write(ts, &event)) {
@@ -231,11 +248,10 @@ mod tests {
     fn keeps_lines_and_shows_the_last() {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(UnixMillis(5)));
-        let (audit, thread) = Audit::open(folder.path(), clock).unwrap();
+        let audit = Audit::open(folder.path(), clock).unwrap();
         audit.record(Event::Started { version: "1" });
         audit.record(Event::DeviceRevoked { device: DeviceId::new("a").unwrap() });
-        drop(audit);
-        thread.join().unwrap();
+        audit.close();
         let lines = tail(folder.path(), 1).unwrap();
         assert_eq!(lines, [r#"{"ts":5,"event":"device_revoked","device":"a"}"#]);
         assert_eq!(tail(folder.path(), 10).unwrap().len(), 2);

@@ -7,7 +7,7 @@ use anyhow::Context;
 use fieldgate_certs::AuthorityInfo;
 
 use super::client::Client;
-use super::offline::Offline;
+use super::offline::offline;
 use super::show::{date, print_json};
 use crate::config::Config;
 
@@ -15,7 +15,7 @@ use crate::config::Config;
 pub async fn show(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let authorities: Vec<AuthorityInfo> = match Client::connect(&config.data_dir).await? {
         Some(client) => client.get("/api/v1/ca").await?,
-        None => Offline::with(config, |authority| Ok(authority.ca.authorities()))?,
+        None => offline(config, |authority| Ok(authority.ca.authorities()))?,
     };
     if json {
         print_json(&authorities)?;
@@ -33,7 +33,7 @@ pub async fn show(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 pub async fn export(config: &Config, out: Option<PathBuf>) -> anyhow::Result<ExitCode> {
     let bundle = match Client::connect(&config.data_dir).await? {
         Some(client) => client.get_text("/api/v1/ca/bundle").await?,
-        None => Offline::with(config, |authority| Ok(authority.ca.trust_bundle_pem()))?,
+        None => offline(config, |authority| Ok(authority.ca.trust_bundle_pem()))?,
     };
     match out {
         None => print!("{bundle}"),

@@ -9,7 +9,7 @@ use fieldgate_types::DeviceId;
 
 use super::AddArgs;
 use super::client::Client;
-use super::offline::Offline;
+use super::offline::offline;
 use super::show::{date, print_json};
 use crate::admin::api::{AddDevice, AddedDevice};
 use crate::config::Config;
@@ -29,9 +29,9 @@ pub async fn add(config: &Config, args: AddArgs) -> anyhow::Result<ExitCode> {
             let wanted = AddDevice { id: args.id, role: args.role, csr };
             client.post::<AddedDevice>("/api/v1/devices", &wanted).await?.into()
         }
-        None => Offline::with(config, |authority| {
-            Ok(authority.add(&args.id, args.role, csr.as_ref().map(String::as_bytes))?)
-        })?,
+        None => {
+            offline(config, |authority| Ok(authority.add(&args.id, args.role, csr.as_ref().map(String::as_bytes))?))?
+        }
     };
     let record = &issued.record;
     issued.write_bundle(&out).with_context(|| {
@@ -67,7 +67,7 @@ fn ensure_free(out: &Path, key: bool) -> anyhow::Result<()> {
 pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let devices: Vec<DeviceDetails> = match Client::connect(&config.data_dir).await? {
         Some(client) => client.get("/api/v1/devices").await?,
-        None => Offline::with(config, |authority| {
+        None => offline(config, |authority| {
             let entries = authority.registry.devices().into_iter();
             Ok(entries
                 .map(|entry| DeviceDetails { certificates: authority.registry.certificates(&entry.id), entry })
@@ -95,7 +95,7 @@ pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 pub async fn show(config: &Config, id: &DeviceId, json: bool) -> anyhow::Result<ExitCode> {
     let device: DeviceDetails = match Client::connect(&config.data_dir).await? {
         Some(client) => client.get(&format!("/api/v1/devices/{id}")).await?,
-        None => Offline::with(config, |authority| Ok(authority.details(id)?))?,
+        None => offline(config, |authority| Ok(authority.details(id)?))?,
     };
     if json {
         print_json(&device)?;
@@ -120,7 +120,7 @@ pub async fn revoke(config: &Config, id: &DeviceId) -> anyhow::Result<ExitCode> 
             let _: DeviceDetails = client.post(&format!("/api/v1/devices/{id}/revoke"), &()).await?;
         }
         None => {
-            Offline::with(config, |authority| Ok(authority.revoke(id)?))?;
+            offline(config, |authority| Ok(authority.revoke(id)?))?;
         }
     }
     println!("device {id} revoked");

@@ -66,6 +66,14 @@ impl Value {
     }
 }
 
+/// A single-precision number with the digits that people see: 0.1, not 0.10000000149011612.
+impl From<f32> for Value {
+    fn from(single: f32) -> Self {
+        let exact = f64::from(single);
+        Self::Float(if single.is_finite() { single.to_string().parse().unwrap_or(exact) } else { exact })
+    }
+}
+
 /// One reading of a point: a value or none, its quality and its times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
@@ -105,5 +113,7 @@ mod tests {
         assert_eq!(Value::Float(f64::NAN).to_json(), None);
         assert_eq!(Value::Array(vec![Value::Float(f64::INFINITY)]).to_json(), None);
         assert_eq!(Value::Float(21.5).to_json(), Some(Json::from(21.5)));
+        assert_eq!(Value::from(21.3_f32).to_json(), Some(Json::from(21.3)));
+        assert_eq!(Value::from(f32::INFINITY), Value::Float(f64::INFINITY));
     }
 }

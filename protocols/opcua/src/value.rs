@@ -63,7 +63,7 @@ fn value(variant: Variant) -> Option<Value> {
         Variant::UInt16(int) => Value::Uint(int.into()),
         Variant::UInt32(int) => Value::Uint(int.into()),
         Variant::UInt64(int) => Value::Uint(int),
-        Variant::Float(float) => Value::Float(shortest(float)),
+        Variant::Float(float) => Value::from(float),
         Variant::Double(float) => Value::Float(float),
         Variant::String(string) => text(&string),
         Variant::XmlElement(xml) => Value::Text(xml.to_string()),
@@ -83,11 +83,6 @@ fn value(variant: Variant) -> Option<Value> {
         | Variant::DataValue(_)
         | Variant::DiagnosticInfo(_) => return None,
     })
-}
-
-/// A single-precision number with the digits that people see: 0.1, not 0.10000000149011612.
-fn shortest(float: f32) -> f64 {
-    if float.is_finite() { float.to_string().parse().unwrap_or(f64::from(float)) } else { f64::from(float) }
 }
 
 #[cfg(test)]

@@ -208,7 +208,7 @@ impl Codec {
             Kind::U32 => Value::Uint(u32::from_be_bytes(four).into()),
             Kind::I64 => Value::Int(i64::from_be_bytes(bytes)),
             Kind::U64 => Value::Uint(u64::from_be_bytes(bytes)),
-            Kind::F32 => Value::Float(f32::from_be_bytes(four).into()),
+            Kind::F32 => Value::from(f32::from_be_bytes(four)),
             Kind::F64 => Value::Float(f64::from_be_bytes(bytes)),
         };
         let Some(scaling) = &self.scaling else { return Some(value) };
