@@ -100,7 +100,7 @@ pub(super) struct Settler {
 
 enum Work {
     Settle(usize),
-    Quarantine,
+    PutAside,
 }
 
 impl Settler {
@@ -108,9 +108,15 @@ impl Settler {
         Self { queue, accepted: Vec::new(), running: FuturesUnordered::new(), settling: false, unsettled: 0 }
     }
 
-    /// Records whose fate the queue has not confirmed. A crash would send them again, so they count for the window.
+    /// Records whose fate the queue has not taken note of.
     pub fn unsettled(&self) -> usize {
         self.unsettled
+    }
+
+    /// Records that a crash would send again although they have their answer; they count for the window. The queue
+    /// takes note of a settlement at once and writes it with its next transaction.
+    pub fn exposed(&self) -> usize {
+        self.unsettled + self.queue.stats().settling
     }
 
     /// The upstream has it.
@@ -123,7 +129,14 @@ impl Settler {
     pub fn quarantine(&mut self, id: RecordId, reason: &'static str) {
         self.unsettled += 1;
         let queue = self.queue.clone();
-        self.running.push(Box::pin(async move { (Work::Quarantine, queue.quarantine(CONSUMER, id, reason).await) }));
+        self.running.push(Box::pin(async move { (Work::PutAside, queue.quarantine(CONSUMER, id, reason).await) }));
+    }
+
+    /// Its time was over before it could be sent.
+    pub fn expire(&mut self, id: RecordId) {
+        self.unsettled += 1;
+        let queue = self.queue.clone();
+        self.running.push(Box::pin(async move { (Work::PutAside, queue.expire(CONSUMER, id, "unsent").await) }));
     }
 
     fn start(&mut self) {
@@ -145,7 +158,7 @@ impl Settler {
                 self.settling = false;
                 self.unsettled = self.unsettled.saturating_sub(count);
             }
-            Work::Quarantine => self.unsettled = self.unsettled.saturating_sub(1),
+            Work::PutAside => self.unsettled = self.unsettled.saturating_sub(1),
         }
         result
     }

@@ -3,7 +3,7 @@
 //! # Life of a session
 //!
 //! 1. Files (CA, certificate, key, password) are read anew, the host is looked up, TCP and TLS are set up, CONNECT
-//!    goes out with a retained Will on `{root}/{gateway}/state`. All of it has [`transport::CONNECT_TIME`].
+//!    goes out with a retained Will on `{root}/{gateway}/state`. All of it has 15 s.
 //! 2. SUBSCRIBE to `{root}/{gateway}/devices/+/commands/#` at QoS 1; the SUBACK must grant it.
 //! 3. The birth, retained `{"online":true,"since":ms}`, and its PUBACK. The back-off starts anew only now.
 //! 4. Data: records are leased, put into the dialect, published in order, settled after their PUBACK.
@@ -22,11 +22,14 @@
 //! | PUBACK 0x00, 0x10 | settled |
 //! | PUBACK 0x80, 0x83, 0x91, 0x97 | nothing is settled from this message on; what is on the wire is waited for, the queue is rewound, after a back-off all of it goes again in order |
 //! | PUBACK 0x87, 0x90, 0x99 | quarantined with the reason, counted, logged; its neighbours go on |
+//! | its own expiry passed while it waited here | counted as expired, not sent |
 //! | body can't be decoded, unusable topic or property, larger than the upstream's Maximum Packet Size | quarantined without being sent |
 //! | connection lost, no packet for 1.5 × keep-alive, no PUBACK for 1.5 × keep-alive | reconnect, unsettled messages go again in order |
 //! | CONNACK: bad user name or password, not authorized, banned, … | tried again every `retry_max`, said in words in the status |
 //!
-//! Re-sends are at most the window: a message that is acknowledged and not yet settled occupies its place in it.
+//! Re-sends, those after a crash included, are at most `window`: a message that is acknowledged and whose settlement
+//! is not durable yet keeps its place in it. What is on the wire is bounded by the upstream's Receive Maximum as well,
+//! and by 16 MiB.
 //!
 //! # Commands
 //!
@@ -36,9 +39,9 @@
 //!
 //! # Parts
 //!
-//! [`config`] the section · [`dialect`] records and topics, pure · `dial`, `tls` the socket · [`transport`] what is
+//! `config` the section · `dialect` records and topics, pure · `dial`, `tls` the socket · `transport` what is
 //! asked of an MQTT client, `v5` and `v311` the two answers · `session` the life above · `publisher`, `flight` the
-//! way up · `subscriber` the way down · [`status`] what others may know · `failure` errors in words.
+//! way up · `subscriber` the way down · `status` what others may know · `failure` errors in words.
 
 mod config;
 mod dial;

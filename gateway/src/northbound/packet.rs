@@ -50,7 +50,7 @@ const MAX_REMAINING: usize = 268_435_455;
 
 fn text(value: &str) -> bool {
     // MQTT 5 section 1.5.4: at most 65,535 bytes, no U+0000.
-    value.len() <= usize::from(u16::MAX) && !value.contains('\0')
+    u16::try_from(value.len()).is_ok() && !value.contains('\0')
 }
 
 /// Bytes of a variable byte integer.
@@ -71,7 +71,7 @@ impl Packet {
             return Err(Unsendable::Topic);
         }
         let p = &self.properties;
-        let fits = |length: usize| length <= usize::from(u16::MAX);
+        let fits = |length: usize| u16::try_from(length).is_ok();
         let valid = p.content_type.as_deref().is_none_or(text)
             && p.correlation.as_ref().is_none_or(|data| fits(data.len()))
             && p.user.iter().all(|(key, value)| text(key) && text(value));

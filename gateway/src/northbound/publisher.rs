@@ -34,6 +34,8 @@ const LEASE_BYTES: usize = 2 << 20;
 const LOW_WATER: usize = 512;
 /// Messages between two looks at everything else: well below the half millisecond that a task may keep its worker.
 const TURN: usize = 64;
+/// How often a full window looks whether the queue has written what was settled.
+const WRITTEN_TICK: Duration = Duration::from_millis(2);
 /// How often a stop looks whether the queue is empty.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 
@@ -46,11 +48,14 @@ pub(super) struct Publisher<T: Transport> {
     dialect: Dialect,
     counters: Arc<Counters>,
     welcome: Welcome,
+    /// Most messages on the wire: the window, or the upstream's Receive Maximum where that is less.
+    most: usize,
+    /// Most messages that a crash would send again: those on the wire, and those whose settlement is not durable.
     window: usize,
     /// No PUBACK for this long ends the connection; zero: never.
     patience: Duration,
     leasing: Option<Leasing>,
-    backlog: VecDeque<Record>,
+    backlog: VecDeque<Waiting>,
     flight: Flight<T>,
     settler: Settler,
     pace: Pace,
@@ -63,6 +68,12 @@ pub(super) struct Publisher<T: Transport> {
     progress: Instant,
     /// Reasons of quarantine that have been logged on this connection.
     logged: Vec<&'static str>,
+}
+
+/// A leased record that has not been sent.
+struct Waiting {
+    record: Record,
+    leased: Instant,
 }
 
 enum Turn {
@@ -103,7 +114,8 @@ impl<T: Transport> Publisher<T> {
             queue,
             dialect,
             counters,
-            window: usize::from(window.min(welcome.receive_maximum).max(1)),
+            most: usize::from(window.min(welcome.receive_maximum).max(1)),
+            window: usize::from(window.max(1)),
             patience: welcome.keep_alive + welcome.keep_alive / 2,
             welcome,
             leasing: None,
@@ -134,7 +146,9 @@ impl<T: Transport> Publisher<T> {
                 Woke::Settled(result) => result.map_err(|error| Failure::Queue(error.to_string()))?,
                 Woke::Leased(result) => {
                     self.leasing = None;
-                    self.backlog.extend(result.map_err(|error| Failure::Queue(error.to_string()))?);
+                    let records = result.map_err(|error| Failure::Queue(error.to_string()))?;
+                    let leased = Instant::now();
+                    self.backlog.extend(records.into_iter().map(|record| Waiting { record, leased }));
                 }
                 Woke::Stalled => return Err(Failure::Stalled(self.patience)),
                 Woke::Again => {}
@@ -147,12 +161,14 @@ impl<T: Transport> Publisher<T> {
         self.flight.is_empty() && self.settler.unsettled() == 0 && self.queue.stats().messages == 0
     }
 
-    /// Places left in the window.
+    /// Messages that may be sent now. Settled ones, which the queue writes up to 50 ms later, are held against the
+    /// window alone: held against a Receive Maximum of 20 they would allow 400 messages/s.
     fn room(&self) -> usize {
         if self.broken || self.flight.weight() >= MAX_WEIGHT {
             return 0;
         }
-        self.window.saturating_sub(self.flight.len() + self.settler.unsettled())
+        let flying = self.flight.len();
+        self.most.saturating_sub(flying).min(self.window.saturating_sub(flying + self.settler.exposed()))
     }
 
     async fn next(&mut self, turn: &Turn, stop: &CancellationToken) -> Woke {
@@ -185,24 +201,42 @@ impl<T: Transport> Publisher<T> {
 
     /// Sends up to [`TURN`] messages.
     async fn send_some(&mut self) -> Result<Turn, Failure> {
-        for _ in 0..TURN {
-            if self.room() == 0 {
-                return Ok(Turn::Wait);
+        if self.backlog.is_empty() {
+            return Ok(Turn::Wait);
+        }
+        let room = self.room();
+        if room == 0 {
+            // Settlements that are not durable occupy the window too, and nothing tells when they are.
+            let written = Turn::Until(Instant::now() + WRITTEN_TICK);
+            return Ok(if self.broken { Turn::Wait } else { written });
+        }
+        for _ in 0..room.min(TURN) {
+            let Some(Waiting { record, .. }) = self.backlog.front() else { return Ok(Turn::Wait) };
+            if record.replayed
+                && let Err(moment) = self.pace.take(Instant::now())
+            {
+                return Ok(Turn::Until(moment));
             }
-            let Some(record) = self.backlog.front() else { return Ok(Turn::Wait) };
-            if record.replayed {
-                if let Err(moment) = self.pace.take(Instant::now()) {
-                    return Ok(Turn::Until(moment));
-                }
-            }
-            if let Some(record) = self.backlog.pop_front() {
-                self.send(&record).await?;
+            if let Some(waiting) = self.backlog.pop_front() {
+                self.send(waiting).await?;
             }
         }
         Ok(Turn::More)
     }
 
-    async fn send(&mut self, record: &Record) -> Result<(), Failure> {
+    async fn send(&mut self, waiting: Waiting) -> Result<(), Failure> {
+        let Waiting { mut record, leased } = waiting;
+        if let Some(remaining) = record.remaining {
+            // It may have waited for the window, for its pace or for a back-off.
+            match remaining.checked_sub(leased.elapsed()) {
+                Some(left) if !left.is_zero() => record.remaining = Some(left),
+                _ => {
+                    self.settler.expire(record.id);
+                    return Ok(());
+                }
+            }
+        }
+        let record = &record;
         let message = match Upbound::decode(&record.body) {
             Ok(message) => message,
             Err(error) => {
@@ -258,7 +292,7 @@ impl<T: Transport> Publisher<T> {
         let mut accepted = 0;
         for Landed { id, ack, .. } in landed {
             match ack {
-                Ack::Accepted if self.broken => {}
+                Ack::Accepted | Ack::Poison(_) if self.broken => {}
                 Ack::Accepted => {
                     accepted += 1;
                     self.settler.accept(*id);
@@ -271,7 +305,6 @@ impl<T: Transport> Publisher<T> {
                         tracing::warn!(reason, "the upstream refuses messages for now, they will be sent again");
                     }
                 }
-                Ack::Poison(_) if self.broken => {}
                 Ack::Poison(reason) => {
                     self.settler.quarantine(*id, reason);
                     self.count_quarantine(reason, || {

@@ -57,14 +57,13 @@ impl<T: Transport> Subscriber<T> {
     pub async fn run(mut self) {
         loop {
             match self.next().await {
-                Woke::Passed => {}
                 Woke::Closed => {
                     // The receiver has stopped before us: what comes now stays unacknowledged.
                     self.waiting = None;
                     self.arrivals.close();
                 }
                 Woke::Arrived(arrival) => self.arrived(arrival),
-                Woke::Accepted(None) => {}
+                Woke::Passed | Woke::Accepted(None) => {}
                 Woke::Accepted(Some(packet_id)) => {
                     if self.client.acknowledge(packet_id).await == Err(Gone) {
                         return;

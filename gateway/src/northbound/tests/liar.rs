@@ -27,6 +27,8 @@ pub struct Published {
     pub user: Vec<(String, String)>,
 }
 
+type Replies = Box<dyn Fn(&Published, usize) -> Reply + Send + Sync>;
+
 /// What the liar has seen.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -52,7 +54,7 @@ pub struct Script {
     /// SUBACK reason.
     pub suback: u8,
     /// For each PUBLISH on telemetry, with how many came before it in all.
-    pub reply: Box<dyn Fn(&Published, usize) -> Reply + Send + Sync>,
+    pub reply: Replies,
     pub pong: bool,
 }
 

@@ -1,10 +1,12 @@
 //! The northbound module as a whole, against a real MQTT server and against one that lies.
 
 mod answers;
+#[cfg(feature = "demo")]
 mod cloud;
 mod commands;
 mod connecting;
 mod liar;
+#[cfg(feature = "demo")]
 mod outages;
 mod stopping;
 

@@ -13,13 +13,14 @@ async fn a_stop_empties_the_queue_says_so_and_disconnects() {
     for (protocol, v5) in [(Protocol::V5, true), (Protocol::V311, false)] {
         let liar = Liar::start(Script::honest(v5)).await;
         let bench = Bench::new();
-        let running = bench.start(config(liar.port, protocol));
+        let config = super::UpstreamConfig { window: 4096, ..config(liar.port, protocol) };
+        let running = bench.start(config);
         eventually("up", || running.handle.status().state == UpstreamState::Up).await;
-        bench.fill("press-1", 0, 3000).await;
+        bench.fill("press-1", 0, 1000).await;
         let handle = running.handle.clone();
         running.stopped().await;
         assert_eq!(bench.queue.stats().messages, 0, "{:?}", handle.status());
-        assert_complete(&liar.numbers()["press-1"], 3000, 0, 0);
+        assert_complete(&liar.numbers()["press-1"], 1000, 0, 0);
         let states = liar.states();
         assert!(
             states[1].starts_with(r#"{"online":false,"#) && states[1].contains(r#""reason":"stopped""#),
