@@ -90,7 +90,7 @@ async fn messages_of_each_device_arrive_in_order() -> Told {
     let enough = || loads.iter().all(|(_, load)| load.count() >= 400).then_some(());
     fieldgate_testkit::wait_until("400 messages of each", fieldgate_testkit::PATIENCE, enough).await?;
     for (id, load) in loads {
-        let acknowledged = load.stop().await?;
+        let acknowledged = load.stop().await?.acknowledged;
         let topic = stage.topic(&format!("devices/{id}/telemetry/load"));
         let last = *acknowledged.last().unwrap();
         stage.cloud.wait_for(&topic, |m| m.arrival().is_some_and(|a| a.n == last)).await?;

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use fieldgate_testkit::{Cloud, Gateway, Observed, PATIENCE, Relay, Upstream, eventually, wait_until};
 use rumqttc::PublishProperties;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_fieldgate");
@@ -105,6 +105,15 @@ impl Stage {
             let last: Vec<Json> = self.cloud.on(&topic).iter().rev().take(3).map(Observed::json).collect();
             error.context(format!("the last documents: {last:?}"))
         })
+    }
+
+    /// The values of the first document of a field device after so many: those of all its source times.
+    pub async fn first_values(&self, device: &str, after: usize) -> anyhow::Result<Map<String, Json>> {
+        self.wait_points(device, after, |_| true).await?;
+        let documents = self.cloud.on(&self.topic(&format!("devices/{device}/telemetry/points")));
+        let objects = documents.get(after).map(objects).unwrap_or_default();
+        let values = objects.iter().filter_map(|object| object["values"].as_object()).flatten();
+        Ok(values.map(|(name, value)| (name.clone(), value.clone())).collect())
     }
 
     /// How many documents of a field device have arrived.

@@ -28,6 +28,15 @@ struct Progress {
     connections: u64,
 }
 
+/// What became of a load.
+#[derive(Debug, Clone, Default)]
+pub struct Sum {
+    /// The numbers that were acknowledged.
+    pub acknowledged: BTreeSet<u64>,
+    /// Connections made.
+    pub connections: u64,
+}
+
 /// A running load.
 pub struct Load {
     progress: Arc<Mutex<Progress>>,
@@ -67,17 +76,12 @@ impl Load {
         self.progress().last
     }
 
-    /// Connections made so far.
-    pub fn connections(&self) -> u64 {
-        self.progress().connections
-    }
-
-    /// Stops after the last acknowledgement of what was sent; the acknowledged numbers.
-    pub async fn stop(self) -> anyhow::Result<BTreeSet<u64>> {
+    /// Stops after the last acknowledgement of what was sent.
+    pub async fn stop(self) -> anyhow::Result<Sum> {
         self.stop.store(true, Ordering::Relaxed);
         timeout(PATIENCE * 2, self.task).await.context("the load does not come to its end")???;
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(std::mem::take(&mut progress.acknowledged))
+        Ok(Sum { acknowledged: std::mem::take(&mut progress.acknowledged), connections: progress.connections })
     }
 }
 
