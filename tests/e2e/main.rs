@@ -1,6 +1,9 @@
 //! End-to-end stories: each drives the gateway's own binary through its public borders alone, with parts of the test
 //! kit around it. `tests/README.md` says what is where and how long it takes.
 
+// Clippy takes this for granted in test functions alone; here the functions around them are of tests too.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
 mod arrows;
 mod bad_config;
 mod crash;

@@ -2,6 +2,8 @@
 
 use fieldgate_testkit::{Ack, Cloud, Gateway, Leaf, Options, PATIENCE, Upstream, Version, eventually, port};
 use serde_json::Value as Json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::stage::{BINARY, Told};
 
@@ -44,6 +46,31 @@ async fn a_wrong_password_is_said_and_a_mended_one_is_used() -> Told {
         assert_eq!(gateway.status().await?["problems"], serde_json::json!([]));
         let log = gateway.log().join("\n");
         assert!(!log.contains("secret"), "no secrets in the log: {log}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_refusal_is_said_in_words() -> Told {
+    // rumqttd closes without a CONNACK, so this upstream is a listener that answers the CONNECT by hand: bad user name
+    // or password (MQTT 5 table 3-1, 3.1.1 table 3.1).
+    for (protocol, connack) in [(5, &[0x20, 3, 0, 0x86, 0][..]), (4, &[0x20, 2, 0, 4])] {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = listener.local_addr()?;
+        let answering = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut connect = [0; 1024];
+                let asked = stream.read(&mut connect).await;
+                let answered = stream.write_all(connack).await;
+                assert!(asked.is_ok() && answered.is_ok(), "{asked:?} {answered:?}");
+            }
+        });
+        let sections = format!("[upstream]\nurl = \"mqtt://{url}\"\nprotocol = {protocol}\n");
+        let gateway = Gateway::start_new(BINARY, "line-1", &sections).await?;
+        let status = wait_problem(&gateway, &["password"]).await?;
+        println!("{}", status["problems"]);
+        works_locally(&gateway).await?;
+        answering.abort();
     }
     Ok(())
 }

@@ -24,7 +24,8 @@ const RETRY: Duration = Duration::from_millis(10);
 #[derive(Debug, Default)]
 struct Progress {
     acknowledged: BTreeSet<u64>,
-    last: Option<Instant>,
+    /// Of the newest connection.
+    first: Option<Instant>,
     connections: u64,
 }
 
@@ -71,9 +72,10 @@ impl Load {
         self.progress().acknowledged.len()
     }
 
-    /// When the last acknowledgement came.
-    pub fn last(&self) -> Option<Instant> {
-        self.progress().last
+    /// The connections made so far, and when the first acknowledgement came on the newest.
+    pub fn connection(&self) -> (u64, Option<Instant>) {
+        let progress = self.progress();
+        (progress.connections, progress.first)
     }
 
     /// Stops after the last acknowledgement of what was sent.
@@ -115,7 +117,9 @@ impl Device {
         loop {
             match Leaf::connect(&self.bundle, self.address, self.options.clone()).await {
                 Ok(leaf) => {
-                    self.progress.lock().unwrap_or_else(PoisonError::into_inner).connections += 1;
+                    let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+                    progress.connections += 1;
+                    progress.first = None;
                     return Ok(leaf);
                 }
                 Err(error) if Instant::now() >= deadline => bail!("{} can't connect: {error}", self.bundle.id),
@@ -159,7 +163,7 @@ async fn settle(progress: &Mutex<Progress>, n: u64, sent: Sent) -> anyhow::Resul
         Ack::Accepted => {
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
             progress.acknowledged.insert(n);
-            progress.last = Some(Instant::now());
+            progress.first.get_or_insert_with(Instant::now);
             Ok(())
         }
         Ack::Refused(code) => bail!("number {n} was refused with 0x{code:02x}"),
