@@ -102,10 +102,11 @@ class Observer:
                 ours[name] = value
             else:
                 theirs.append((name, value))
-        if theirs:
-            properties.UserProperty = theirs
-        elif ours:
+        if ours:
+            # paho appends on assignment to a property that may repeat.
             del properties.UserProperty
+            if theirs:
+                properties.UserProperty = theirs
         seq, boot, ts = (int(ours[key]) if key in ours else None for key in ("fg-seq", "fg-boot", "fg-ts"))
         topic = self._topics.setdefault(message.topic, message.topic)
         kept = None if properties is None or properties.isEmpty() else properties

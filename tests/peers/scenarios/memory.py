@@ -41,7 +41,8 @@ def ten_devices(stage: Stage, name: str, binary: Path) -> tuple[Gateway, Cloud]:
     stage.helper("modbus", "modbus_peer.py", port=modbus_port)
     stage.helper("opcua", "opcua_peer.py", port=opcua_port)
     presses = [f"press-{n}" for n in range(4)]
-    sections = f'[[modbus]]\nurl = "tcp://127.0.0.1:{modbus_port}"\n' + "".join(
+    sections = "".join(
+        f'[[modbus]]\nurl = "tcp://127.0.0.1:{modbus_port}"\n'
         f'  [[modbus.device]]\n  id = "{press}"\n  unit = 1\n'
         '    [[modbus.device.point]]\n    name = "small"\n    at = "holding:0"\n    type = "i16"\n'
         for press in presses
