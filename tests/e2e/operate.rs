@@ -155,6 +155,22 @@ async fn sigterm_drains_and_exits_0() -> Told {
 }
 
 #[tokio::test]
+async fn ten_idle_devices_take_little_memory() -> Told {
+    let stage = Stage::start("line-1", "").await?;
+    let mut leaves = Vec::new();
+    for n in 0..10 {
+        let bundle = stage.gateway.add_device(&format!("press-{n}")).await?;
+        leaves.push(Leaf::connect(&bundle, stage.gateway.broker(), Options::new(Version::V5)).await?);
+    }
+    stage.wait_drained().await?;
+    let (all, anonymous) = stage.gateway.resident_bytes()?;
+    println!("{} KiB resident, {} KiB of them anonymous", all / 1024, anonymous / 1024);
+    // The program's own pages are several times larger in a debug build; 40 MB for all is for the release one.
+    assert!(anonymous < 25_000_000, "{anonymous} bytes");
+    Ok(())
+}
+
+#[tokio::test]
 async fn verbs_without_a_gateway_say_what_to_do() -> Told {
     let gateway = Gateway::new(BINARY, "line-1", "")?;
     for verb in [&["status"][..], &["buffer", "status"], &["point", "list"]] {

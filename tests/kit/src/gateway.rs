@@ -270,12 +270,15 @@ impl Gateway {
         http::unix(&self.socket(), method, path, body).await
     }
 
-    /// Resident memory in bytes.
-    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+    /// Resident memory in bytes: all of it, and the part that is not backed by a file (the program itself is).
+    pub fn resident_bytes(&self) -> anyhow::Result<(u64, u64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.running()?.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kibibytes * 1024)
+        let bytes = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("no {key}"))?;
+            let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+            anyhow::Ok(kibibytes * 1024)
+        };
+        Ok((bytes("VmRSS:")?, bytes("RssAnon:")?))
     }
 }
 
