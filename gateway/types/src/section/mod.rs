@@ -7,17 +7,22 @@
 //! This module reads text that it is given; other files (`points_from`) come through the caller's [`Loader`].
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
-use crate::{DeviceId, Problem, Size, Span, duration};
+use self::value::{Entry, Node, Table, table_of};
+pub use self::value::{FromToml, Located, Wrong};
+use crate::{Problem, Span, duration};
+
+#[cfg(test)]
+mod tests;
+mod value;
 
 /// Reads the text of another file that the configuration names, by its resolved path.
 pub type Loader = dyn Fn(&Path) -> std::io::Result<String>;
@@ -93,188 +98,6 @@ impl File {
         let line = before.matches('\n').count() + 1;
         let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
         Span { line, column }
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Entry {
-    key: Range<usize>,
-    value: Located,
-}
-
-type Table = BTreeMap<String, Entry>;
-
-/// A value and the bytes of the file that it stands in.
-#[derive(Debug, Clone)]
-pub struct Located {
-    span: Range<usize>,
-    node: Node,
-}
-
-#[derive(Debug, Clone)]
-enum Node {
-    Text(String),
-    Integer(Option<i64>),
-    Float(Option<f64>),
-    Bool(bool),
-    Datetime,
-    Array(Vec<Located>),
-    Table(Table),
-}
-
-fn table_of(table: &DeTable<'_>) -> Table {
-    let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
-        let name: &std::borrow::Cow<'_, str> = key.get_ref();
-        (name.clone().into_owned(), Entry { key: key.span(), value: located(value) })
-    };
-    table.iter().map(entry).collect()
-}
-
-fn located(value: &Spanned<DeValue<'_>>) -> Located {
-    let node = match value.get_ref() {
-        DeValue::String(text) => Node::Text(text.clone().into_owned()),
-        DeValue::Integer(integer) => Node::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).ok()),
-        DeValue::Float(float) => Node::Float(float.as_str().parse().ok()),
-        DeValue::Boolean(bool) => Node::Bool(*bool),
-        DeValue::Datetime(_) => Node::Datetime,
-        DeValue::Array(items) => Node::Array(items.iter().map(located).collect()),
-        DeValue::Table(table) => Node::Table(table_of(table)),
-    };
-    Located { span: value.span(), node }
-}
-
-impl Located {
-    fn kind(&self) -> &'static str {
-        match self.node {
-            Node::Text(_) => "a string",
-            Node::Integer(_) => "a whole number",
-            Node::Float(_) => "a number with a fraction",
-            Node::Bool(_) => "true or false",
-            Node::Datetime => "a date",
-            Node::Array(_) => "an array",
-            Node::Table(_) => "a table",
-        }
-    }
-
-    /// A complaint about this value.
-    pub fn wrong(&self, message: impl Display) -> Wrong {
-        Wrong { at: self.span.start, message: message.to_string() }
-    }
-
-    fn expected(&self, wanted: &str) -> Wrong {
-        self.wrong(format_args!("{wanted} is expected here, not {}", self.kind()))
-    }
-
-    /// The string that stands here.
-    pub fn text(&self, wanted: &str) -> Result<&str, Wrong> {
-        match &self.node {
-            Node::Text(text) => Ok(text),
-            _ => Err(self.expected(wanted)),
-        }
-    }
-
-    /// The string that stands here, turned into a `T` by `parse`.
-    pub fn parse<T, E: Display>(&self, wanted: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<T, Wrong> {
-        parse(self.text(wanted)?).map_err(|error| self.wrong(error))
-    }
-}
-
-/// What is wrong with a value, and at which byte of the file.
-#[derive(Debug, Clone)]
-pub struct Wrong {
-    at: usize,
-    message: String,
-}
-
-/// A type that a configuration value can be read as.
-pub trait FromToml: Sized {
-    /// Reads the value or says what is wrong with it and what is allowed.
-    fn from_toml(value: &Located) -> Result<Self, Wrong>;
-}
-
-impl FromToml for String {
-    fn from_toml(value: &Located) -> Result<Self, Wrong> {
-        value.text("a string").map(str::to_owned)
-    }
-}
-
-impl FromToml for bool {
-    fn from_toml(value: &Located) -> Result<Self, Wrong> {
-        match value.node {
-            Node::Bool(bool) => Ok(bool),
-            _ => Err(value.expected("true or false")),
-        }
-    }
-}
-
-impl FromToml for f64 {
-    fn from_toml(value: &Located) -> Result<Self, Wrong> {
-        match value.node {
-            Node::Float(Some(float)) if float.is_finite() => Ok(float),
-            // Configured scales and limits are far below 2^53.
-            #[allow(clippy::cast_precision_loss)]
-            Node::Integer(Some(integer)) => Ok(integer as f64),
-            Node::Float(_) | Node::Integer(None) => Err(value.wrong("is out of range, a finite number is allowed")),
-            _ => Err(value.expected("a number")),
-        }
-    }
-}
-
-fn integer<T: TryFrom<i64>>(value: &Located, allowed: &str) -> Result<T, Wrong> {
-    match value.node {
-        Node::Integer(found) => {
-            let found = found.ok_or_else(|| value.wrong(format_args!("is out of range, {allowed} is allowed")))?;
-            T::try_from(found).map_err(|_| value.wrong(format_args!("`{found}` is out of range, {allowed} is allowed")))
-        }
-        _ => Err(value.expected("a whole number")),
-    }
-}
-
-macro_rules! integers {
-    ($($type:ty),*) => {$(
-        impl FromToml for $type {
-            fn from_toml(value: &Located) -> Result<Self, Wrong> {
-                integer(value, &format!("{} to {}", <$type>::MIN, <$type>::MAX))
-            }
-        }
-    )*};
-}
-integers!(u8, u16, u32, u64, usize, i64);
-
-impl FromToml for Duration {
-    fn from_toml(value: &Located) -> Result<Self, Wrong> {
-        value.parse("a duration such as \"500ms\"", duration::parse)
-    }
-}
-
-impl FromToml for Size {
-    fn from_toml(value: &Located) -> Result<Self, Wrong> {
-        value.parse("a size such as \"64MiB\"", str::parse)
-    }
-}
-
-impl FromToml for DeviceId {
-    fn from_toml(value: &Located) -> Result<Self, Wrong> {
-        value.parse("a device id", DeviceId::new)
-    }
-}
-
-impl FromToml for std::net::SocketAddr {
-    fn from_toml(value: &Located) -> Result<Self, Wrong> {
-        value.parse("an address and port", |text| {
-            text.parse().map_err(|_| {
-                format!("`{text}` is not an address and port, such as \"127.0.0.1:9080\" or \"[::]:8883\"")
-            })
-        })
-    }
-}
-
-impl<T: FromToml> FromToml for Vec<T> {
-    fn from_toml(value: &Located) -> Result<Self, Wrong> {
-        match &value.node {
-            Node::Array(items) => items.iter().map(T::from_toml).collect(),
-            _ => Err(value.expected("an array")),
-        }
     }
 }
 
@@ -497,64 +320,5 @@ fn or_list(words: &[String]) -> String {
         [] => "nothing".to_owned(),
         [one] => one.clone(),
         [most @ .., last] => format!("{} or {last}", most.join(", ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str, check: impl FnOnce(&Section)) -> Vec<String> {
-        let sources = Sources::new(Box::new(|_| Err(std::io::Error::other("no such file"))));
-        check(&sources.root("gateway.toml", Path::new("/etc/fieldgate"), text));
-        sources.problems().iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn reads_values_and_defaults() {
-        let problems = read("a = 1\nb = \"5s\"\n[t]\npath = \"x.pem\"\n[[l]]\nn = 1.5\n[[l]]\nn = 2\n", |root| {
-            assert_eq!(root.number("a", 1..=5_u8, 3), 1);
-            assert_eq!(root.get_or("b", Duration::ZERO), Duration::from_secs(5));
-            assert_eq!(root.get_or("absent", Size(7)), Size(7));
-            assert_eq!(root.section("t").and_then(|t| t.path("path")), Some(PathBuf::from("/etc/fieldgate/x.pem")));
-            let numbers: Vec<f64> = root.sections("l").iter().filter_map(|l| l.get("n")).collect();
-            assert_eq!(numbers, [1.5, 2.0]);
-        });
-        assert_eq!(problems, [""; 0]);
-    }
-
-    #[test]
-    fn reports_every_problem_with_its_place() {
-        let text = "[up]\nurll = \"x\"\nwindow = 0\nproto = \"five\"\n  keep = 30\nids = [\"a\", \"-b\"]\n[other]\n";
-        let problems = read(text, |root| {
-            let up = root.section_or_empty("up");
-            assert_eq!(up.required::<String>("url"), None);
-            up.number("window", 1..=65_535_u32, 100);
-            up.choice("proto", &[("four", 4), ("five5", 5)], 5);
-            up.get::<Duration>("keep");
-            up.get::<Vec<DeviceId>>("ids");
-        });
-        assert_eq!(
-            problems,
-            [
-                "gateway.toml:1:2: up.url: is missing, it has no default",
-                "gateway.toml:2:1: up.urll: unknown key, did you mean `url`?",
-                "gateway.toml:3:10: up.window: `0` is out of range, 1 to 65535 is allowed",
-                "gateway.toml:4:9: up.proto: `five` is unknown, \"four\" or \"five5\" is allowed, did you mean \"five5\"?",
-                "gateway.toml:5:10: up.keep: a duration such as \"500ms\" is expected here, not a whole number",
-                "gateway.toml:6:13: up.ids: `-b` is not a device id: 1 to 64 of A-Z a-z 0-9 . _ - are allowed, the first a letter or a digit",
-                "gateway.toml:7:2: other: unknown key, `up` is allowed here",
-            ]
-        );
-    }
-
-    #[test]
-    fn reports_syntax_errors_and_goes_on() {
-        let problems = read("a = = 1\nb = 2\n", |root| {
-            assert_eq!(root.get::<u8>("b"), Some(2));
-            root.has("a");
-        });
-        assert_eq!(problems.len(), 1, "{problems:?}");
-        assert!(problems.iter().all(|p| p.starts_with("gateway.toml:1:5: ")), "{problems:?}");
     }
 }

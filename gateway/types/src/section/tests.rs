@@ -1,0 +1,60 @@
+//! What a section reads, and what it complains about.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::{DeviceId, Size};
+
+fn read(text: &str, check: impl FnOnce(&Section)) -> Vec<String> {
+    let sources = Sources::new(Box::new(|_| Err(std::io::Error::other("no such file"))));
+    check(&sources.root("gateway.toml", Path::new("/etc/fieldgate"), text));
+    sources.problems().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn reads_values_and_defaults() {
+    let problems = read("a = 1\nb = \"5s\"\n[t]\npath = \"x.pem\"\n[[l]]\nn = 1.5\n[[l]]\nn = 2\n", |root| {
+        assert_eq!(root.number("a", 1..=5_u8, 3), 1);
+        assert_eq!(root.get_or("b", Duration::ZERO), Duration::from_secs(5));
+        assert_eq!(root.get_or("absent", Size(7)), Size(7));
+        assert_eq!(root.section("t").and_then(|t| t.path("path")), Some(PathBuf::from("/etc/fieldgate/x.pem")));
+        let numbers: Vec<f64> = root.sections("l").iter().filter_map(|l| l.get("n")).collect();
+        assert_eq!(numbers, [1.5, 2.0]);
+    });
+    assert_eq!(problems, [""; 0]);
+}
+
+#[test]
+fn reports_every_problem_with_its_place() {
+    let text = "[up]\nurll = \"x\"\nwindow = 0\nproto = \"five\"\n  keep = 30\nids = [\"a\", \"-b\"]\n[other]\n";
+    let problems = read(text, |root| {
+        let up = root.section_or_empty("up");
+        assert_eq!(up.required::<String>("url"), None);
+        up.number("window", 1..=65_535_u32, 100);
+        up.choice("proto", &[("four", 4), ("five5", 5)], 5);
+        up.get::<Duration>("keep");
+        up.get::<Vec<DeviceId>>("ids");
+    });
+    assert_eq!(
+        problems,
+        [
+            "gateway.toml:1:2: up.url: is missing, it has no default",
+            "gateway.toml:2:1: up.urll: unknown key, did you mean `url`?",
+            "gateway.toml:3:10: up.window: `0` is out of range, 1 to 65535 is allowed",
+            "gateway.toml:4:9: up.proto: `five` is unknown, \"four\" or \"five5\" is allowed, did you mean \"five5\"?",
+            "gateway.toml:5:10: up.keep: a duration such as \"500ms\" is expected here, not a whole number",
+            "gateway.toml:6:13: up.ids: `-b` is not a device id: 1 to 64 of A-Z a-z 0-9 . _ - are allowed, the first a letter or a digit",
+            "gateway.toml:7:2: other: unknown key, `up` is allowed here",
+        ]
+    );
+}
+
+#[test]
+fn reports_syntax_errors_and_goes_on() {
+    let problems = read("a = = 1\nb = 2\n", |root| {
+        assert_eq!(root.get::<u8>("b"), Some(2));
+        root.has("a");
+    });
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems.iter().all(|p| p.starts_with("gateway.toml:1:5: ")), "{problems:?}");
+}

@@ -1,0 +1,193 @@
+//! Values of a configuration file with the bytes that they stand in, and the types that they can be read as.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::Range;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::{DeviceId, Size, duration};
+
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub key: Range<usize>,
+    pub value: Located,
+}
+
+pub(super) type Table = BTreeMap<String, Entry>;
+
+/// A value and the bytes of the file that it stands in.
+#[derive(Debug, Clone)]
+pub struct Located {
+    pub(super) span: Range<usize>,
+    pub(super) node: Node,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Node {
+    Text(String),
+    Integer(Option<i64>),
+    Float(Option<f64>),
+    Bool(bool),
+    Datetime,
+    Array(Vec<Located>),
+    Table(Table),
+}
+
+pub(super) fn table_of(table: &DeTable<'_>) -> Table {
+    let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+        let name: &std::borrow::Cow<'_, str> = key.get_ref();
+        (name.clone().into_owned(), Entry { key: key.span(), value: located(value) })
+    };
+    table.iter().map(entry).collect()
+}
+
+fn located(value: &Spanned<DeValue<'_>>) -> Located {
+    let node = match value.get_ref() {
+        DeValue::String(text) => Node::Text(text.clone().into_owned()),
+        DeValue::Integer(integer) => Node::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).ok()),
+        DeValue::Float(float) => Node::Float(float.as_str().parse().ok()),
+        DeValue::Boolean(bool) => Node::Bool(*bool),
+        DeValue::Datetime(_) => Node::Datetime,
+        DeValue::Array(items) => Node::Array(items.iter().map(located).collect()),
+        DeValue::Table(table) => Node::Table(table_of(table)),
+    };
+    Located { span: value.span(), node }
+}
+
+impl Located {
+    pub(super) fn kind(&self) -> &'static str {
+        match self.node {
+            Node::Text(_) => "a string",
+            Node::Integer(_) => "a whole number",
+            Node::Float(_) => "a number with a fraction",
+            Node::Bool(_) => "true or false",
+            Node::Datetime => "a date",
+            Node::Array(_) => "an array",
+            Node::Table(_) => "a table",
+        }
+    }
+
+    /// A complaint about this value.
+    pub fn wrong(&self, message: impl Display) -> Wrong {
+        Wrong { at: self.span.start, message: message.to_string() }
+    }
+
+    fn expected(&self, wanted: &str) -> Wrong {
+        self.wrong(format_args!("{wanted} is expected here, not {}", self.kind()))
+    }
+
+    /// The string that stands here.
+    pub fn text(&self, wanted: &str) -> Result<&str, Wrong> {
+        match &self.node {
+            Node::Text(text) => Ok(text),
+            _ => Err(self.expected(wanted)),
+        }
+    }
+
+    /// The string that stands here, turned into a `T` by `parse`.
+    pub fn parse<T, E: Display>(&self, wanted: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<T, Wrong> {
+        parse(self.text(wanted)?).map_err(|error| self.wrong(error))
+    }
+}
+
+/// What is wrong with a value, and at which byte of the file.
+#[derive(Debug, Clone)]
+pub struct Wrong {
+    pub(super) at: usize,
+    pub(super) message: String,
+}
+
+/// A type that a configuration value can be read as.
+pub trait FromToml: Sized {
+    /// Reads the value or says what is wrong with it and what is allowed.
+    fn from_toml(value: &Located) -> Result<Self, Wrong>;
+}
+
+impl FromToml for String {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        value.text("a string").map(str::to_owned)
+    }
+}
+
+impl FromToml for bool {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        match value.node {
+            Node::Bool(bool) => Ok(bool),
+            _ => Err(value.expected("true or false")),
+        }
+    }
+}
+
+impl FromToml for f64 {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        match value.node {
+            Node::Float(Some(float)) if float.is_finite() => Ok(float),
+            // Configured scales and limits are far below 2^53.
+            #[allow(clippy::cast_precision_loss)]
+            Node::Integer(Some(integer)) => Ok(integer as f64),
+            Node::Float(_) | Node::Integer(None) => Err(value.wrong("is out of range, a finite number is allowed")),
+            _ => Err(value.expected("a number")),
+        }
+    }
+}
+
+fn integer<T: TryFrom<i64>>(value: &Located, allowed: &str) -> Result<T, Wrong> {
+    match value.node {
+        Node::Integer(found) => {
+            let found = found.ok_or_else(|| value.wrong(format_args!("is out of range, {allowed} is allowed")))?;
+            T::try_from(found).map_err(|_| value.wrong(format_args!("`{found}` is out of range, {allowed} is allowed")))
+        }
+        _ => Err(value.expected("a whole number")),
+    }
+}
+
+macro_rules! integers {
+    ($($type:ty),*) => {$(
+        impl FromToml for $type {
+            fn from_toml(value: &Located) -> Result<Self, Wrong> {
+                integer(value, &format!("{} to {}", <$type>::MIN, <$type>::MAX))
+            }
+        }
+    )*};
+}
+integers!(u8, u16, u32, u64, usize, i64);
+
+impl FromToml for Duration {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        value.parse("a duration such as \"500ms\"", duration::parse)
+    }
+}
+
+impl FromToml for Size {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        value.parse("a size such as \"64MiB\"", str::parse)
+    }
+}
+
+impl FromToml for DeviceId {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        value.parse("a device id", DeviceId::new)
+    }
+}
+
+impl FromToml for std::net::SocketAddr {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        value.parse("an address and port", |text| {
+            text.parse().map_err(|_| {
+                format!("`{text}` is not an address and port, such as \"127.0.0.1:9080\" or \"[::]:8883\"")
+            })
+        })
+    }
+}
+
+impl<T: FromToml> FromToml for Vec<T> {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        match &value.node {
+            Node::Array(items) => items.iter().map(T::from_toml).collect(),
+            _ => Err(value.expected("an array")),
+        }
+    }
+}
