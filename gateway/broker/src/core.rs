@@ -74,24 +74,23 @@ impl Core {
         let (sequence, committed) = if message.retain {
             let cost = (!message.payload.is_empty()).then(|| message.cost());
             let change = Self::retained_change(&message, &who.id);
-            match self.retained.submit(&topic, &who.id, cost, || commit(&[change])) {
-                Ok((sequence, committed)) => (Some(sequence), committed),
-                Err(_) => {
-                    self.counters.retained_refused.one();
-                    (None, commit(&[]))
-                }
+            if let Ok((sequence, committed)) = self.retained.submit(&topic, &who.id, cost, || commit(&[change])) {
+                (Some(sequence), committed)
+            } else {
+                self.counters.retained_refused.one();
+                (None, commit(&[]))
             }
         } else {
             (None, commit(&[]))
         };
-        if let Some(committed) = committed {
-            if committed.await.is_err() {
-                self.counters.commits_failed.one();
-                if sequence.is_some() {
-                    self.retained.abandon(&topic);
-                }
-                return;
+        if let Some(committed) = committed
+            && committed.await.is_err()
+        {
+            self.counters.commits_failed.one();
+            if sequence.is_some() {
+                self.retained.abandon(&topic);
             }
+            return;
         }
         let owner = Arc::clone(&who.id);
         self.route(message, sequence.map(|sequence| (sequence, owner))).await;

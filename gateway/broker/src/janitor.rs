@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::Core;
+use crate::registry::Due;
 use crate::{Change, Table};
 
 /// Expired retained messages are not delivered anyway; this frees them.
@@ -35,7 +36,7 @@ impl Janitor {
 
     /// Ends sessions and fires wills; running time of the next.
     fn attend(&self, now: Duration) -> Option<Duration> {
-        let (over, wills, next) = self.core.registry.due(now);
+        let Due { over, wills, next } = self.core.registry.due(now);
         for ended in over {
             self.core.end_session(ended);
         }

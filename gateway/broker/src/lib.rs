@@ -1,4 +1,55 @@
-//! The MQTT server that leaf devices talk to.
+//! The MQTT server that leaf devices talk to: MQTT 3.1.1 and 5 on one mTLS port.
+//!
+//! It takes a [`rustls::ServerConfig`] and two ports that others implement: [`Gate`] (who is this, may it, make this
+//! durable, this happened) and [`Sessions`] (rows that outlive the process). It knows nothing of certificates' rules,
+//! policies, SQLite or the upstream.
+//!
+//! # Shape
+//! | module | owns | IO |
+//! |---|---|---|
+//! | `codec` | bytes to packets and back, every check of form | none |
+//! | `session` | the machine: QoS, ids, quotas, aliases, resume. Packets and `now` in, steps and bytes out | none |
+//! | `router`, [`topic`] | the subscription tree, the plans made from it, matching and covering | none |
+//! | `retained`, `stored` | retained messages, their limits and rows | none |
+//! | `inbox`, `fanout` | the bounded queue of each receiver, and what waits when it is full | wakes tasks |
+//! | `registry` | one slot per client id: live or parked session, take-over | none |
+//! | `connection` | one attached client: a task that polls everything it waits for in one loop | socket |
+//! | `net` | accept, TLS, CONNECT, lingering close | socket |
+//! | `core`, `janitor`, `broker` | what is shared, what falls due, the public handle | |
+//!
+//! # The way of a publish
+//! ```text
+//! socket → codec → machine → Gate::may_publish → Gate::commit ┐ (the line of publishes, in order)
+//!                                        on disk, or nothing to commit
+//!   retained copy → plan → inbox of each receiver → its connection → socket
+//!                                        queued for all
+//!   PUBACK / PUBREC to the publisher
+//! ```
+//! A message is routed after its commit and acknowledged after it is queued: no subscriber and no retained copy knows
+//! what a crash could undo. Only the head of the line moves, so commits, deliveries and acknowledgements keep the order
+//! of the publishes. A commit that fails is never acknowledged: 0x97 on MQTT 5 when the buffer is full, else the
+//! connection ends with 0x83 and the client sends again. When a connection ends, its line is finished before the
+//! session is handed to the next connection (for five seconds at most), so that QoS 2 stays exactly once.
+//!
+//! # What waits, what is dropped
+//! | bound | full |
+//! |---|---|
+//! | line of publishes: Receive Maximum on 3.1.1, twice that on MQTT 5 (QoS 0 counts) | reading stops; MQTT 5 above QoS 0: 0x93 |
+//! | output buffer | the inbox fills; reading stops |
+//! | inbox of a connected client | its publishers wait: one second in which it takes less than a quarter of its queue, and it is disconnected (0x97) |
+//! | inbox of an absent client | the oldest is dropped and counted; QoS 0 is not kept |
+//! | message rate of a device | reading stops |
+//! | a client that takes no byte for 10 s | disconnected |
+//! | sockets before their CONNECT | the oldest is closed |
+//! | connections, subscriptions, filters, retained messages | refused with 0x97 (3.1.1: 0x03, 0x80; a retained message over the limit is delivered, not kept) |
+//!
+//! # Decisions
+//! - A will is published at a stop of the server: it may be deferred to the next start, but what is only in memory
+//!   would be lost by that. A revoked client's will is not published.
+//! - A message to several subscriptions of one session arrives once, with the highest QoS and all identifiers.
+//! - Decisions about topics are cached per connection until [`Broker::recheck`].
+//! - Sessions of absent clients are in memory; their state (`session::Session`, the inbox) is apart from sockets and
+//!   versions, and [`Table::Sessions`] is their place in the store.
 
 mod broker;
 mod codec;

@@ -79,7 +79,7 @@ pub(crate) struct Newcomer<'a> {
 #[derive(Debug)]
 pub(crate) enum Attach {
     /// In, with the session, and with what of an older session is to be cleaned up.
-    In { session: Session, inbox: Arc<Inbox>, present: bool, replaced: Option<Ended> },
+    In { session: Session, inbox: Arc<Inbox>, present: bool, replaced: Option<Box<Ended>> },
     /// An older connection was asked to end; ask again when this is cancelled.
     Wait(CancellationToken),
     /// All connections are taken, or all of this identity's.
@@ -98,6 +98,17 @@ pub(crate) struct Ended {
     pub will: Option<Message>,
 }
 
+/// What has fallen due.
+#[derive(Debug)]
+pub(crate) struct Due {
+    /// Sessions whose time is over.
+    pub over: Vec<Ended>,
+    /// Wills whose delay is over.
+    pub wills: Vec<(Arc<Identity>, Message)>,
+    /// Running time of the next of either.
+    pub next: Option<Duration>,
+}
+
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -109,11 +120,11 @@ impl Registry {
         if state.closed {
             return Attach::Closed;
         }
-        if let Some(slot) = state.slots.get(newcomer.client_id) {
-            if let SlotState::Live(live) = &slot.state {
-                slot.inbox.kick(Kick { reason: DisconnectReason::TakenOver, drop_session: false });
-                return Attach::Wait(live.ended.clone());
-            }
+        if let Some(slot) = state.slots.get(newcomer.client_id)
+            && let SlotState::Live(live) = &slot.state
+        {
+            slot.inbox.kick(Kick { reason: DisconnectReason::TakenOver, drop_session: false });
+            return Attach::Wait(live.ended.clone());
         }
         if state.live >= limits.connections {
             return Attach::Full;
@@ -149,7 +160,7 @@ impl Registry {
         };
         let slot = Slot { who: Arc::clone(newcomer.who), inbox: Arc::clone(&inbox), state: live };
         state.slots.insert(Arc::clone(newcomer.client_id), slot);
-        Attach::In { session, inbox, present, replaced }
+        Attach::In { session, inbox, present, replaced: replaced.map(Box::new) }
     }
 
     /// A connection has ended: its session waits here, or (`None`) is gone.
@@ -194,8 +205,8 @@ impl Registry {
         (any, gone.into_iter().map(without_will).collect())
     }
 
-    /// Sessions whose time is over and wills whose delay is over, and the running time of the next of either.
-    pub(crate) fn due(&self, now: Duration) -> (Vec<Ended>, Vec<(Arc<Identity>, Message)>, Option<Duration>) {
+    /// Takes what has fallen due.
+    pub(crate) fn due(&self, now: Duration) -> Due {
         let mut state = self.lock();
         let mut over = Vec::new();
         let mut wills = Vec::new();
@@ -218,7 +229,7 @@ impl Registry {
             next = Some(next.map_or(deadline, |next| next.min(deadline)));
         }
         let gone = state.take_parked(&over).into_iter().map(ended).collect();
-        (gone, wills, next)
+        Due { over: gone, wills, next }
     }
 
     /// Lets nobody in any more and asks every connection to end.

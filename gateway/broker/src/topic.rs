@@ -85,22 +85,24 @@ pub fn matches(filter: &str, name: &str) -> bool {
     for level in filter.split('/') {
         match (level, names.next()) {
             ("#", _) => return true,
-            (_, None) => return false,
             ("+", Some(_)) => {}
             (level, Some(name)) if level == name => {}
-            (_, Some(_)) => return false,
+            (_, Some(_) | None) => return false,
         }
     }
     names.next().is_none()
 }
 
 /// Whether filter `a` matches every topic name that filter `b` can match. Both valid, without `$share/group/`.
+///
+/// Never true when it isn't so. The one false "no": `/#`, which by its form matches the empty name that no name may be.
 pub fn covers(a: &str, b: &str) -> bool {
     // `#` and `+/…` never match `$…`, so they cover nothing that begins so.
     if b.starts_with('$') && a.starts_with(['+', '#']) {
         return false;
     }
-    let mut ours = a.split('/');
+    // Every name has a first level, so `+/#` says the same as `#`. Further in the two differ: `a/#` matches `a`.
+    let mut ours = if a == "+/#" { "#" } else { a }.split('/');
     let mut theirs = b.split('/');
     loop {
         match (ours.next(), theirs.next()) {
@@ -110,6 +112,132 @@ pub fn covers(a: &str, b: &str) -> bool {
             (Some("+"), Some(_)) => {}
             (Some(our), Some(their)) if our == their => {}
             (Some(_), Some(_)) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn checks_names_and_filters() {
+        assert_eq!(check_name("a/b//c"), Ok(()));
+        assert_eq!(check_name("/"), Ok(()));
+        assert_eq!(check_name(""), Err(TopicError::Empty));
+        assert_eq!(check_name("a\0"), Err(TopicError::Null));
+        assert_eq!(check_name("a/+/b"), Err(TopicError::Wildcard));
+        assert_eq!(check_name(&"a".repeat(65_536)), Err(TopicError::TooLong));
+        for good in ["#", "+", "a/#", "+/+/#", "/", "a//b", "$share/g/#", "$share/g//", "$sys/#"] {
+            assert_eq!(check_filter(good), Ok(()), "{good}");
+        }
+        for bad in ["a/#/b", "a#", "a+", "+a/b", "##", "#/", "a/b+/c"] {
+            assert_eq!(check_filter(bad), Err(TopicError::MisplacedWildcard), "{bad}");
+        }
+        for bad in ["$share", "$share/", "$share/g", "$share/g/", "$share//a", "$share/+/a", "$share/a#/b"] {
+            assert_eq!(check_filter(bad), Err(TopicError::Share), "{bad}");
+        }
+        assert_eq!(split_share("$share/g/a/b"), Ok((Some("g"), "a/b")));
+    }
+
+    #[test]
+    fn matches_as_the_specification_says() {
+        for (filter, name, wanted) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/#", "sport", true),
+            ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("+", "/finance", false),
+            ("#", "$SYS/x", false),
+            ("+/x", "$SYS/x", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("a/+", "a/$x", true),
+        ] {
+            assert_eq!(matches(filter, name), wanted, "{filter} {name}");
+        }
+    }
+
+    #[test]
+    fn covers_what_policies_rely_on() {
+        for (a, b, wanted) in [
+            ("devices/#", "devices/+/telemetry/#", true),
+            ("devices/+/telemetry/#", "devices/#", false),
+            ("devices/d1/#", "devices/d1", true),
+            ("devices/d1/#", "devices/+/x", false),
+            ("#", "a/#", true),
+            ("#", "#", true),
+            ("#", "$sys/a", false),
+            ("+/a", "$sys/a", false),
+            ("a/+", "a/#", false),
+            ("a/#", "a/#", true),
+            ("+", "#", false),
+            ("+/#", "#", true),
+            ("a/+/#", "a/#", false),
+        ] {
+            assert_eq!(covers(a, b), wanted, "{a} {b}");
+        }
+    }
+
+    /// All names of up to four levels over a small alphabet: with one letter in no filter, a difference between
+    /// two filters over the rest shows in them.
+    fn names() -> Vec<String> {
+        let alphabet = ["a", "b", "", "$s", "x"];
+        let mut names: Vec<String> = Vec::new();
+        let mut last: Vec<String> = alphabet.iter().map(|level| (*level).to_owned()).collect();
+        for _ in 0..4 {
+            names.extend(last.iter().cloned());
+            last = last.iter().flat_map(|name| alphabet.iter().map(move |level| format!("{name}/{level}"))).collect();
+        }
+        names.retain(|name| check_name(name).is_ok());
+        names
+    }
+
+    fn filter() -> impl Strategy<Value = String> {
+        let level = prop_oneof![Just("a"), Just("b"), Just(""), Just("$s"), Just("+"), Just("+")];
+        (prop::collection::vec(level, 0..4), any::<bool>())
+            .prop_map(|(mut levels, hash)| {
+                if hash || levels.is_empty() {
+                    levels.truncate(3);
+                    levels.push("#");
+                }
+                levels.join("/")
+            })
+            .prop_filter("empty", |filter| !filter.is_empty())
+    }
+
+    /// A matcher of another make: levels compared from the back of the recursion.
+    fn naive(filter: &[&str], name: &[&str]) -> bool {
+        match (filter.split_first(), name.split_first()) {
+            (Some((&"#", _)), _) | (None, None) => true,
+            (Some((level, filter)), Some((own, name))) => (*level == "+" || level == own) && naive(filter, name),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+        #[test]
+        fn agrees_with_enumeration(a in filter(), b in filter()) {
+            let mut all = true;
+            for name in names() {
+                let (filter, levels): (Vec<&str>, Vec<&str>) = (b.split('/').collect(), name.split('/').collect());
+                let hidden = name.starts_with('$') && b.starts_with(['+', '#']);
+                let expected = !hidden && naive(&filter, &levels);
+                prop_assert_eq!(matches(&b, &name), expected, "{} {}", b, name);
+                all &= !expected || matches(&a, &name);
+            }
+            // Names have at most four levels and filters three and a `#`: nothing deeper can tell them apart.
+            if b == "/#" {
+                prop_assert!(all || !covers(&a, &b), "{} covers {}", a, b);
+            } else {
+                prop_assert_eq!(covers(&a, &b), all, "{} covers {}", a, b);
+            }
         }
     }
 }

@@ -90,7 +90,7 @@ pub(super) struct MessageProperties {
 }
 
 /// Parses one whole packet of a connection with the given version (for a CONNECT: any).
-pub(crate) fn decode<'a>(version: Version, frame: Frame, buffer: &'a [u8]) -> Result<Incoming<'a>, Fault> {
+pub(crate) fn decode(version: Version, frame: Frame, buffer: &[u8]) -> Result<Incoming<'_>, Fault> {
     let body = frame.body_of(buffer);
     let flags = frame.first & 0x0F;
     let v5 = version == Version::V5;
@@ -142,14 +142,13 @@ fn publish(v5: bool, flags: u8, body: &[u8]) -> Result<Publish<'_>, Fault> {
     let packet_id = if qos == QoS::AtMostOnce { 0 } else { reader.packet_id()? };
     let mut found = MessageProperties::default();
     let payload = if v5 {
-        match reader.peek().ok_or(Fault::Malformed)? {
-            0 => reader.rest().get(1..).unwrap_or_default(),
-            _ => {
-                let (packet, _) = v5_0::Publish::parse(flags, body.into()).map_err(fault)?;
-                found = message_properties(packet.props())?;
-                let length = packet.payload().len();
-                body.get(body.len() - length..).unwrap_or_default()
-            }
+        if reader.peek().ok_or(Fault::Malformed)? == 0 {
+            reader.rest().get(1..).unwrap_or_default()
+        } else {
+            let (packet, _) = v5_0::Publish::parse(flags, body.into()).map_err(fault)?;
+            found = message_properties(packet.props())?;
+            let length = packet.payload().len();
+            body.get(body.len() - length..).unwrap_or_default()
         }
     } else {
         reader.rest()

@@ -9,10 +9,10 @@ use crate::{Message, QoS, Version};
 /// Kinds of acknowledgement, with their fixed headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AckKind {
-    PubAck = 0x40,
-    PubRec = 0x50,
-    PubRel = 0x62,
-    PubComp = 0x70,
+    Ack = 0x40,
+    Rec = 0x50,
+    Rel = 0x62,
+    Comp = 0x70,
 }
 
 /// PUBACK, PUBREC, PUBREL, PUBCOMP. The reason code exists on MQTT 5 only, where 0 is left out.
@@ -138,19 +138,16 @@ pub(crate) fn unsuback(out: &mut BytesMut, version: Version, packet_id: u16, cod
 /// DISCONNECT of MQTT 5; 3.1.1 servers have none and just close.
 pub(crate) fn disconnect(out: &mut BytesMut, code: u8, reason: Option<&str>) {
     out.put_u8(0xE0);
-    match reason.filter(|reason| reason.len() < 100) {
-        Some(reason) => {
-            let properties = 3 + reason.len();
-            put_length(out, 2 + properties);
-            out.put_u8(code);
-            put_length(out, properties);
-            out.put_u8(0x1F);
-            put_text(out, reason);
-        }
-        None => {
-            out.put_u8(1);
-            out.put_u8(code);
-        }
+    if let Some(reason) = reason.filter(|reason| reason.len() < 100) {
+        let properties = 3 + reason.len();
+        put_length(out, 2 + properties);
+        out.put_u8(code);
+        put_length(out, properties);
+        out.put_u8(0x1F);
+        put_text(out, reason);
+    } else {
+        out.put_u8(1);
+        out.put_u8(code);
     }
 }
 
@@ -221,7 +218,8 @@ fn put_properties(out: &mut BytesMut, message: &Message, delivery: Delivery<'_>)
     }
     if let Some(expiry) = delivery.expiry {
         out.put_u8(0x02);
-        out.put_u32(u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX));
+        // Rounded up: a second that has only begun is still left, and a message on its way never says 0.
+        out.put_u32(u32::try_from(expiry.as_millis().div_ceil(1000)).unwrap_or(u32::MAX));
     }
     if let Some(content_type) = &properties.content_type {
         out.put_u8(0x03);

@@ -54,7 +54,7 @@ impl Connection {
             }
         }
         match self.machine.deliver(queued, self.now, &mut self.output) {
-            Sent::Sent => tally.sent += 1,
+            Sent::Out => tally.sent += 1,
             Sent::Expired => tally.expired += 1,
             Sent::TooLarge => tally.too_large += 1,
         }

@@ -37,7 +37,7 @@ use crate::inbox::Inbox;
 use crate::registry::{Live, Parked};
 use crate::retained::Walk;
 use crate::session::{Machine, Queued, Session, SubscriptionOptions};
-use crate::{DisconnectReason, DropReason, Identity, Message, Role, Version};
+use crate::{DisconnectReason, DropReason, Event, Identity, Message, Role, Version};
 
 /// What a connection is made of once its CONNECT is accepted.
 pub(crate) struct Attached {
@@ -289,6 +289,12 @@ impl Connection {
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), DisconnectReason> {
         loop {
             let now = Instant::now();
+            if self.slowed_until.is_some_and(|until| until <= now) {
+                self.slowed_until = None;
+                // What was read before the pause is still to be handled: another turn.
+                context.waker().wake_by_ref();
+                return Ok(());
+            }
             let next = self.check_deadlines(now)?;
             let Some(next) = next else { return Ok(()) };
             // An earlier alarm than needed is harmless, and moving it at each packet would cost more.
@@ -302,17 +308,8 @@ impl Connection {
     }
 
     fn check_deadlines(&mut self, now: Instant) -> Result<Option<Instant>, DisconnectReason> {
-        let mut next: Option<Instant> = None;
+        let mut next: Option<Instant> = self.slowed_until;
         let mut at = |deadline: Instant| next = Some(next.map_or(deadline, |next| next.min(deadline)));
-        if let Some(until) = self.slowed_until {
-            if until <= now {
-                self.slowed_until = None;
-                // Another round, for which this deadline is an alarm that is due at once.
-                at(now);
-            } else {
-                at(until);
-            }
-        }
         if !self.output.is_empty() || self.unflushed {
             let deadline = self.taken + self.publisher.core.limits.receiver_stall;
             if deadline <= now {
@@ -352,8 +349,9 @@ impl Connection {
         std::mem::take(&mut self.output)
     }
 
-    /// Finishes what is under way, hands the session back and sees to the will.
-    pub(crate) async fn hand_back(mut self, reason: DisconnectReason) {
+    /// Finishes what is under way, hands the session back and sees to the will. With `announced`, the end is
+    /// reported, and that before the next connection of the same client can report its begin.
+    pub(crate) async fn hand_back(mut self, reason: DisconnectReason, announced: bool) {
         let drop_session = self.inbox.kicked().is_some_and(|kick| kick.drop_session);
         let keep = !drop_session && !self.machine.session_expiry.is_zero();
         let core = Arc::clone(&self.publisher.core);
@@ -390,6 +388,14 @@ impl Connection {
         let expiry = self.machine.session_expiry;
         let session = self.machine.into_session();
         let mut fire_now = None;
+        if announced {
+            core.gate.event(Event::Disconnected {
+                who: Arc::clone(&who),
+                client_id: Arc::clone(&self.inbox.client_id),
+                peer: self.live.peer,
+                reason,
+            });
+        }
         if keep {
             let will = match will {
                 // A stopping server can't keep a delay; it may publish at once.

@@ -114,10 +114,10 @@ impl Pipeline {
     /// of retained messages are returned, so that the topic doesn't wait for them.
     pub(super) fn abandon(&mut self, core: &Core) {
         for entry in self.entries.drain(..) {
-            if let Stage::Committing(_, publication) | Stage::Ready(publication) = entry.stage {
-                if publication.retained.is_some() {
-                    core.retained.abandon(&publication.routed.message.topic);
-                }
+            if let Stage::Committing(_, publication) | Stage::Ready(publication) = entry.stage
+                && publication.retained.is_some()
+            {
+                core.retained.abandon(&publication.routed.message.topic);
             }
         }
     }
@@ -131,12 +131,11 @@ impl Publisher {
             self.core.keep(&routed, sequence, Arc::clone(&self.who.id));
         }
         let looked_up;
-        let plan = match plan {
-            Some(plan) => plan,
-            None => {
-                looked_up = self.core.router.plan(&routed.message.topic, Some(self.session));
-                &looked_up
-            }
+        let plan = if let Some(plan) = plan {
+            plan
+        } else {
+            looked_up = self.core.router.plan(&routed.message.topic, Some(self.session));
+            &looked_up
         };
         let (_, blocked) = fanout::fan_out(&self.core, plan, &routed);
         if blocked.is_empty() {

@@ -52,11 +52,11 @@ impl Connection {
     /// Handles the first packet of `input`; its length, or 0 when it isn't there in full.
     fn receive_one(&mut self, input: &[u8], messages: &mut u64) -> Result<usize, DisconnectReason> {
         let limit = self.publisher.core.limits.packet;
-        let Some(frame) = frame(input, limit).map_err(|fault| fault.reason())? else { return Ok(0) };
+        let Some(frame) = frame(input, limit).map_err(super::super::codec::Fault::reason)? else { return Ok(0) };
         if input.len() < frame.len() {
             return Ok(0);
         }
-        let packet = decode(self.machine.version, frame, input).map_err(|fault| fault.reason())?;
+        let packet = decode(self.machine.version, frame, input).map_err(super::super::codec::Fault::reason)?;
         if matches!(packet, Incoming::Publish(_)) {
             *messages += 1;
             self.spend_rate();
@@ -104,16 +104,15 @@ impl Connection {
             let cost = (!message.payload.is_empty()).then(|| message.cost());
             let change = crate::core::Core::retained_change(&message, &who.id);
             let submit = || core.gate.commit(who, &message, &Durable { changes: &[change] });
-            match core.retained.submit(&message.topic, &who.id, cost, submit) {
-                Ok((sequence, commit)) => (Some(sequence), commit),
-                Err(_) => {
-                    core.counters.retained_refused.one();
-                    // Told where there is a way to tell; otherwise delivered, but not kept.
-                    if self.machine.version == Version::V5 && inbound.ticket != Ticket::None {
-                        return self.refuse_in_turn(inbound.ticket, message.topic, 0x97);
-                    }
-                    (None, core.gate.commit(who, &message, &Durable { changes: &[] }))
+            if let Ok((sequence, commit)) = core.retained.submit(&message.topic, &who.id, cost, submit) {
+                (Some(sequence), commit)
+            } else {
+                core.counters.retained_refused.one();
+                // Told where there is a way to tell; otherwise delivered, but not kept.
+                if self.machine.version == Version::V5 && inbound.ticket != Ticket::None {
+                    return self.refuse_in_turn(inbound.ticket, message.topic, 0x97);
                 }
+                (None, core.gate.commit(who, &message, &Durable { changes: &[] }))
             }
         } else {
             (None, core.gate.commit(who, &message, &Durable { changes: &[] }))

@@ -68,7 +68,7 @@ pub(super) async fn greet(core: Arc<Core>, mut shaken: Shaken, guard: PendingGua
     match admitted {
         Ok(attached) => {
             drop(guard);
-            serve(attached, shaken.stream, peer).await;
+            serve(attached, shaken.stream).await;
         }
         Err(refused) => {
             core.counters.refused.one();
@@ -170,7 +170,7 @@ async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesM
     };
     // Asked again now that a revocation would find this connection: one of the two sees the other.
     if let Err(refusal) = core.gate.still_valid(&who) {
-        Connection::new(attached).hand_back(DisconnectReason::Revoked).await;
+        Connection::new(attached).hand_back(DisconnectReason::Revoked, false).await;
         return Err(Refused::new(0x87, refusal.words));
     }
     attached.output = accepted(&attached, &client_id, present);
@@ -229,7 +229,7 @@ async fn attach(
         match core.registry.attach(newcomer, &core.limits) {
             Attach::In { session, inbox, present, replaced } => {
                 if let Some(ended) = replaced {
-                    core.end_session(ended);
+                    core.end_session(*ended);
                 }
                 return Ok((session, inbox, present));
             }
@@ -283,10 +283,7 @@ fn accepted(attached: &Attached, client_id: &str, present: bool) -> BytesMut {
 }
 
 /// The life of the connection and its end.
-async fn serve(attached: Attached, mut stream: super::handshake::Stream, peer: SocketAddr) {
-    let core = Arc::clone(&attached.core);
-    let who = Arc::clone(&attached.who);
-    let inbox = Arc::clone(&attached.inbox);
+async fn serve(attached: Attached, mut stream: super::handshake::Stream) {
     let version = attached.connect.version;
     let problem_information = attached.connect.problem_information;
     let mut connection = Connection::new(attached);
@@ -300,10 +297,5 @@ async fn serve(attached: Attached, mut stream: super::handshake::Stream, peer: S
         _ => {}
     }
     // The session goes back before the socket is drained: a client that was told to go comes back at once.
-    let farewell = async {
-        connection.hand_back(reason).await;
-        let client_id = Arc::clone(&inbox.client_id);
-        core.gate.event(Event::Disconnected { who, client_id, peer, reason });
-    };
-    tokio::join!(farewell, goodbye::close(stream, output));
+    tokio::join!(connection.hand_back(reason, true), goodbye::close(stream, output));
 }

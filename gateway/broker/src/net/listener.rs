@@ -87,7 +87,9 @@ impl Pending {
     /// Closes all of them.
     pub(crate) fn close(&self) {
         let evictions = std::mem::take(&mut self.lock().evictions);
-        evictions.into_values().for_each(|evicted| evicted.cancel());
+        for evicted in evictions.into_values() {
+            evicted.cancel();
+        }
     }
 }
 

@@ -104,12 +104,11 @@ impl Router {
                 if subscriber.options.no_local && publisher == Some(key) {
                     return;
                 }
-                match places.get(&key).and_then(|place| plan.receivers.get_mut(*place)) {
-                    Some(receiver) => receiver.merge(&subscriber.options),
-                    None => {
-                        places.insert(key, plan.receivers.len());
-                        plan.receivers.push(Receiver::of(subscriber));
-                    }
+                if let Some(receiver) = places.get(&key).and_then(|place| plan.receivers.get_mut(*place)) {
+                    receiver.merge(&subscriber.options);
+                } else {
+                    places.insert(key, plan.receivers.len());
+                    plan.receivers.push(Receiver::of(subscriber));
                 }
             }
             Match::Shared(members) => {

@@ -25,7 +25,7 @@ impl Machine {
                 // The PUBREC follows when the first copy is committed.
                 Some(Received::Pending) => return Step::Done,
                 Some(Received::Done) => {
-                    encode::ack(out, self.version, encode::AckKind::PubRec, publish.packet_id, 0);
+                    encode::ack(out, self.version, encode::AckKind::Rec, publish.packet_id, 0);
                     return Step::Done;
                 }
                 None => {
@@ -83,10 +83,10 @@ impl Machine {
         if self.aliases.len() <= index {
             self.aliases.resize(index + 1, None);
         }
-        if let Some(slot) = self.aliases.get_mut(index) {
-            if slot.as_deref() != Some(name) {
-                *slot = Some(name.into());
-            }
+        if let Some(slot) = self.aliases.get_mut(index)
+            && slot.as_deref() != Some(name)
+        {
+            *slot = Some(name.into());
         }
         Ok(TopicName::Spelled(name))
     }
@@ -98,7 +98,7 @@ impl Machine {
             Ticket::None => {}
             Ticket::PubAck(packet_id) => {
                 self.unacknowledged = self.unacknowledged.saturating_sub(1);
-                encode::ack(out, self.version, encode::AckKind::PubAck, packet_id, code);
+                encode::ack(out, self.version, encode::AckKind::Ack, packet_id, code);
             }
             Ticket::PubRec(packet_id) => {
                 if code < 0x80 {
@@ -107,7 +107,7 @@ impl Machine {
                     // Refused: the id is free at once [MQTT 5, 4.3.3].
                     self.session.received.remove(&packet_id);
                 }
-                encode::ack(out, self.version, encode::AckKind::PubRec, packet_id, code);
+                encode::ack(out, self.version, encode::AckKind::Rec, packet_id, code);
             }
         }
     }
@@ -122,7 +122,7 @@ impl Machine {
             Some(Received::Pending) => return Step::End(DisconnectReason::ProtocolError),
             None => 0x92,
         };
-        encode::ack(out, self.version, encode::AckKind::PubComp, ack.packet_id, code);
+        encode::ack(out, self.version, encode::AckKind::Comp, ack.packet_id, code);
         Step::Done
     }
 

@@ -12,7 +12,7 @@ use crate::codec::{Ack, encode};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
     /// It is in the output.
-    Sent,
+    Out,
     /// Its expiry has passed: dropped.
     Expired,
     /// Larger than the client's Maximum Packet Size: dropped as if it were delivered [MQTT-3.1.2-25].
@@ -42,7 +42,7 @@ impl Machine {
             self.session.in_flight.push_back(InFlight { packet_id, stage: Stage::Published(queued) });
             self.sent_before += 1;
         }
-        Sent::Sent
+        Sent::Out
     }
 
     /// After a resume: sends again what was not acknowledged, in the order of the first sending, as far as the
@@ -53,7 +53,7 @@ impl Machine {
                 return true;
             }
             match &entry.stage {
-                Stage::Released => encode::ack(out, self.version, encode::AckKind::PubRel, entry.packet_id, 0),
+                Stage::Released => encode::ack(out, self.version, encode::AckKind::Rel, entry.packet_id, 0),
                 Stage::Published(queued) => {
                     if self.sent_before >= self.limits.in_flight {
                         return true;
@@ -103,7 +103,7 @@ impl Machine {
             },
             None => 0x92,
         };
-        encode::ack(out, self.version, encode::AckKind::PubRel, ack.packet_id, code);
+        encode::ack(out, self.version, encode::AckKind::Rel, ack.packet_id, code);
         Step::Done
     }
 

@@ -87,6 +87,10 @@ impl TestGate {
         self.state.lock().unwrap().committed.clone()
     }
 
+    pub fn events(&self) -> Vec<Event> {
+        self.state.lock().unwrap().events.clone()
+    }
+
     pub fn saw(&self, wanted: impl Fn(&Event) -> bool) -> bool {
         self.state.lock().unwrap().events.iter().any(wanted)
     }

@@ -37,6 +37,9 @@ pub fn properties(list: &[u8]) -> Vec<u8> {
     out
 }
 
+/// Topic, payload, QoS, retain, properties.
+pub type Will = (String, Vec<u8>, u8, bool, Vec<u8>);
+
 #[derive(Clone)]
 pub struct Connect {
     pub level: u8,
@@ -44,8 +47,7 @@ pub struct Connect {
     pub keep_alive: u16,
     pub client_id: String,
     pub properties: Vec<u8>,
-    /// Topic, payload, QoS, retain, properties.
-    pub will: Option<(String, Vec<u8>, u8, bool, Vec<u8>)>,
+    pub will: Option<Will>,
 }
 
 impl Connect {
