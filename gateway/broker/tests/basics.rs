@@ -161,3 +161,35 @@ async fn the_gateways_own_messages_reach_subscribers() {
     assert_eq!(plant.broker.publish(nobody).await.unwrap().live, 0);
     assert!(plant.broker.publish(Message::new("a/+", "", Default::default())).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retained_messages_are_there_again_after_a_restart() {
+    let plant = Plant::new().await;
+    plant.gate.role("app", Role::App);
+    plant.gate.allow("app", "#");
+    let mut device = plant.v5("d1").await;
+    let list = [2, 0, 0, 0, 100, 0x26, 0, 1, b'k', 0, 1, b'v'];
+    device.send(&packets::publish(3, TOPIC, 1, Some(&list), b"kept")).await;
+    assert_eq!(device.acked(0x40).await, (1, 0));
+    plant.broker.stop(std::time::Duration::from_secs(5)).await;
+
+    let plant = plant.restarted().await;
+    let mut app = plant.v5("app").await;
+    app.subscribe("devices/#", 0).await;
+    let got = app.receive().await;
+    assert_eq!((got.topic.as_str(), got.payload.as_slice(), got.retain), (TOPIC, &b"kept"[..], true));
+    assert_eq!(got.properties.len(), list.len());
+    // It still counts for its client.
+    let mut device = plant.v5("d1").await;
+    device.publish(3, TOPIC, 1, "").await;
+    device.acked(0x40).await;
+    assert_eq!(plant.broker.metrics().retained_messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_names_the_address() {
+    let plant = Plant::new().await;
+    let again = plant.start_on(plant.address).await;
+    let error = again.err().expect("the address is taken").to_string();
+    assert!(error.contains(&plant.address.to_string()), "{error}");
+}

@@ -9,6 +9,8 @@
 
 mod bucket;
 mod deliver;
+mod end;
+mod io;
 mod pipeline;
 mod receive;
 mod routes;
@@ -16,15 +18,15 @@ mod subscribe;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::BytesMut;
 use fieldgate_types::UnixMillis;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
 use bucket::Bucket;
@@ -34,10 +36,10 @@ use routes::Routes;
 use crate::codec::{Connect, Will};
 use crate::core::Core;
 use crate::inbox::Inbox;
-use crate::registry::{Live, Parked};
+use crate::registry::Live;
 use crate::retained::Walk;
 use crate::session::{Machine, Queued, Session, SubscriptionOptions};
-use crate::{DisconnectReason, DropReason, Event, Identity, Message, Role, Version};
+use crate::{DisconnectReason, Identity, Role};
 
 /// What a connection is made of once its CONNECT is accepted.
 pub(crate) struct Attached {
@@ -111,10 +113,6 @@ const CHUNK_MIN: usize = 1 << 10;
 const CHUNK_MAX: usize = 64 << 10;
 /// Rounds without a pause for other tasks.
 const ROUNDS: usize = 32;
-/// The gate is asked again so often about a certificate that has ended and was let on.
-const ENDED_RECHECK: Duration = Duration::from_secs(3600);
-/// How long an ended connection waits for commits under way before its session is handed on without them.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Connection {
     pub(crate) fn new(attached: Attached) -> Self {
@@ -209,266 +207,8 @@ impl Connection {
         Ok(moved)
     }
 
-    fn write<S: AsyncWrite + Unpin>(
-        &mut self,
-        stream: &mut S,
-        context: &mut Context<'_>,
-    ) -> Result<bool, DisconnectReason> {
-        let mut moved = false;
-        while !self.output.is_empty() {
-            match Pin::new(&mut *stream).poll_write(context, &self.output) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(count)) if count > 0 => {
-                    self.output.advance(count);
-                    self.publisher.core.counters.bytes_out.add(u64::try_from(count).unwrap_or(0));
-                    self.unflushed = true;
-                    self.taken = Instant::now();
-                    moved = true;
-                }
-                Poll::Ready(Ok(_) | Err(_)) => return Err(DisconnectReason::Network),
-            }
-        }
-        if self.output.is_empty() {
-            if self.output.capacity() > CHUNK_MAX {
-                self.output = BytesMut::new();
-            }
-            if self.unflushed {
-                match Pin::new(&mut *stream).poll_flush(context) {
-                    Poll::Pending => {}
-                    Poll::Ready(Ok(())) => self.unflushed = false,
-                    Poll::Ready(Err(_)) => return Err(DisconnectReason::Network),
-                }
-            }
-            if !self.unflushed {
-                self.taken = Instant::now();
-            }
-        }
-        Ok(moved)
-    }
-
-    fn read<S: AsyncRead + Unpin>(
-        &mut self,
-        stream: &mut S,
-        context: &mut Context<'_>,
-    ) -> Result<bool, DisconnectReason> {
-        if self.paused() {
-            return Ok(false);
-        }
-        self.input.reserve(self.chunk);
-        let room = self.chunk;
-        let mut target = (&mut self.input).limit(room);
-        let read = pin!(stream.read_buf(&mut target)).poll(context);
-        match read {
-            Poll::Pending => Ok(false),
-            Poll::Ready(Ok(0) | Err(_)) => Err(DisconnectReason::Network),
-            Poll::Ready(Ok(count)) => {
-                self.publisher.core.counters.bytes_in.add(u64::try_from(count).unwrap_or(0));
-                self.heard = Instant::now();
-                self.wall = self.publisher.core.clock.now();
-                if count == room {
-                    self.chunk = (self.chunk * 4).min(CHUNK_MAX);
-                } else if count < self.chunk / 8 {
-                    self.chunk = (self.chunk / 2).max(CHUNK_MIN);
-                }
-                Ok(true)
-            }
-        }
-    }
-
-    /// Whether reading waits for something.
-    fn paused(&self) -> bool {
-        let core = &self.publisher.core;
-        let most = usize::from(core.limits.receive_maximum);
-        // On MQTT 5 the Receive Maximum bounds what is above QoS 0; as much of QoS 0 may stand among it.
-        let most = if self.machine.version == Version::V5 { 2 * most } else { most };
-        self.pipeline.len() >= most.max(1)
-            || self.slowed_until.is_some()
-            || self.output.len() >= core.limits.output_buffer
-    }
-
-    fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), DisconnectReason> {
-        loop {
-            let now = Instant::now();
-            if self.slowed_until.is_some_and(|until| until <= now) {
-                self.slowed_until = None;
-                // What was read before the pause is still to be handled: another turn.
-                context.waker().wake_by_ref();
-                return Ok(());
-            }
-            let next = self.check_deadlines(now)?;
-            let Some(next) = next else { return Ok(()) };
-            // An earlier alarm than needed is harmless, and moving it at each packet would cost more.
-            if self.timer.deadline() > next || self.timer.is_elapsed() {
-                self.timer.as_mut().reset(next);
-            }
-            if self.timer.as_mut().poll(context).is_pending() {
-                return Ok(());
-            }
-        }
-    }
-
-    fn check_deadlines(&mut self, now: Instant) -> Result<Option<Instant>, DisconnectReason> {
-        let mut next: Option<Instant> = self.slowed_until;
-        let mut at = |deadline: Instant| next = Some(next.map_or(deadline, |next| next.min(deadline)));
-        if !self.output.is_empty() || self.unflushed {
-            let deadline = self.taken + self.publisher.core.limits.receiver_stall;
-            if deadline <= now {
-                self.publisher.core.counters.slow_receivers.one();
-                return Err(DisconnectReason::SlowReceiver);
-            }
-            at(deadline);
-        }
-        if let Some(keep_alive) = self.keep_alive {
-            // Silence that we made ourselves, by not reading, is no silence.
-            if self.paused() {
-                self.heard = now;
-            }
-            // One and a half times the keep-alive [MQTT-3.1.2-22].
-            let deadline = self.heard + keep_alive + keep_alive / 2;
-            if deadline <= now {
-                return Err(DisconnectReason::KeepAlive);
-            }
-            at(deadline);
-        }
-        if let Some(recheck_at) = self.recheck_at {
-            if recheck_at <= now {
-                if self.publisher.core.gate.still_valid(&self.publisher.who).is_err() {
-                    return Err(DisconnectReason::CertificateEnded);
-                }
-                self.recheck_at = Some(now + ENDED_RECHECK);
-                at(now + ENDED_RECHECK);
-            } else {
-                at(recheck_at);
-            }
-        }
-        Ok(next)
-    }
-
-    /// What is still to be written, DISCONNECT included.
-    pub(crate) fn take_output(&mut self) -> BytesMut {
-        std::mem::take(&mut self.output)
-    }
-
-    /// Finishes what is under way, hands the session back and sees to the will. With `announced`, the end is
-    /// reported, and that before the next connection of the same client can report its begin.
-    pub(crate) async fn hand_back(mut self, reason: DisconnectReason, announced: bool) {
-        let drop_session = self.inbox.kicked().is_some_and(|kick| kick.drop_session);
-        let keep = !drop_session && !self.machine.session_expiry.is_zero();
-        let core = Arc::clone(&self.publisher.core);
-        let who = Arc::clone(&self.publisher.who);
-        // First of all nobody waits for this client any more.
-        if keep {
-            self.inbox.go_away();
-        } else {
-            core.report_dropped(&who.id, DropReason::SessionEnded, self.inbox.close());
-        }
-        self.finish_pipeline().await;
-        let now = core.clock.monotonic();
-        let will_dies = drop_session
-            || match reason {
-                DisconnectReason::Client | DisconnectReason::Revoked => true,
-                DisconnectReason::ClientWithWill
-                | DisconnectReason::Network
-                | DisconnectReason::KeepAlive
-                | DisconnectReason::TakenOver
-                | DisconnectReason::CertificateEnded
-                | DisconnectReason::Administrative
-                | DisconnectReason::ServerShutdown
-                | DisconnectReason::NotAuthorized
-                | DisconnectReason::SlowReceiver
-                | DisconnectReason::Malformed
-                | DisconnectReason::ProtocolError
-                | DisconnectReason::ReceiveMaximumExceeded
-                | DisconnectReason::TopicAliasInvalid
-                | DisconnectReason::PacketTooLarge
-                | DisconnectReason::TopicInvalid
-                | DisconnectReason::StoreFailed => false,
-            };
-        let will = self.will.take().filter(|_| !will_dies).map(|will| (will.delay, will.message(core.clock.now())));
-        let expiry = self.machine.session_expiry;
-        let session = self.machine.into_session();
-        let mut fire_now = None;
-        if announced {
-            core.gate.event(Event::Disconnected {
-                who: Arc::clone(&who),
-                client_id: Arc::clone(&self.inbox.client_id),
-                peer: self.live.peer,
-                reason,
-            });
-        }
-        if keep {
-            let will = match will {
-                // A stopping server can't keep a delay; it may publish at once.
-                Some((delay, message)) if delay.is_zero() || core.stopping.is_cancelled() => {
-                    fire_now = Some(message);
-                    None
-                }
-                Some((delay, message)) => Some((now.saturating_add(delay), message)),
-                None => None,
-            };
-            let parked = Parked { session, expires: now.saturating_add(expiry), will };
-            core.registry.release(&self.inbox, Some(parked));
-            core.parked.notify_one();
-        } else {
-            let ended = crate::registry::Ended {
-                who: Arc::clone(&who),
-                inbox: Arc::clone(&self.inbox),
-                session,
-                will: will.map(|(_, message)| message),
-            };
-            core.end_session(ended);
-            core.registry.release(&self.inbox, None);
-        }
-        if let Some(message) = fire_now {
-            core.tasks.spawn(Arc::clone(&core).fire_will(who, message));
-        }
-    }
-
-    async fn finish_pipeline(&mut self) {
-        if self.pipeline.is_empty() {
-            return;
-        }
-        // Acknowledgements from here on change the session but reach nobody.
-        let mut unsent = BytesMut::new();
-        let (pipeline, machine, publisher) = (&mut self.pipeline, &mut self.machine, &self.publisher);
-        let finished = poll_fn(|context| {
-            while let Poll::Ready(settled) = pipeline.poll_next(publisher, context) {
-                match settled {
-                    Settled::Acknowledge(ticket, code) => machine.acknowledge(ticket, code, &mut unsent),
-                    Settled::Refuse(ticket, topic, code) => {
-                        publisher.report_refused(topic, code);
-                        machine.acknowledge(ticket, code, &mut unsent);
-                    }
-                    Settled::End(_) => {}
-                }
-                unsent.clear();
-            }
-            if pipeline.is_empty() { Poll::Ready(()) } else { Poll::Pending }
-        });
-        if tokio::time::timeout(COMMIT_PATIENCE, finished).await.is_err() {
-            tracing::warn!(client_id = %self.inbox.client_id, "commits did not end, session goes on without them");
-            let core = Arc::clone(&self.publisher.core);
-            self.pipeline.abandon(&core);
-        }
-    }
-
     fn count_out(&self, count: u64) {
         self.publisher.core.counters.messages_out.add(count);
         self.live.messages_out.fetch_add(count, Ordering::Relaxed);
-    }
-}
-
-impl Will {
-    /// The message to publish, received when it fires.
-    pub(crate) fn message(self, received: UnixMillis) -> Message {
-        Message {
-            topic: self.topic,
-            payload: self.payload,
-            qos: self.qos,
-            retain: self.retain,
-            properties: None,
-            received,
-        }
-        .with_properties(self.properties)
     }
 }

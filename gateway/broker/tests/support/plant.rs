@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use fieldgate_broker::{Broker, Config, Limits, MemorySessions};
+use fieldgate_broker::{Broker, Config, Limits, MemorySessions, StartError};
 use fieldgate_types::SystemClock;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -19,6 +19,8 @@ pub struct Plant {
     pub gate: Arc<TestGate>,
     pub sessions: Arc<MemorySessions>,
     pub address: SocketAddr,
+    tls: Arc<ServerConfig>,
+    limits: Limits,
 }
 
 impl Plant {
@@ -49,12 +51,26 @@ impl Plant {
         tls.send_tls13_tickets = 0;
         let sessions = Arc::new(MemorySessions::new());
         let gate = Arc::new(TestGate::new(Arc::clone(&sessions)));
-        let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], limits };
-        let broker = Broker::start(config, Arc::new(tls), gate.clone(), sessions.clone(), Arc::new(SystemClock::new()))
-            .await
-            .unwrap();
+        let tls = Arc::new(tls);
+        let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], limits: limits.clone() };
+        let clock = Arc::new(SystemClock::new());
+        let broker = Broker::start(config, tls.clone(), gate.clone(), sessions.clone(), clock).await.unwrap();
         let address = broker.local_addrs()[0];
-        Self { issuer, roots, broker, gate, sessions, address }
+        Self { issuer, roots, broker, gate, sessions, address, tls, limits }
+    }
+
+    /// Another broker with the same gate and rows.
+    pub async fn start_on(&self, address: SocketAddr) -> Result<Broker, StartError> {
+        let config = Config { listen: vec![address], limits: self.limits.clone() };
+        let clock = Arc::new(SystemClock::new());
+        Broker::start(config, self.tls.clone(), self.gate.clone(), self.sessions.clone(), clock).await
+    }
+
+    /// The same plant with a new broker.
+    pub async fn restarted(self) -> Self {
+        let broker = self.start_on("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = broker.local_addrs()[0];
+        Self { broker, address, ..self }
     }
 
     /// TLS settings of a client with a certificate for `id`.
