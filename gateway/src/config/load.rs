@@ -74,7 +74,9 @@ fn compose(root: &Section) -> Option<Config> {
     let names = groups.iter().map(|group| group.name.clone()).collect();
     let policies = root.sections("policy").iter().filter_map(|section| Policy::read(section, &names)).collect();
 
+    let id: Option<DeviceId> = gateway.get("id");
     let mut seen = FieldIds::default();
+    seen.extend(id.clone().map(|id| (id, "gateway")));
     let modbus = links(
         root,
         "modbus",
@@ -87,7 +89,7 @@ fn compose(root: &Section) -> Option<Config> {
 
     let upstream = root.section("upstream").map(|section| UpstreamConfig::read(&section));
     let config = Config {
-        id: gateway.get("id"),
+        id,
         data_dir: gateway.path_or("data_dir", "data"),
         broker: BrokerConfig::read(&root.section_or_empty("broker")),
         certs: CertsConfig::read(&root.section_or_empty("certs")),
@@ -125,7 +127,7 @@ fn links<T>(
             if let Some(other) = seen.insert(id.clone(), key) {
                 section.problem(
                     "device",
-                    format_args!("the id `{id}` is used by another device below [[{other}]], each needs its own"),
+                    format_args!("the id `{id}` is used in `{other}` too, each device and the gateway need their own"),
                 );
             }
         }

@@ -48,10 +48,27 @@ pub enum RegisterError {
     Row(#[from] serde_json::Error),
 }
 
+type CertificateKey = (IssuerKey, Serial);
+
 #[derive(Default)]
 struct Index {
     devices: BTreeMap<DeviceId, DeviceEntry>,
-    certificates: HashMap<(IssuerKey, Serial), CertificateRecord>,
+    certificates: HashMap<CertificateKey, CertificateRecord>,
+    of_device: HashMap<DeviceId, Vec<CertificateKey>>,
+}
+
+impl Index {
+    fn put(&mut self, record: CertificateRecord) {
+        let key = (record.issuer, record.serial.clone());
+        let device = record.device.clone();
+        if self.certificates.insert(key.clone(), record).is_none() {
+            self.of_device.entry(device).or_default().push(key);
+        }
+    }
+
+    fn certificates_of(&self, id: &DeviceId) -> impl Iterator<Item = &CertificateRecord> {
+        self.of_device.get(id).into_iter().flatten().filter_map(|key| self.certificates.get(key))
+    }
 }
 
 /// The registry. Look-ups are from memory; changes are durable before they return, and block for an fsync.
@@ -70,7 +87,7 @@ impl DeviceRegistry {
         }
         for (_, row) in state.scan(CERTIFICATES)? {
             let record: CertificateRecord = serde_json::from_slice(&row)?;
-            index.certificates.insert((record.issuer, record.serial.clone()), record);
+            index.put(record);
         }
         Ok(Self { state, index: RwLock::new(index) })
     }
@@ -87,9 +104,8 @@ impl DeviceRegistry {
     pub fn add(&self, id: &DeviceId, role: Role, now: UnixMillis) -> Result<DeviceEntry, RegisterError> {
         // Held over the write to disk: two adds of one id must not both succeed.
         let mut index = self.write();
-        let valid =
-            |record: &CertificateRecord| record.device == *id && record.revoked.is_none() && record.not_after > now;
-        if index.certificates.values().any(valid) {
+        let valid = |record: &CertificateRecord| record.revoked.is_none() && record.not_after > now;
+        if index.certificates_of(id).any(valid) {
             return Err(RegisterError::Exists { id: id.clone() });
         }
         let added = index.devices.get(id).map_or(now, |entry| entry.added);
@@ -106,14 +122,14 @@ impl DeviceRegistry {
         entry.revoked.get_or_insert(now);
         let mut rows = vec![put(DEVICES, id.as_str().as_bytes(), &entry)?];
         let mut ended = Vec::new();
-        for record in index.certificates.values().filter(|record| record.device == *id && record.revoked.is_none()) {
+        for record in index.certificates_of(id).filter(|record| record.revoked.is_none()) {
             let record = CertificateRecord { revoked: Some(now), ..record.clone() };
             rows.push(put(CERTIFICATES, &key(&record), &record)?);
             ended.push(record);
         }
         self.state.commit(&rows, &[])?;
         for record in ended {
-            index.certificates.insert((record.issuer, record.serial.clone()), record);
+            index.put(record);
         }
         index.devices.insert(id.clone(), entry.clone());
         Ok(entry)
@@ -129,9 +145,16 @@ impl DeviceRegistry {
         self.read().devices.get(id).cloned()
     }
 
+    /// Whether `id` is known, not revoked, and holds an unrevoked certificate with this SHA-256.
+    pub fn in_force(&self, id: &DeviceId, fingerprint: &str) -> bool {
+        let index = self.read();
+        let known = index.devices.get(id).is_some_and(|entry| entry.revoked.is_none());
+        known && index.certificates_of(id).any(|r| r.revoked.is_none() && r.fingerprint.to_string() == fingerprint)
+    }
+
     /// The certificates of a device, newest first.
     pub fn certificates(&self, id: &DeviceId) -> Vec<CertificateRecord> {
-        let mut records: Vec<_> = self.read().certificates.values().filter(|r| r.device == *id).cloned().collect();
+        let mut records: Vec<_> = self.read().certificates_of(id).cloned().collect();
         records.sort_by_key(|record| std::cmp::Reverse(record.not_before));
         records
     }
@@ -146,7 +169,7 @@ impl Registry for DeviceRegistry {
         let row = put(CERTIFICATES, &key(certificate), certificate).map_err(RegistryError::new)?;
         let mut index = self.write();
         self.state.commit(&[row], &[]).map_err(RegistryError::new)?;
-        index.certificates.insert((certificate.issuer, certificate.serial.clone()), certificate.clone());
+        index.put(certificate.clone());
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Samples as field telemetry documents (DESIGN section 5):
 //! `{"ts":ms,"values":{"name":v},"errors":{"name":"BadNoCommunication"}}`, or an array of such objects, one per
-//! source time. A time stamp taken before the clock was ever right is marked with `"clock":"unset"`.
+//! source time; readings without one (Modbus) share the reception time of the newest. A time stamp taken before the clock was ever right is marked with `"clock":"unset"`.
 
 use std::collections::BTreeMap;
 
@@ -23,9 +23,12 @@ pub fn documents(samples: &[Sample], clock_plausible: bool) -> Vec<Vec<u8>> {
     let mut documents = Vec::new();
     let mut open: BTreeMap<UnixMillis, Moment> = BTreeMap::new();
     let mut size = 0;
-    let mut ordered: Vec<&Sample> = samples.iter().collect();
-    ordered.sort_by_key(|sample| sample.time());
-    for sample in ordered {
+    // The blocks of one poll arrive some milliseconds apart: one moment for people and for the size of the message.
+    let polled = samples.iter().filter(|sample| sample.source_time.is_none()).map(|sample| sample.received).max();
+    let moment = |sample: &Sample| sample.source_time.or(polled).unwrap_or(sample.received);
+    let mut ordered: Vec<(UnixMillis, &Sample)> = samples.iter().map(|sample| (moment(sample), sample)).collect();
+    ordered.sort_by_key(|(at, _)| *at);
+    for (at, sample) in ordered {
         let name = sample.point.as_str();
         let entry = entry(sample);
         let text = match &entry {
@@ -33,16 +36,15 @@ pub fn documents(samples: &[Sample], clock_plausible: bool) -> Vec<Vec<u8>> {
             Err(quality) => quality.to_string(),
         };
         // Quotes, colon, comma, and the object around it where the time is a new one.
-        let adds = name.len() + text.len() + 8 + if open.contains_key(&sample.time()) { 0 } else { 72 };
+        let adds = name.len() + text.len() + 8 + if open.contains_key(&at) { 0 } else { 72 };
         // A second value of the same point with the same time belongs into a document of its own.
-        let taken =
-            open.get(&sample.time()).is_some_and(|m| m.values.contains_key(name) || m.errors.contains_key(name));
+        let taken = open.get(&at).is_some_and(|m| m.values.contains_key(name) || m.errors.contains_key(name));
         if !open.is_empty() && (size + adds > MAX_BYTES || taken) {
             documents.push(close(std::mem::take(&mut open), clock_plausible));
             size = 0;
         }
         size += adds;
-        let moment = open.entry(sample.time()).or_default();
+        let moment = open.entry(at).or_default();
         match entry {
             Ok(value) => moment.values.insert(name.to_owned(), value),
             Err(quality) => moment.errors.insert(name.to_owned(), Json::from(quality.as_str())),
@@ -121,6 +123,13 @@ mod tests {
         let samples = [sample("a", Value::Int(2), 7), sample("a", Value::Int(1), 6), sample("b", Value::Int(3), 7)];
         assert_eq!(parsed(&samples), [json!([{"ts":6,"values":{"a":1}},{"ts":7,"values":{"a":2,"b":3}}])]);
         assert_eq!(documents(&[], true), Vec::<Vec<u8>>::new());
+    }
+
+    #[test]
+    fn the_blocks_of_one_poll_share_a_moment() {
+        let polled =
+            |name: &str, at| Sample { received: UnixMillis(at), source_time: None, ..sample(name, Value::Int(1), 0) };
+        assert_eq!(parsed(&[polled("a", 5), polled("b", 8)]), [json!({"ts":8,"values":{"a":1,"b":1}})]);
     }
 
     #[test]

@@ -125,18 +125,14 @@ impl Gate for LeafGate {
     }
 
     fn still_valid(&self, who: &Identity) -> Result<(), Refusal> {
-        let entry = DeviceId::new(&who.id).ok().and_then(|id| self.authority.registry.device(&id));
-        match entry {
-            Some(entry) if entry.revoked.is_none() => Ok(()),
-            Some(_) => {
-                self.counters.add("revoked");
-                Err(Refusal::new(format!("`{}` is revoked", who.id)))
-            }
-            None => {
-                self.counters.add("unknown");
-                Err(Refusal::new(format!("`{}` is not known", who.id)))
-            }
+        let id = DeviceId::new(&who.id).map_err(|error| Refusal::new(error.to_string()))?;
+        if who.fingerprint.as_ref().is_some_and(|fingerprint| self.authority.registry.in_force(&id, fingerprint)) {
+            return Ok(());
         }
+        self.counters.add("revoked");
+        Err(Refusal::new(format!(
+            "the certificate of `{id}` was revoked: issue a new one with `fieldgate device add {id}`"
+        )))
     }
 
     fn may_publish(&self, who: &Identity, topic: &str) -> Decision {

@@ -95,11 +95,6 @@ impl Sample {
     pub fn bad(point: PointName, quality: Quality, received: UnixMillis) -> Self {
         Self { point, value: None, quality, source_time: None, received }
     }
-
-    /// The time to report: the source time, else the reception time.
-    pub fn time(&self) -> UnixMillis {
-        self.source_time.unwrap_or(self.received)
-    }
 }
 
 #[cfg(test)]

@@ -161,14 +161,15 @@ impl Section {
         self.get_with(key, read)
     }
 
-    /// A number within `allowed`, or `default`.
+    /// A whole number within `allowed`, or `default`.
     pub fn number<T>(&self, key: &'static str, allowed: RangeInclusive<T>, default: T) -> T
     where
-        T: FromToml + PartialOrd + Display,
+        T: TryFrom<i64> + PartialOrd + Display,
     {
-        let Some(value) = self.get::<T>(key) else { return default };
-        if allowed.contains(&value) {
-            return value;
+        // Read at full width, so that the complaint names this key's range and not the type's.
+        let Some(value) = self.get::<i64>(key) else { return default };
+        if let Some(number) = T::try_from(value).ok().filter(|number| allowed.contains(number)) {
+            return number;
         }
         self.problem(
             key,
