@@ -69,6 +69,8 @@ struct State {
     /// Publishers that wait for room; at most one entry per publishing connection.
     waiting: Vec<Waker>,
     kick: Option<Kick>,
+    /// Something around the receiver has changed since it last looked.
+    nudged: bool,
 }
 
 impl Inbox {
@@ -80,6 +82,7 @@ impl Inbox {
             receiver: None,
             waiting: Vec::new(),
             kick: None,
+            nudged: false,
         };
         Self {
             key,
@@ -158,8 +161,9 @@ impl Inbox {
     }
 
     /// Moves messages into `batch`: at most `quota` above QoS 0, about `room` bytes, never out of order. When
-    /// nothing is there to take, `waker` is woken by the next message, and by a kick or nudge in any case.
-    pub(crate) fn take(&self, batch: &mut Vec<Queued>, mut quota: usize, mut room: usize, waker: &Waker) {
+    /// nothing is there to take, `waker` is woken by the next message, and by a kick or nudge in any case. True
+    /// when one of these came before `waker` was known here: the receiver has to look again.
+    pub(crate) fn take(&self, batch: &mut Vec<Queued>, mut quota: usize, mut room: usize, waker: &Waker) -> bool {
         let mut state = self.lock();
         let mut count = 0;
         while let Some(first) = state.queue.front() {
@@ -178,8 +182,9 @@ impl Inbox {
         if !state.receiver.as_ref().is_some_and(|earlier| earlier.will_wake(waker)) {
             state.receiver = Some(waker.clone());
         }
+        let look_again = std::mem::take(&mut state.nudged) || state.kick.is_some();
         if count == 0 {
-            return;
+            return look_again;
         }
         self.taken.fetch_add(count, Ordering::Relaxed);
         let waiting = if self.roomy(&state) { std::mem::take(&mut state.waiting) } else { Vec::new() };
@@ -188,6 +193,7 @@ impl Inbox {
         }
         drop(state);
         waiting.into_iter().for_each(Waker::wake);
+        look_again
     }
 
     /// Asks the connection to end. The first reason stands. With `drop_session` nothing more is queued.
@@ -211,7 +217,11 @@ impl Inbox {
 
     /// Wakes the receiver's task, so that it looks at what has changed around it.
     pub(crate) fn nudge(&self) {
-        let receiver = self.lock().receiver.take();
+        let receiver = {
+            let mut state = self.lock();
+            state.nudged = true;
+            state.receiver.take()
+        };
         if let Some(receiver) = receiver {
             receiver.wake();
         }
@@ -261,5 +271,67 @@ impl Inbox {
 
     pub(crate) fn presence(&self) -> Presence {
         self.lock().presence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fieldgate_types::UnixMillis;
+
+    use super::*;
+    use crate::Message;
+    use crate::session::Routed;
+
+    fn inbox() -> Inbox {
+        Inbox::new(1, "d".into(), "d".into(), 4, 1 << 20)
+    }
+
+    fn queued(qos: QoS) -> Queued {
+        let routed = Arc::new(Routed { message: Message::new("t", "x", UnixMillis(0)), at: Duration::ZERO });
+        Queued { routed, qos, retain: false, identifiers: None }
+    }
+
+    fn take(inbox: &Inbox, quota: usize) -> (usize, bool) {
+        let mut batch = Vec::new();
+        let look_again = inbox.take(&mut batch, quota, 1 << 20, Waker::noop());
+        (batch.len(), look_again)
+    }
+
+    #[test]
+    fn a_kick_or_nudge_is_never_missed() {
+        let inbox = inbox();
+        assert_eq!(take(&inbox, 9), (0, false));
+        inbox.nudge();
+        assert_eq!(take(&inbox, 9), (0, true));
+        assert_eq!(take(&inbox, 9), (0, false));
+        inbox.kick(Kick { reason: DisconnectReason::TakenOver, drop_session: false });
+        assert_eq!(take(&inbox, 9), (0, true));
+        // A revocation on top of another reason still drops the session.
+        inbox.kick(Kick { reason: DisconnectReason::Revoked, drop_session: true });
+        inbox.kick(Kick { reason: DisconnectReason::TakenOver, drop_session: false });
+        assert_eq!(inbox.kicked().map(|kick| kick.reason), Some(DisconnectReason::Revoked));
+        assert!(matches!(inbox.push(queued(QoS::AtLeastOnce)), Pushed::Unwanted));
+    }
+
+    #[test]
+    fn a_full_queue_gives_back_or_drops_the_oldest() {
+        let inbox = inbox();
+        for _ in 0..4 {
+            assert!(matches!(inbox.push(queued(QoS::AtLeastOnce)), Pushed::Live));
+        }
+        assert!(matches!(inbox.push(queued(QoS::AtMostOnce)), Pushed::Full(_)));
+        assert!(inbox.wait_for_room(Waker::noop()));
+        assert_eq!(take(&inbox, 2).0, 2);
+        assert!(!inbox.wait_for_room(Waker::noop()));
+        assert!(matches!(inbox.push(queued(QoS::AtMostOnce)), Pushed::Live));
+        inbox.go_away();
+        assert!(matches!(inbox.push(queued(QoS::AtMostOnce)), Pushed::Unwanted));
+        for dropped in [0, 0, 1] {
+            let pushed = inbox.push(queued(QoS::AtLeastOnce));
+            assert!(matches!(pushed, Pushed::Stored { dropped: count } if count == dropped), "{pushed:?}");
+        }
+        assert_eq!(inbox.close(), 4);
     }
 }

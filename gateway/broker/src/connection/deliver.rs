@@ -33,7 +33,7 @@ impl Connection {
         let blocked = self.machine.must_resend() || !self.walks.is_empty();
         let room = if blocked { 0 } else { limit.saturating_sub(self.output.len()) };
         let mut batch = std::mem::take(&mut self.batch);
-        self.inbox.take(&mut batch, self.machine.quota(), room, context.waker());
+        let look_again = self.inbox.take(&mut batch, self.machine.quota(), room, context.waker());
         for queued in batch.drain(..) {
             self.send(queued, &mut tally);
         }
@@ -41,7 +41,7 @@ impl Connection {
             self.batch = batch;
         }
         self.report(&tally);
-        walked || self.output.len() != before || tally.expired + tally.denied + tally.too_large > 0
+        walked || look_again || self.output.len() != before || tally.expired + tally.denied + tally.too_large > 0
     }
 
     fn send(&mut self, queued: Queued, tally: &mut Tally) {

@@ -49,6 +49,8 @@ pub(crate) struct Attached {
     pub session: Session,
     pub inbox: Arc<Inbox>,
     pub live: Arc<Live>,
+    /// Generation of rights under which it was admitted.
+    pub rights: u64,
     /// In force: the client's own, or the server's.
     pub keep_alive: Option<Duration>,
     /// Bytes behind the CONNECT.
@@ -116,7 +118,7 @@ const ROUNDS: usize = 32;
 
 impl Connection {
     pub(crate) fn new(attached: Attached) -> Self {
-        let Attached { core, who, connect, session, inbox, live, keep_alive, input, output } = attached;
+        let Attached { core, who, connect, session, inbox, live, rights, keep_alive, input, output } = attached;
         let now = core.clock.monotonic();
         let wall = core.clock.now();
         let started = Instant::now();
@@ -143,7 +145,7 @@ impl Connection {
             bucket,
             slowed_until: None,
             guarded: false,
-            rights_seen: 0,
+            rights_seen: rights,
             keep_alive,
             heard: started,
             taken: started,
@@ -152,7 +154,6 @@ impl Connection {
             now,
             wall,
         };
-        connection.rights_seen = connection.publisher.core.rights();
         connection.guarded = connection.some_subscription_denied();
         connection
     }

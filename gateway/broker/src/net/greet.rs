@@ -155,6 +155,8 @@ async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesM
         messages_out: AtomicU64::new(0),
         ended: CancellationToken::new(),
     });
+    // Before the questions below: a change of rights behind it is noticed by the connection.
+    let rights = core.rights();
     let newcomer = Newcomer { who: &who, client_id: &client_id, clean: connect.clean, live: &live };
     let (session, inbox, present) = attach(core, &newcomer).await?;
     let mut attached = Attached {
@@ -165,6 +167,7 @@ async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesM
         session,
         inbox,
         live,
+        rights,
         input,
         output: BytesMut::new(),
     };
