@@ -2,7 +2,7 @@
 //!
 //! Events are typed, so that a line can't be forgotten or misspelt. A thread of its own writes them; its channel
 //! is bounded, and when a flood fills it, lines are dropped, counted, and the count is written as a line. Files
-//! are rotated at [`MAX_FILE`], [`KEEP`] old ones are kept. Never payloads, never keys.
+//! are rotated at `MAX_FILE`, `KEEP` old ones are kept. Never payloads, never keys.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};

@@ -6,8 +6,8 @@
 //!
 //! Every device sends a counter. What arrived is judged at the cloud's end, from what the observer received.
 //!
-//! - [`plant`]: the devices. [`cloud`]: rumqttd and its observer. [`relay`]: the line between.
-//! - [`story`]: what happens when. [`verdict`]: what came of it.
+//! - `plant`: the devices. `cloud`: rumqttd and its observer. `relay`: the line between.
+//! - `story`: what happens when. `verdict`: what came of it.
 
 mod cloud;
 mod plant;

@@ -170,7 +170,7 @@ impl Gate for LeafGate {
         if batch.appends.is_empty() && batch.puts.is_empty() && batch.deletes.is_empty() {
             return None;
         }
-        Some(commit(self.queue.clone(), batch))
+        Some(begun(commit(self.queue.clone(), batch)))
     }
 
     fn event(&self, event: Event) {
@@ -225,7 +225,7 @@ impl LeafGate {
     ) -> BoxFuture<'static, Result<(), CommitError>> {
         let (book, queue) = (Arc::clone(&self.book), self.queue.clone());
         let outcome = outcome::decode(&message.payload);
-        async move {
+        begun(async move {
             let failed = |error: crate::command::BookError| CommitError::Failed(error.to_string());
             match book.answer(&device, &rid, outcome).await.map_err(failed)? {
                 Answer::Given => Ok(()),
@@ -235,8 +235,7 @@ impl LeafGate {
                 }
                 Answer::Unknown => commit(queue, as_it_is).await,
             }
-        }
-        .boxed()
+        })
     }
 
     fn presence_of(&self, who: &Identity, tell: impl FnOnce(DeviceId, fieldgate_types::UnixMillis)) {
@@ -250,8 +249,20 @@ impl LeafGate {
     }
 }
 
-fn commit(queue: Queue, batch: Batch) -> BoxFuture<'static, Result<(), CommitError>> {
-    async move { queue.commit(batch).await.map(drop).map_err(commit_error) }.boxed()
+async fn commit(queue: Queue, batch: Batch) -> Result<(), CommitError> {
+    queue.commit(batch).await.map(drop).map_err(commit_error)
+}
+
+/// Begins `work` now. The broker polls the commits of one publisher one after the other; begun here, they all wait
+/// for the same transaction. The store commits in the order of the first polls.
+fn begun(
+    work: impl Future<Output = Result<(), CommitError>> + Send + 'static,
+) -> BoxFuture<'static, Result<(), CommitError>> {
+    let mut work = work.boxed();
+    match (&mut work).now_or_never() {
+        Some(result) => std::future::ready(result).boxed(),
+        None => work,
+    }
 }
 
 fn decision(allowed: bool) -> Decision {

@@ -1,6 +1,6 @@
 //! A leaf that publishes the numbers 1, 2, 3, … and goes on after every loss of its connection.
 //!
-//! Up to [`WINDOW`] messages wait for their acknowledgement at a time. After a loss it connects again and sends again
+//! Up to `WINDOW` messages wait for their acknowledgement at a time. After a loss it connects again and sends again
 //! from the first number that was not acknowledged, as a device does that keeps its unacknowledged messages.
 
 use std::collections::BTreeSet;
