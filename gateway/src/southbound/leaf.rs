@@ -56,6 +56,8 @@ pub struct LeafGate {
     clock: Arc<dyn Clock>,
     upstream: bool,
     counters: Arc<LeafCounters>,
+    /// What was last refused: the same again is a counter and an audit line, not a log line.
+    last_refusal: Mutex<String>,
     /// Set once the router exists, which needs the broker, which needs this.
     router: OnceLock<Router>,
 }
@@ -73,8 +75,8 @@ impl LeafGate {
         clock: Arc<dyn Clock>,
         upstream: bool,
     ) -> Self {
-        let (counters, router) = (Arc::default(), OnceLock::new());
-        Self { authority, rights, queue, book, presence, audit, clock, upstream, counters, router }
+        let (counters, last_refusal, router) = (Arc::default(), Mutex::default(), OnceLock::new());
+        Self { authority, rights, queue, book, presence, audit, clock, upstream, counters, last_refusal, router }
     }
 
     /// Commands that local programs publish for field devices go there.
@@ -187,6 +189,10 @@ impl Gate for LeafGate {
             }
             Event::Refused { who, peer, words, .. } => {
                 self.counters.add("connect");
+                let device = who.as_ref().map(|who| &*who.id);
+                if self.is_news(&format!("{} {words}", peer.ip())) {
+                    tracing::warn!(device, %peer, reason = words, "a connection was refused, `fieldgate audit` shows each");
+                }
                 let device = who.map(|who| who.id.to_string());
                 self.audit.record(audit::Event::ConnectionRefused { device, peer: peer.to_string(), reason: words });
             }
@@ -236,6 +242,15 @@ impl LeafGate {
                 Answer::Unknown => commit(queue, as_it_is).await,
             }
         })
+    }
+
+    fn is_news(&self, refusal: &str) -> bool {
+        let mut last = self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == refusal {
+            return false;
+        }
+        refusal.clone_into(&mut last);
+        true
     }
 
     fn presence_of(&self, who: &Identity, tell: impl FnOnce(DeviceId, fieldgate_types::UnixMillis)) {
