@@ -58,27 +58,37 @@ pub fn main(config: Config) -> anyhow::Result<ExitCode> {
     crate::log::init();
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
-        let app = App::start(config, Arc::new(SystemClock::new())).await?;
-        tokio::spawn(async move {
-            while hang_up.recv().await.is_some() {
-                tracing::warn!("this version doesn't reload its configuration, restart it instead");
-            }
-        });
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+    let ended = runtime.block_on(until_signalled(config));
+    // A thread that waits for a stuck disk must not hold up the exit.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn until_signalled(config: Config) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let app = tokio::select! {
+        app = App::start(config, Arc::new(SystemClock::new())) => app?,
+        // Nothing was acknowledged yet.
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            tracing::warn!("this version doesn't reload its configuration, restart it instead");
         }
-        tracing::info!("stopping");
-        tokio::select! {
-            () = app.stop() => Ok(ExitCode::SUCCESS),
-            _ = terminate.recv() => Ok(ExitCode::FAILURE),
-            _ = interrupt.recv() => Ok(ExitCode::FAILURE),
-        }
-    })
+    });
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    tokio::select! {
+        () = app.stop() => Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => Ok(ExitCode::FAILURE),
+        _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+    }
 }
 
 /// A running gateway.
