@@ -1,5 +1,6 @@
 //! Handles to every part of a running gateway, and the status made from them.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -260,9 +261,12 @@ impl Overview {
     }
 
     fn devices(&self) -> Vec<Device> {
+        let connected: HashSet<Arc<str>> = self.broker.connections().into_iter().map(|client| client.id).collect();
         let leaves = self.authority.registry.devices().into_iter().map(|entry| {
             let revoked = entry.revoked.map(|_| "revoked".to_owned());
-            self.device(entry.id, "mqtt", revoked)
+            // Asked of the broker: programs have no presence, and a device's may not be told yet.
+            let online = connected.contains(entry.id.as_str());
+            Device { online, ..self.device(entry.id, "mqtt", revoked) }
         });
         let field =
             self.links.iter().flat_map(|link| link.devices.iter().map(|device| (device.id.clone(), link.protocol)));
