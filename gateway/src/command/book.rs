@@ -117,6 +117,8 @@ pub struct Book {
     /// Answers go up when there is one.
     upstream: bool,
     known: Mutex<HashMap<Key, Known>>,
+    /// Held until a row is durable: the same command again must not be acknowledged before its row is.
+    accepting: tokio::sync::Mutex<()>,
 }
 
 impl Book {
@@ -135,7 +137,15 @@ impl Book {
             let open = !answered.contains(&stored);
             known.insert(row.key(), Known { row, open, waiting: None });
         }
-        Ok(Self { state, queue, audit, clock, upstream, known: Mutex::new(known) })
+        Ok(Self {
+            state,
+            queue,
+            audit,
+            clock,
+            upstream,
+            known: Mutex::new(known),
+            accepting: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Answers what an earlier run accepted and did not answer. To be called once, before the first command; waits
@@ -160,6 +170,7 @@ impl Book {
     /// Accepts `row` durably, once.
     pub async fn accept(&self, row: Row) -> Result<Accepted, BookError> {
         let key = row.key();
+        let _one_at_a_time = self.accepting.lock().await;
         {
             let mut known = self.known();
             if known.contains_key(&key) {
