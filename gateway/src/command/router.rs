@@ -168,20 +168,17 @@ impl Inner {
         let rid = rid.unwrap_or_else(|| new_rid(self.clock.now()));
         let row = Row { device, name, rid, accepted: self.clock.now(), response_topic, correlation };
         let result = self.book.accept(row.clone()).await?;
+        if result == Accepted::Full {
+            tracing::error!(device = %row.device, rid = row.rid, "too many commands are remembered, this one stays unacknowledged");
+            return Ok(());
+        }
         if let Some(accepted) = accepted {
             // Gone when the connection broke meanwhile: the upstream sends it again, and it is known then.
             let _still_connected = accepted.send(()).is_ok();
         }
-        match result {
-            Accepted::New => {}
-            Accepted::Again => {
-                tracing::info!(device = %row.device, rid = row.rid, "a command that was here before is not done again");
-                return Ok(());
-            }
-            Accepted::Full => {
-                tracing::error!(device = %row.device, rid = row.rid, "too many commands are remembered, this one is dropped");
-                return Ok(());
-            }
+        if result == Accepted::Again {
+            tracing::info!(device = %row.device, rid = row.rid, "a command that was here before is not done again");
+            return Ok(());
         }
         if expiry.is_some_and(|expiry| expiry.is_zero()) {
             return self.answer(&row, Outcome::not(Status::Timeout, "expired before it could be carried out")).await;
