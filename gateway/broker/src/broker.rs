@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::core::Core;
 use crate::counters::Counters;
+use crate::durable::{self, Scribe};
 use crate::inbox::Kick;
 use crate::janitor::Janitor;
 use crate::net::listener::{Listener, Pending, bind};
@@ -20,7 +21,6 @@ use crate::penalties::Penalties;
 use crate::registry::Registry;
 use crate::retained::Retained;
 use crate::router::Router;
-use crate::session::Routed;
 use crate::{
     BrokerMetrics, Config, ConnectionInfo, DisconnectReason, Gate, Limits, LoadError, Message, Sessions, Table, stored,
 };
@@ -31,6 +31,14 @@ pub struct Broker {
     core: Arc<Core>,
     pending: Arc<Pending>,
     addresses: Arc<[SocketAddr]>,
+    writer: Writer,
+}
+
+/// The task that writes changes of sessions: it ends after everything that leaves it some.
+#[derive(Clone)]
+struct Writer {
+    task: TaskTracker,
+    stop: CancellationToken,
 }
 
 /// The broker can't start.
@@ -72,7 +80,7 @@ pub enum PublishError {
 }
 
 impl Broker {
-    /// Binds every address, loads the retained messages, then accepts.
+    /// Binds every address, loads sessions and retained messages, then accepts.
     pub async fn start(
         config: Config,
         tls: Arc<rustls::ServerConfig>,
@@ -90,6 +98,10 @@ impl Broker {
         }
         let core = Arc::new(core(config.limits, gate, sessions, clock));
         load_retained(&core).await?;
+        load_sessions(&core).await?;
+        let writer = Writer { task: TaskTracker::new(), stop: CancellationToken::new() };
+        writer.task.spawn(Arc::clone(&core.scribe).run(Arc::clone(&core.sessions), writer.stop.clone()));
+        writer.task.close();
         let pending = Arc::new(Pending::default());
         let computing = PollSemaphore::new(Arc::new(Semaphore::new(core.limits.handshakes.max(1))));
         for socket in sockets {
@@ -103,7 +115,7 @@ impl Broker {
             core.tasks.spawn(listener.run());
         }
         core.tasks.spawn(Janitor { core: Arc::clone(&core) }.run());
-        Ok(Self { core, pending, addresses: addresses.into() })
+        Ok(Self { core, pending, addresses: addresses.into(), writer })
     }
 
     /// The addresses really bound, in the order of [`Config::listen`].
@@ -159,19 +171,22 @@ impl Broker {
         }
     }
 
-    /// Stops accepting, says goodbye (0x8B on MQTT 5), publishes the wills of those that it sends away (the
-    /// specification lets a server defer them to its next start; deferring what is only in memory would lose them),
-    /// and closes. What isn't done by `deadline` is dropped with the runtime.
+    /// Stops accepting, says goodbye (0x8B on MQTT 5), publishes the wills of those that it sends away, but for those
+    /// with a delay, which goes on at the next start, and closes. What isn't done by `deadline` is dropped with the
+    /// runtime; nothing that was acknowledged depends on it.
     pub async fn stop(&self, deadline: Duration) {
         self.core.stopping.cancel();
         self.pending.close();
         self.core.registry.close();
-        for ended in self.core.registry.end_all_parked() {
-            self.core.end_session(ended);
-        }
         self.core.tasks.close();
-        if tokio::time::timeout(deadline, self.core.tasks.wait()).await.is_err() {
+        let ended = async {
+            self.core.tasks.wait().await;
+            self.writer.stop.cancel();
+            self.writer.task.wait().await;
+        };
+        if tokio::time::timeout(deadline, ended).await.is_err() {
             tracing::warn!(tasks = self.core.tasks.len(), "broker did not stop in time");
+            self.writer.stop.cancel();
         }
     }
 }
@@ -185,6 +200,7 @@ fn core(limits: Limits, gate: Arc<dyn Gate>, sessions: Arc<dyn Sessions>, clock:
         clock,
         router: Router::default(),
         registry: Registry::default(),
+        scribe: Arc::new(Scribe::default()),
         counters: Counters::default(),
         rights: AtomicU64::new(0),
         penalties: Penalties::default(),
@@ -196,17 +212,10 @@ fn core(limits: Limits, gate: Arc<dyn Gate>, sessions: Arc<dyn Sessions>, clock:
 
 /// Retained messages of the last run. Their expiry goes on from their reception, as far as the wall clock shows it.
 async fn load_retained(core: &Core) -> Result<(), LoadError> {
-    let (now, wall) = (core.clock.monotonic(), core.clock.now());
     let mut unreadable = 0_u64;
     for (key, value) in core.sessions.load(Table::Retained).await? {
         match stored::read(&key, value) {
-            Some((message, owner)) => {
-                let age = wall.since(message.received);
-                // Running time starts near zero: what is older than this process keeps its age in its expiry.
-                let at = now.saturating_sub(age);
-                let message = aged(message, age.saturating_sub(now));
-                core.retained.load(Routed { message, at }, owner);
-            }
+            Some((message, owner)) => core.retained.load(durable::revived(&*core.clock, message), owner),
             None => unreadable += 1,
         }
     }
@@ -216,9 +225,35 @@ async fn load_retained(core: &Core) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn aged(message: Message, by: Duration) -> Message {
-    let Some(expiry) = message.properties.as_ref().and_then(|p| p.message_expiry) else { return message };
-    let mut properties = message.properties().clone();
-    properties.message_expiry = Some(expiry.saturating_sub(by));
-    message.with_properties(properties)
+/// Sessions of the last run, all of them before the first client is let in. Who was revoked meanwhile has none.
+async fn load_sessions(core: &Arc<Core>) -> Result<(), LoadError> {
+    let rows = core.sessions.load(Table::Sessions).await?;
+    let loaded = durable::load(rows, &*core.clock, &core.limits);
+    core.registry.begin_after(loaded.last_session);
+    core.scribe.begin_after(loaded.last_message);
+    core.scribe.later(loaded.orphans);
+    if loaded.unreadable > 0 {
+        tracing::error!(rows = loaded.unreadable, "rows of sessions can't be read and are left out");
+    }
+    let now = core.clock.monotonic();
+    let mut revoked = Vec::new();
+    for session in loaded.sessions {
+        let who = Arc::clone(&session.meta.who);
+        if core.gate.still_valid(&who).is_err() {
+            revoked.push(Arc::clone(&who.id));
+        }
+        let subscriptions = session.session.subscriptions.clone();
+        let inbox = core.registry.restore(session, now, &core.limits);
+        for (filter, options) in subscriptions {
+            core.router.subscribe(&filter, &inbox, options);
+        }
+    }
+    for id in revoked {
+        let kick = Kick { reason: DisconnectReason::Revoked, drop_session: true };
+        let (_, ended) = core.registry.disconnect(&id, kick);
+        for session in ended {
+            core.end_session(session);
+        }
+    }
+    Ok(())
 }

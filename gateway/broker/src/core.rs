@@ -10,15 +10,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::counters::Counters;
-use crate::fanout;
+use crate::durable::{self, Scribe};
+use crate::fanout::{self, Blocked};
+use crate::inbox::Inbox;
 use crate::penalties::Penalties;
 use crate::registry::{Ended, Registry};
 use crate::retained::Retained;
-use crate::router::Router;
-use crate::session::Routed;
+use crate::router::{Plan, Router};
+use crate::session::{Queued, Routed};
 use crate::{
-    Change, CommitError, Decision, Delivery, DropReason, Durable, Event, Gate, Identity, Limits, Message, Sessions,
-    Table, stored,
+    Change, CommitError, Decision, Delivery, DropReason, Durable, Event, Gate, Identity, Limits, Message, QoS,
+    Sessions, Table, stored,
 };
 
 /// Shared by all tasks of one broker.
@@ -30,6 +32,8 @@ pub(crate) struct Core {
     pub router: Router,
     pub retained: Retained,
     pub registry: Registry,
+    /// Writes changes of sessions that no message's commit carries.
+    pub scribe: Arc<Scribe>,
     pub counters: Counters,
     /// Counts changes of rights; connections compare it with what they saw last.
     pub rights: AtomicU64,
@@ -55,88 +59,129 @@ impl Core {
         }
     }
 
-    /// The row that keeps or clears a retained message.
-    pub(crate) fn retained_change(message: &Message, owner: &str) -> Change {
-        let value = (!message.payload.is_empty()).then(|| stored::write(message, owner));
-        Change { table: Table::Retained, key: message.topic.as_bytes().to_vec().into(), value }
+    /// Submits what a message makes durable in one transaction, by `commit`: its upstream record (the gate's part),
+    /// its retained copy, its places in durable sessions. Their receivers are settled here, as the rows name them;
+    /// for a message without such receivers they are looked up when it is routed. `None`: a limit on retained
+    /// messages was met, and the offer is for all or nothing.
+    pub(crate) fn submit<R>(
+        &self,
+        offer: Offer<'_>,
+        commit: impl Fn(&Message, &[Change]) -> R,
+    ) -> Option<(Publication, R)> {
+        let Offer { routed, plan, owner, more, all_or_nothing } = offer;
+        let message = &routed.message;
+        let mut changes: Vec<Change> = more.into_iter().collect();
+        let mut copies = None;
+        if plan.durable && message.qos > QoS::AtMostOnce {
+            let mut settled: Copies =
+                fanout::copies(plan, &routed).map(|(inbox, queued)| (Arc::clone(inbox), queued)).collect();
+            changes.extend(durable::hold(&self.scribe, &mut settled));
+            copies = Some(settled);
+        }
+        if message.retain {
+            let cost = (!message.payload.is_empty()).then(|| message.cost());
+            let value = cost.map(|_| stored::write(message, owner));
+            changes.push(Change { table: Table::Retained, key: message.topic.as_bytes().to_vec().into(), value });
+            let submitted = self.retained.submit(&message.topic, owner, cost, || commit(message, &changes));
+            if let Ok((sequence, committed)) = submitted {
+                let retained = Some((sequence, Arc::clone(owner)));
+                return Some((Publication { routed, copies, retained }, committed));
+            }
+            self.counters.retained_refused.one();
+            if all_or_nothing {
+                return None;
+            }
+            // Delivered with its retain flag, as it was published, but not kept.
+            changes.pop();
+        }
+        let committed = commit(message, &changes);
+        Some((Publication { routed, copies, retained: None }, committed))
+    }
+
+    /// A submitted commit failed: nothing of it is there.
+    pub(crate) fn commit_failed(&self, publication: &Publication) {
+        self.counters.commits_failed.one();
+        self.give_up(publication);
+    }
+
+    /// Nobody waits for a commit any more, or it failed: its topic doesn't wait for it either.
+    pub(crate) fn give_up(&self, publication: &Publication) {
+        if publication.retained.is_some() {
+            self.retained.abandon(&publication.routed.message.topic);
+        }
+    }
+
+    /// Keeps the retained copy of a message whose commit is done, and queues it for its receivers. `plan` may be
+    /// given when it is fresh.
+    pub(crate) fn route(
+        &self,
+        publication: Publication,
+        publisher: Option<u64>,
+        plan: Option<&Plan>,
+    ) -> (Delivery, Vec<Blocked>) {
+        let Publication { routed, copies, retained } = publication;
+        if let Some((sequence, owner)) = retained {
+            let kept = (!routed.message.payload.is_empty()).then_some((&routed, owner));
+            self.retained.apply(&routed.message.topic, sequence, kept);
+        }
+        if let Some(copies) = copies {
+            return fanout::fan_out(self, copies.into_iter());
+        }
+        if let Some(plan) = plan {
+            return fanout::fan_out(self, fanout::copies(plan, &routed));
+        }
+        let plan = self.router.plan(&routed.message.topic, publisher);
+        fanout::fan_out(self, fanout::copies(&plan, &routed))
     }
 
     /// Fires a will: the same checks, commit and routing as a publish of its owner, whom nobody can tell of a
-    /// failure any more.
-    pub(crate) async fn fire_will(self: Arc<Self>, who: Arc<Identity>, message: Message) {
-        let topic = Arc::clone(&message.topic);
+    /// failure any more. Its expiry counts from now [MQTT 5, 3.1.3.2.4].
+    pub(crate) async fn fire_will(self: Arc<Self>, who: Arc<Identity>, will: Message) {
+        let topic = Arc::clone(&will.topic);
         if self.gate.may_publish(&who, &topic) == Decision::Deny {
             self.counters.publish_refused.one();
             self.gate.event(Event::PublishRefused { who, topic, code: 0x87 });
             return;
         }
-        let commit = |changes: &[Change]| self.gate.commit(&who, &message, &Durable { changes });
-        let (sequence, committed) = if message.retain {
-            let cost = (!message.payload.is_empty()).then(|| message.cost());
-            let change = Self::retained_change(&message, &who.id);
-            if let Ok((sequence, committed)) = self.retained.submit(&topic, &who.id, cost, || commit(&[change])) {
-                (Some(sequence), committed)
-            } else {
-                self.counters.retained_refused.one();
-                (None, commit(&[]))
-            }
-        } else {
-            (None, commit(&[]))
-        };
+        let message = Message { received: self.clock.now(), ..will };
+        let routed = Arc::new(Routed { message, at: self.clock.monotonic() });
+        let plan = self.router.plan(&topic, None);
+        let offer = Offer { routed, plan: &plan, owner: &who.id, more: None, all_or_nothing: false };
+        let commit = |message: &Message, changes: &[Change]| self.gate.commit(&who, message, &Durable { changes });
+        let Some((publication, committed)) = self.submit(offer, commit) else { return };
         if let Some(committed) = committed
             && committed.await.is_err()
         {
-            self.counters.commits_failed.one();
-            if sequence.is_some() {
-                self.retained.abandon(&topic);
-            }
+            self.commit_failed(&publication);
             return;
         }
-        let owner = Arc::clone(&who.id);
-        self.route(message, sequence.map(|sequence| (sequence, owner))).await;
+        self.deliver(publication).await;
         self.counters.wills_fired.one();
         self.gate.event(Event::WillFired { who, topic });
     }
 
     /// Routes a message of the gateway itself.
     pub(crate) async fn publish_own(self: Arc<Self>, message: Message) -> Result<Delivery, CommitError> {
-        if !message.retain {
-            return Ok(self.route(message, None).await);
-        }
-        let topic = Arc::clone(&message.topic);
-        let change = Self::retained_change(&message, "");
-        let cost = (!message.payload.is_empty()).then(|| message.cost());
-        // The gateway's own messages are never refused by the limits.
-        let Ok((sequence, persisted)) = self.retained.submit(&topic, "", cost, || self.sessions.persist(vec![change]))
-        else {
-            return Err(CommitError::Full);
-        };
-        if let Err(error) = persisted.await {
-            self.counters.commits_failed.one();
-            self.retained.abandon(&topic);
+        let routed = Arc::new(Routed { message, at: self.clock.monotonic() });
+        let plan = self.router.plan(&routed.message.topic, None);
+        let owner = Arc::from("");
+        // Its retained messages are never refused by the limits.
+        let offer = Offer { routed, plan: &plan, owner: &owner, more: None, all_or_nothing: false };
+        let commit =
+            |_: &Message, changes: &[Change]| (!changes.is_empty()).then(|| self.sessions.persist(changes.to_vec()));
+        let Some((publication, committed)) = self.submit(offer, commit) else { return Err(CommitError::Full) };
+        if let Some(committed) = committed
+            && let Err(error) = committed.await
+        {
+            self.commit_failed(&publication);
             return Err(error);
         }
-        Ok(self.route(message, Some((sequence, "".into()))).await)
+        Ok(self.deliver(publication).await)
     }
 
-    /// Cleans up after a session that has ended; its will, if one is left, is published.
-    pub(crate) fn end_session(self: &Arc<Self>, ended: Ended) {
-        let Ended { who, inbox, session, will } = ended;
-        self.router.unsubscribe(session.subscriptions.keys().map(|filter| &**filter), &inbox);
-        let in_flight = u64::try_from(session.in_flight()).unwrap_or(u64::MAX);
-        self.report_dropped(&who.id, DropReason::SessionEnded, inbox.close() + in_flight);
-        if let Some(message) = will {
-            self.tasks.spawn(Arc::clone(self).fire_will(who, message));
-        }
-    }
-
-    async fn route(self: &Arc<Self>, message: Message, retained: Option<(u64, Arc<str>)>) -> Delivery {
-        let routed = Arc::new(Routed { message, at: self.clock.monotonic() });
-        if let Some((sequence, owner)) = retained {
-            self.keep(&routed, sequence, owner);
-        }
-        let plan = self.router.plan(&routed.message.topic, None);
-        let (mut delivery, blocked) = fanout::fan_out(self, &plan, &routed);
+    /// Routes what no connection drives, and waits for full queues of its receivers.
+    async fn deliver(self: &Arc<Self>, publication: Publication) -> Delivery {
+        let (mut delivery, blocked) = self.route(publication, None, None);
         if !blocked.is_empty() {
             let later = fanout::wait_and_deliver(Arc::clone(self), blocked).await;
             delivery.live += later.live;
@@ -146,9 +191,45 @@ impl Core {
         delivery
     }
 
-    /// A retained message is durable: memory follows.
-    pub(crate) fn keep(&self, routed: &Arc<Routed>, sequence: u64, owner: Arc<str>) {
-        let kept = (!routed.message.payload.is_empty()).then_some((routed, owner));
-        self.retained.apply(&routed.message.topic, sequence, kept);
+    /// Cleans up after a session that has ended; its will, if one is left, is published.
+    pub(crate) fn end_session(self: &Arc<Self>, ended: Ended) {
+        let Ended { who, inbox, mut session, will } = ended;
+        self.router.unsubscribe(session.subscriptions.keys().map(|filter| &**filter), &inbox);
+        if inbox.durable {
+            self.scribe.later(durable::ended(inbox.key, &session));
+        }
+        let mut lost = 0;
+        for queued in inbox.close().into_iter().chain(session.take_in_flight()) {
+            self.scribe.forget(inbox.key, &queued);
+            lost += 1;
+        }
+        self.report_dropped(&who.id, DropReason::SessionEnded, lost);
+        if let Some(message) = will {
+            self.tasks.spawn(Arc::clone(self).fire_will(who, message));
+        }
     }
 }
+
+/// A message to be submitted.
+pub(crate) struct Offer<'a> {
+    pub routed: Arc<Routed>,
+    pub plan: &'a Plan,
+    /// Of its retained copy; empty for the gateway.
+    pub owner: &'a Arc<str>,
+    /// A row of the publisher's own session.
+    pub more: Option<Change>,
+    /// Whether a retained message that may not be kept is not to be submitted at all.
+    pub all_or_nothing: bool,
+}
+
+/// A submitted message.
+pub(crate) struct Publication {
+    pub routed: Arc<Routed>,
+    /// Settled where rows name the receivers.
+    copies: Option<Copies>,
+    /// Of a retained message: its sequence number and owner.
+    retained: Option<(u64, Arc<str>)>,
+}
+
+/// Who gets what.
+pub(crate) type Copies = Vec<(Arc<Inbox>, Queued)>;

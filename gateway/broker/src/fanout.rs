@@ -1,6 +1,7 @@
 //! One message to its receivers: queues that take it get it at once; for full queues of connected receivers the
 //! publisher waits, a bounded time, then such a receiver is disconnected (DESIGN section 3).
 
+use std::borrow::Borrow;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::core::Core;
 use crate::inbox::{Inbox, Kick, Presence, Pushed};
 use crate::router::{GroupPlan, Plan, Receiver};
 use crate::session::{Queued, Routed};
-use crate::{Delivery, DisconnectReason, DropReason};
+use crate::{Delivery, DisconnectReason, DropReason, QoS};
 
 /// A copy that waits for room.
 #[derive(Debug)]
@@ -22,21 +23,37 @@ pub(crate) struct Blocked {
     taken: u64,
 }
 
-/// Queues the message for every receiver of the plan; returns the copies that met a full queue.
-pub(crate) fn fan_out(core: &Core, plan: &Plan, routed: &Arc<Routed>) -> (Delivery, Vec<Blocked>) {
-    let mut delivery = Delivery::default();
-    let mut blocked = Vec::new();
+/// A copy for each receiver of the plan.
+pub(crate) fn copies<'a>(
+    plan: &'a Plan,
+    routed: &'a Arc<Routed>,
+) -> impl Iterator<Item = (&'a Arc<Inbox>, Queued)> + 'a {
     let chosen = plan.groups.iter().filter_map(choose);
-    for receiver in plan.receivers.iter().chain(chosen) {
+    plan.receivers.iter().chain(chosen).map(|receiver| {
+        let qos = routed.message.qos.min(receiver.qos);
         let queued = Queued {
             routed: Arc::clone(routed),
-            qos: routed.message.qos.min(receiver.qos),
+            qos,
             retain: routed.message.retain && receiver.retain_as_published,
             identifiers: receiver.identifiers.clone(),
+            seq: if qos == QoS::AtMostOnce { 0 } else { receiver.inbox.next_place() },
+            kept: None,
         };
-        if let Some(queued) = push(core, &receiver.inbox, queued, &mut delivery) {
-            let taken = receiver.inbox.taken();
-            blocked.push(Blocked { inbox: Arc::clone(&receiver.inbox), queued, taken });
+        (&receiver.inbox, queued)
+    })
+}
+
+/// Queues each copy; returns those that met a full queue.
+pub(crate) fn fan_out<I: Borrow<Arc<Inbox>>>(
+    core: &Core,
+    copies: impl Iterator<Item = (I, Queued)>,
+) -> (Delivery, Vec<Blocked>) {
+    let mut delivery = Delivery::default();
+    let mut blocked = Vec::new();
+    for (inbox, queued) in copies {
+        let inbox = inbox.borrow();
+        if let Some(queued) = push(core, inbox, queued, &mut delivery) {
+            blocked.push(Blocked { inbox: Arc::clone(inbox), queued, taken: inbox.taken() });
         }
     }
     (delivery, blocked)
@@ -56,9 +73,12 @@ fn push(core: &Core, inbox: &Inbox, queued: Queued, delivery: &mut Delivery) -> 
         Pushed::Live => delivery.live += 1,
         Pushed::Stored { dropped } => {
             delivery.stored += 1;
-            core.report_dropped(&inbox.owner, DropReason::QueueFull, dropped);
+            for oldest in &dropped {
+                core.scribe.forget(inbox.key, oldest);
+            }
+            core.report_dropped(&inbox.owner, DropReason::QueueFull, u64::try_from(dropped.len()).unwrap_or(u64::MAX));
         }
-        Pushed::Unwanted => {}
+        Pushed::Unwanted(queued) => core.scribe.forget(inbox.key, &queued),
         Pushed::Full(queued) => return Some(queued),
     }
     None
@@ -97,9 +117,10 @@ pub(crate) async fn wait_and_deliver(core: Arc<Core>, mut blocked: Vec<Blocked>)
                 continue;
             }
             disconnect(&core, &inbox);
-            if push(&core, &inbox, queued, &mut delivery).is_some() {
+            if let Some(queued) = push(&core, &inbox, queued, &mut delivery) {
                 // It is connected again already, and full again.
                 delivery.dropped += 1;
+                core.scribe.forget(inbox.key, &queued);
                 core.report_dropped(&inbox.owner, DropReason::SlowReceiver, 1);
             }
         }

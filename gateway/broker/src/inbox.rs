@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use crate::session::Queued;
-use crate::{DisconnectReason, QoS};
+use crate::{DisconnectReason, Limits, QoS};
 
 /// Whether somebody is there to take messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +28,12 @@ pub(crate) enum Presence {
 pub(crate) enum Pushed {
     /// Queued for a connected receiver.
     Live,
-    /// Queued for an absent one, after dropping so many of the oldest.
-    Stored { dropped: u64 },
+    /// Queued for an absent one, in the place of these, the oldest.
+    Stored { dropped: Vec<Queued> },
     /// Full, and the receiver is connected: the message comes back.
     Full(Queued),
     /// Nobody wants it: the session is gone, or it is QoS 0 for an absent client.
-    Unwanted,
+    Unwanted(Queued),
 }
 
 /// A request to end the connection.
@@ -47,8 +47,10 @@ pub(crate) struct Kick {
 /// One receiver's queue; lives as long as its session.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    /// Unique in this process: one session.
+    /// One session; no other has it, not even after a restart.
     pub key: u64,
+    /// Whether the session outlives the process.
+    pub durable: bool,
     pub client_id: Arc<str>,
     /// Of the identity, for events.
     pub owner: Arc<str>,
@@ -57,6 +59,22 @@ pub(crate) struct Inbox {
     state: Mutex<State>,
     /// Messages taken out so far: shows whether a full queue moves.
     taken: AtomicU64,
+    /// The place that was given out last.
+    last_place: AtomicU64,
+}
+
+/// What an inbox begins with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub key: u64,
+    pub durable: bool,
+    pub client_id: Arc<str>,
+    pub owner: Arc<str>,
+    pub presence: Presence,
+    /// What an earlier run left.
+    pub queue: VecDeque<Queued>,
+    /// The last place that is in use.
+    pub last_place: u64,
 }
 
 #[derive(Debug)]
@@ -74,11 +92,12 @@ struct State {
 }
 
 impl Inbox {
-    pub(crate) fn new(key: u64, client_id: Arc<str>, owner: Arc<str>, messages: usize, bytes: usize) -> Self {
+    pub(crate) fn new(start: Start, limits: &Limits) -> Self {
+        let Start { key, durable, client_id, owner, presence, queue, last_place } = start;
         let state = State {
-            queue: VecDeque::new(),
-            bytes: 0,
-            presence: Presence::Live,
+            bytes: queue.iter().map(|queued| queued.routed.message.cost()).sum(),
+            queue,
+            presence,
             receiver: None,
             waiting: Vec::new(),
             kick: None,
@@ -86,13 +105,26 @@ impl Inbox {
         };
         Self {
             key,
+            durable,
             client_id,
             owner,
-            limit_messages: messages.max(1),
-            limit_bytes: bytes,
+            limit_messages: limits.session_queue_messages.max(1),
+            limit_bytes: limits.session_queue_bytes,
             state: Mutex::new(state),
             taken: AtomicU64::new(0),
+            last_place: AtomicU64::new(last_place),
         }
+    }
+
+    /// The next place in the session.
+    pub(crate) fn next_place(&self) -> u64 {
+        self.last_place.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The first place that was never handed to a connection, but for what is on its way here.
+    pub(crate) fn first_unsent(&self) -> u64 {
+        let first = self.lock().queue.iter().map(|queued| queued.seq).find(|seq| *seq != 0);
+        first.unwrap_or_else(|| self.last_place.load(Ordering::Relaxed) + 1)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -104,7 +136,7 @@ impl Inbox {
         let cost = queued.routed.message.cost();
         let mut state = self.lock();
         match state.presence {
-            Presence::Gone => Pushed::Unwanted,
+            Presence::Gone => Pushed::Unwanted(queued),
             Presence::Live => {
                 if self.full(&state, cost) {
                     return Pushed::Full(queued);
@@ -118,13 +150,13 @@ impl Inbox {
                 }
                 Pushed::Live
             }
-            Presence::Away if queued.qos == QoS::AtMostOnce => Pushed::Unwanted,
+            Presence::Away if queued.qos == QoS::AtMostOnce => Pushed::Unwanted(queued),
             Presence::Away => {
-                let mut dropped = 0;
+                let mut dropped = Vec::new();
                 while self.full(&state, cost) {
                     let Some(oldest) = state.queue.pop_front() else { break };
                     state.bytes = state.bytes.saturating_sub(oldest.routed.message.cost());
-                    dropped += 1;
+                    dropped.push(oldest);
                 }
                 state.bytes += cost;
                 state.queue.push_back(queued);
@@ -165,6 +197,9 @@ impl Inbox {
     /// when one of these came before `waker` was known here: the receiver has to look again.
     pub(crate) fn take(&self, batch: &mut Vec<Queued>, mut quota: usize, mut room: usize, waker: &Waker) -> bool {
         let mut state = self.lock();
+        if state.presence == Presence::Gone {
+            return true;
+        }
         let mut count = 0;
         while let Some(first) = state.queue.front() {
             let counted = first.qos != QoS::AtMostOnce;
@@ -204,8 +239,6 @@ impl Inbox {
         }
         let waiting = if kick.drop_session {
             state.presence = Presence::Gone;
-            state.queue.clear();
-            state.bytes = 0;
             std::mem::take(&mut state.waiting)
         } else {
             Vec::new()
@@ -255,18 +288,28 @@ impl Inbox {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// The session has ended. Returns how many messages went with it.
-    pub(crate) fn close(&self) -> u64 {
-        let (lost, waiting) = {
+    /// The session is about to end: nothing is taken any more, and nobody waits.
+    pub(crate) fn retire(&self) {
+        let waiting = {
             let mut state = self.lock();
             state.presence = Presence::Gone;
-            let lost = std::mem::take(&mut state.queue).len();
-            state.bytes = 0;
             state.receiver = None;
-            (lost, std::mem::take(&mut state.waiting))
+            std::mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);
-        u64::try_from(lost).unwrap_or(u64::MAX)
+    }
+
+    /// The session has ended: nothing is taken any more, and nobody waits. Returns what was waiting in it.
+    pub(crate) fn close(&self) -> VecDeque<Queued> {
+        let (left, waiting) = {
+            let mut state = self.lock();
+            state.presence = Presence::Gone;
+            state.bytes = 0;
+            state.receiver = None;
+            (std::mem::take(&mut state.queue), std::mem::take(&mut state.waiting))
+        };
+        waiting.into_iter().for_each(Waker::wake);
+        left
     }
 
     pub(crate) fn presence(&self) -> Presence {
@@ -285,12 +328,21 @@ mod tests {
     use crate::session::Routed;
 
     fn inbox() -> Inbox {
-        Inbox::new(1, "d".into(), "d".into(), 4, 1 << 20)
+        let start = Start {
+            key: 1,
+            durable: false,
+            client_id: "d".into(),
+            owner: "d".into(),
+            presence: Presence::Live,
+            queue: VecDeque::new(),
+            last_place: 0,
+        };
+        Inbox::new(start, &Limits { session_queue_messages: 4, ..Limits::default() })
     }
 
     fn queued(qos: QoS) -> Queued {
         let routed = Arc::new(Routed { message: Message::new("t", "x", UnixMillis(0)), at: Duration::ZERO });
-        Queued { routed, qos, retain: false, identifiers: None }
+        Queued { routed, qos, retain: false, identifiers: None, seq: 0, kept: None }
     }
 
     fn take(inbox: &Inbox, quota: usize) -> (usize, bool) {
@@ -312,7 +364,7 @@ mod tests {
         inbox.kick(Kick { reason: DisconnectReason::Revoked, drop_session: true });
         inbox.kick(Kick { reason: DisconnectReason::TakenOver, drop_session: false });
         assert_eq!(inbox.kicked().map(|kick| kick.reason), Some(DisconnectReason::Revoked));
-        assert!(matches!(inbox.push(queued(QoS::AtLeastOnce)), Pushed::Unwanted));
+        assert!(matches!(inbox.push(queued(QoS::AtLeastOnce)), Pushed::Unwanted(_)));
     }
 
     #[test]
@@ -327,11 +379,11 @@ mod tests {
         assert!(!inbox.wait_for_room(Waker::noop()));
         assert!(matches!(inbox.push(queued(QoS::AtMostOnce)), Pushed::Live));
         inbox.go_away();
-        assert!(matches!(inbox.push(queued(QoS::AtMostOnce)), Pushed::Unwanted));
+        assert!(matches!(inbox.push(queued(QoS::AtMostOnce)), Pushed::Unwanted(_)));
         for dropped in [0, 0, 1] {
             let pushed = inbox.push(queued(QoS::AtLeastOnce));
-            assert!(matches!(pushed, Pushed::Stored { dropped: count } if count == dropped), "{pushed:?}");
+            assert!(matches!(pushed, Pushed::Stored { dropped: ref gone } if gone.len() == dropped), "{pushed:?}");
         }
-        assert_eq!(inbox.close(), 4);
+        assert_eq!(inbox.close().len(), 4);
     }
 }

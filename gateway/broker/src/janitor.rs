@@ -36,11 +36,13 @@ impl Janitor {
 
     /// Ends sessions and fires wills; running time of the next.
     fn attend(&self, now: Duration) -> Option<Duration> {
-        let Due { over, wills, next } = self.core.registry.due(now);
+        let Due { over, wills, next } = self.core.registry.due(now, self.core.clock.now());
         for ended in over {
             self.core.end_session(ended);
         }
-        for (who, message) in wills {
+        for (who, message, without_will) in wills {
+            // A crash in between publishes it twice rather than never.
+            self.core.scribe.later([without_will]);
             self.core.tasks.spawn(Arc::clone(&self.core).fire_will(who, message));
         }
         next

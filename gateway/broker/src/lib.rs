@@ -11,6 +11,7 @@
 //! | `session` | the machine: QoS, ids, quotas, aliases, resume. Packets and `now` in, steps and bytes out | none |
 //! | `router`, [`topic`] | the subscription tree, the plans made from it, matching and covering | none |
 //! | `retained`, `stored` | retained messages, their limits and rows | none |
+//! | `durable` | sessions that outlive the process: their rows, and the writer of what no message's commit carries | none |
 //! | `inbox`, `fanout` | the bounded queue of each receiver, and what waits when it is full | wakes tasks |
 //! | `registry` | one slot per client id: live or parked session, take-over | none |
 //! | `connection` | one attached client: a task that polls everything it waits for in one loop | socket |
@@ -20,7 +21,8 @@
 //! # The way of a publish
 //! ```text
 //! socket → codec → machine → Gate::may_publish → Gate::commit ┐ (the line of publishes, in order)
-//!                                        on disk, or nothing to commit
+//!       (upstream record, retained copy,     on disk, or nothing to commit
+//!        places in durable sessions)
 //!   retained copy → plan → inbox of each receiver → its connection → socket
 //!                                        queued for all
 //!   PUBACK / PUBREC to the publisher
@@ -44,18 +46,21 @@
 //! | connections, subscriptions, filters, retained messages | refused with 0x97 (3.1.1: 0x03, 0x80; a retained message over the limit is delivered, not kept) |
 //!
 //! # Decisions
-//! - A will is published at a stop of the server: it may be deferred to the next start, but what is only in memory
-//!   would be lost by that. A revoked client's will is not published.
+//! - A will is published at a stop of the server, unless it has a delay, which goes on at the next start. The will of a
+//!   client that was connected at a crash is published at the next start if its session is durable: the connection
+//!   has ended. A revoked client's will is not published.
 //! - A message to several subscriptions of one session arrives once, with the highest QoS and all identifiers.
 //! - Decisions about topics are cached per connection until [`Broker::recheck`].
-//! - Sessions of absent clients are in memory; their state (`session::Session`, the inbox) is apart from sockets and
-//!   versions, and [`Table::Sessions`] is their place in the store.
+//! - A session is durable when its client asks for one that outlives its connection. Packet ids follow from places in
+//!   the session, so that nothing is written between commit and sending. Every session is in memory too, within the
+//!   limits; the store is read at start alone.
 
 mod broker;
 mod codec;
 mod connection;
 mod core;
 mod counters;
+mod durable;
 mod event;
 mod fanout;
 mod identity;

@@ -91,12 +91,13 @@ pub enum CommitError {
 /// One row: key and value.
 pub type Row = (Bytes, Bytes);
 
-/// Rows that outlive the process: retained messages now, sessions later. Rows that belong to a client's message
-/// go through [`Gate::commit`] instead, so that they share its transaction.
+/// Rows that outlive the process: retained messages and sessions. Rows that belong to a client's message go through
+/// [`Gate::commit`] instead, so that they share its transaction.
 pub trait Sessions: Send + Sync + 'static {
     /// All rows of a table, once at start.
     fn load(&self, table: Table) -> BoxFuture<'static, Result<Vec<Row>, LoadError>>;
-    /// Makes these changes durable, in one transaction: retained messages of the gateway itself, expiries.
+    /// Makes these changes durable, in one transaction: what no client's message carries. Submitted in the call
+    /// itself: changes become durable in the order of the calls, and of those of [`Gate::commit`].
     fn persist(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CommitError>>;
 }
 
@@ -132,6 +133,18 @@ impl MemorySessions {
                 None => rows.remove(&key),
             };
         }
+    }
+
+    /// Keys of the rows in `table`.
+    pub fn keys(&self, table: Table) -> Vec<Bytes> {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        rows.keys().filter(|(of, _)| *of == table).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// The same rows, apart from these: what a crash leaves.
+    pub fn snapshot(&self) -> Self {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { rows: Mutex::new(rows.clone()) }
     }
 
     /// Number of rows in `table`.

@@ -4,7 +4,7 @@
 //! end and waits until it has handed its session back, so that no two connections ever touch one session. Locks are
 //! held for a few instructions. Nothing here sends or waits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,9 +13,10 @@ use std::time::Duration;
 use fieldgate_types::UnixMillis;
 use tokio_util::sync::CancellationToken;
 
-use crate::inbox::{Inbox, Kick};
+use crate::durable::{self, LoadedSession, Meta};
+use crate::inbox::{self, Inbox, Kick, Presence};
 use crate::session::Session;
-use crate::{ConnectionInfo, DisconnectReason, Identity, Limits, Message, Role, Version};
+use crate::{Change, ConnectionInfo, DisconnectReason, Identity, Limits, Message, Role, Version};
 
 /// All slots.
 #[derive(Debug, Default)]
@@ -72,6 +73,8 @@ pub(crate) struct Newcomer<'a> {
     pub who: &'a Arc<Identity>,
     pub client_id: &'a Arc<str>,
     pub clean: bool,
+    /// Whether a session made for it outlives the process.
+    pub durable: bool,
     pub live: &'a Arc<Live>,
 }
 
@@ -103,8 +106,8 @@ pub(crate) struct Ended {
 pub(crate) struct Due {
     /// Sessions whose time is over.
     pub over: Vec<Ended>,
-    /// Wills whose delay is over.
-    pub wills: Vec<(Arc<Identity>, Message)>,
+    /// Wills whose delay is over, and their sessions without them.
+    pub wills: Vec<(Arc<Identity>, Message, Change)>,
     /// Running time of the next of either.
     pub next: Option<Duration>,
 }
@@ -147,20 +150,46 @@ impl Registry {
             }
             old => {
                 replaced = replaced.or_else(|| old.map(ended));
-                let key = self.last_key.fetch_add(1, Ordering::Relaxed);
-                let inbox = Inbox::new(
-                    key,
-                    Arc::clone(newcomer.client_id),
-                    Arc::clone(&newcomer.who.id),
-                    limits.session_queue_messages,
-                    limits.session_queue_bytes,
-                );
-                (Session::default(), Arc::new(inbox), false)
+                let start = inbox::Start {
+                    key: self.last_key.fetch_add(1, Ordering::Relaxed) + 1,
+                    durable: newcomer.durable,
+                    client_id: Arc::clone(newcomer.client_id),
+                    owner: Arc::clone(&newcomer.who.id),
+                    presence: Presence::Live,
+                    queue: VecDeque::new(),
+                    last_place: 0,
+                };
+                (Session::default(), Arc::new(Inbox::new(start, limits)), false)
             }
         };
         let slot = Slot { who: Arc::clone(newcomer.who), inbox: Arc::clone(&inbox), state: live };
         state.slots.insert(Arc::clone(newcomer.client_id), slot);
         Attach::In { session, inbox, present, replaced: replaced.map(Box::new) }
+    }
+
+    /// New sessions get keys behind `last`.
+    pub(crate) fn begin_after(&self, last: u64) {
+        self.last_key.store(last, Ordering::Relaxed);
+    }
+
+    /// Takes a session of an earlier run, nobody connected; `now` in running time. Its inbox.
+    pub(crate) fn restore(&self, loaded: LoadedSession, now: Duration, limits: &Limits) -> Arc<Inbox> {
+        let LoadedSession { key, meta, session, queue, last_place, expires_in, will } = loaded;
+        let start = inbox::Start {
+            key,
+            durable: true,
+            client_id: Arc::clone(&meta.client_id),
+            owner: Arc::clone(&meta.who.id),
+            presence: Presence::Away,
+            queue,
+            last_place,
+        };
+        let inbox = Arc::new(Inbox::new(start, limits));
+        let will = will.map(|(delay, message)| (now.saturating_add(delay), message));
+        let parked = Parked { session, expires: now.saturating_add(expires_in), will };
+        let slot = Slot { who: meta.who, inbox: Arc::clone(&inbox), state: SlotState::Parked(Box::new(parked)) };
+        self.lock().slots.insert(meta.client_id, slot);
+        inbox
     }
 
     /// A connection has ended: its session waits here, or (`None`) is gone.
@@ -206,7 +235,7 @@ impl Registry {
     }
 
     /// Takes what has fallen due.
-    pub(crate) fn due(&self, now: Duration) -> Due {
+    pub(crate) fn due(&self, now: Duration, wall: UnixMillis) -> Due {
         let mut state = self.lock();
         let mut over = Vec::new();
         let mut wills = Vec::new();
@@ -220,7 +249,14 @@ impl Registry {
             let mut deadline = parked.expires;
             if let Some((due, message)) = parked.will.take() {
                 if due <= now {
-                    wills.push((Arc::clone(&slot.who), message));
+                    let meta = Meta {
+                        client_id: Arc::clone(client_id),
+                        who: Arc::clone(&slot.who),
+                        expiry: parked.expires.saturating_sub(now),
+                        parked: Some((wall, slot.inbox.first_unsent())),
+                        will: None,
+                    };
+                    wills.push((Arc::clone(&slot.who), message, durable::session(slot.inbox.key, &meta)));
                 } else {
                     deadline = deadline.min(due);
                     parked.will = Some((due, message));
@@ -239,18 +275,6 @@ impl Registry {
         for slot in state.slots.values().filter(|slot| matches!(slot.state, SlotState::Live(_))) {
             slot.inbox.kick(Kick { reason: DisconnectReason::ServerShutdown, drop_session: false });
         }
-    }
-
-    /// Ends every parked session: the process is about to end, and with it all that is only in memory.
-    pub(crate) fn end_all_parked(&self) -> Vec<Ended> {
-        let mut state = self.lock();
-        let parked: Vec<Arc<str>> = state
-            .slots
-            .iter()
-            .filter(|(_, slot)| matches!(slot.state, SlotState::Parked(_)))
-            .map(|(client_id, _)| Arc::clone(client_id))
-            .collect();
-        state.take_parked(&parked).into_iter().map(ended).collect()
     }
 
     /// Wakes every connection: rights have changed.

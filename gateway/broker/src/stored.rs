@@ -1,5 +1,5 @@
-//! The row of a retained message: a versioned, length-prefixed layout of our own. Rows from a newer or damaged
-//! store are refused, not guessed at.
+//! A message as a row, of the retained ones or of a session's: a versioned, length-prefixed layout of our own. Rows
+//! from a newer or damaged store are refused, not guessed at.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +75,7 @@ pub(crate) fn read(key: &[u8], value: Bytes) -> Option<(Message, Arc<str>)> {
 
 const ABSENT: u32 = u32::MAX;
 
-fn put(out: &mut BytesMut, bytes: Option<&[u8]>) {
+pub(crate) fn put(out: &mut BytesMut, bytes: Option<&[u8]>) {
     match bytes {
         None => out.put_u32(ABSENT),
         Some(bytes) => {
@@ -87,7 +87,7 @@ fn put(out: &mut BytesMut, bytes: Option<&[u8]>) {
 
 /// Outer `None`: cut off. Inner: absent.
 #[allow(clippy::option_option)] // two different absences, both needed by the caller
-fn take(value: &mut Bytes) -> Option<Option<Bytes>> {
+pub(crate) fn take(value: &mut Bytes) -> Option<Option<Bytes>> {
     match value.try_get_u32().ok()? {
         ABSENT => Some(None),
         length => {
@@ -97,12 +97,12 @@ fn take(value: &mut Bytes) -> Option<Option<Bytes>> {
     }
 }
 
-fn text(bytes: Bytes) -> Option<Arc<str>> {
+pub(crate) fn text(bytes: Bytes) -> Option<Arc<str>> {
     std::str::from_utf8(&bytes).ok().map(Arc::from)
 }
 
 #[allow(clippy::option_option)] // see `take`
-fn optional_text(bytes: Option<Bytes>) -> Option<Option<Arc<str>>> {
+pub(crate) fn optional_text(bytes: Option<Bytes>) -> Option<Option<Arc<str>>> {
     match bytes {
         None => Some(None),
         Some(bytes) => text(bytes).map(Some),

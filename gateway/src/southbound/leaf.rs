@@ -16,7 +16,7 @@ use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
 
 use super::presence::Presence;
-use super::sessions::{add_changes, commit_error};
+use super::sessions::{add_changes, begun, commit};
 use crate::audit::{self, Audit};
 use crate::command::book::{Answer, Book};
 use crate::command::{Router, outcome};
@@ -172,7 +172,7 @@ impl Gate for LeafGate {
         if batch.appends.is_empty() && batch.puts.is_empty() && batch.deletes.is_empty() {
             return None;
         }
-        Some(begun(commit(self.queue.clone(), batch)))
+        Some(commit(self.queue.clone(), batch))
     }
 
     fn event(&self, event: Event) {
@@ -261,22 +261,6 @@ impl LeafGate {
         if let Ok(id) = DeviceId::new(&who.id) {
             tell(id, self.clock.now());
         }
-    }
-}
-
-async fn commit(queue: Queue, batch: Batch) -> Result<(), CommitError> {
-    queue.commit(batch).await.map(drop).map_err(commit_error)
-}
-
-/// Begins `work` now. The broker polls the commits of one publisher one after the other; begun here, they all wait
-/// for the same transaction. The store commits in the order of the first polls.
-fn begun(
-    work: impl Future<Output = Result<(), CommitError>> + Send + 'static,
-) -> BoxFuture<'static, Result<(), CommitError>> {
-    let mut work = work.boxed();
-    match (&mut work).now_or_never() {
-        Some(result) => std::future::ready(result).boxed(),
-        None => work,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The broker's rows in queue.db: retained messages, and sessions once they are durable. Opaque to us.
+//! The broker's rows in queue.db: retained messages and sessions. Opaque to us.
 
 use bytes::Bytes;
 use fieldgate_broker::{Change, CommitError, LoadError, Row, Sessions, Table};
@@ -30,10 +30,9 @@ impl Sessions for StoredSessions {
     }
 
     fn persist(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CommitError>> {
-        let queue = self.queue.clone();
         let mut batch = Batch::default();
         add_changes(&mut batch, &changes);
-        async move { queue.commit(batch).await.map(drop).map_err(commit_error) }.boxed()
+        commit(self.queue.clone(), batch)
     }
 }
 
@@ -48,7 +47,25 @@ pub fn add_changes(batch: &mut Batch, changes: &[Change]) {
     }
 }
 
+/// Commits `batch`, begun now: the store commits in the order of the first polls, and the broker, which polls the
+/// commits of one publisher one after the other, means the order of its calls. Begun here, they wait for the same
+/// transaction.
+pub fn commit(queue: Queue, batch: Batch) -> BoxFuture<'static, Result<(), CommitError>> {
+    begun(async move { queue.commit(batch).await.map(drop).map_err(commit_error) })
+}
+
+/// Begins `work` now.
+pub fn begun(
+    work: impl Future<Output = Result<(), CommitError>> + Send + 'static,
+) -> BoxFuture<'static, Result<(), CommitError>> {
+    let mut work = work.boxed();
+    match (&mut work).now_or_never() {
+        Some(result) => std::future::ready(result).boxed(),
+        None => work,
+    }
+}
+
 /// The store's refusal in the broker's words.
-pub fn commit_error(error: fieldgate_store::CommitError) -> CommitError {
+fn commit_error(error: fieldgate_store::CommitError) -> CommitError {
     CommitError::Failed(error.to_string())
 }

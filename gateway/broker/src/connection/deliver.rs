@@ -1,11 +1,14 @@
 //! Messages to the client: what an earlier connection left unacknowledged, retained messages for new subscriptions,
 //! then the inbox; as far as the output buffer and the client's quota go.
 
+use std::sync::Arc;
 use std::task::Context;
 
 use super::Connection;
+use super::answers::Answer;
+use crate::core::Copies;
 use crate::session::{Queued, Sent};
-use crate::{Decision, DisconnectReason, DropReason, QoS};
+use crate::{Decision, DisconnectReason, DropReason, QoS, durable};
 
 /// Retained entries looked at in one go: about 0.1 ms.
 const WALK: usize = 512;
@@ -30,7 +33,7 @@ impl Connection {
         }
         let walked = self.walk(limit, &mut tally);
         // While retained messages are still to come, or old ones to be sent again, the inbox waits: it is newer.
-        let blocked = self.machine.must_resend() || !self.walks.is_empty();
+        let blocked = self.machine.must_resend() || !self.walks.is_empty() || self.placing > 0;
         let room = if blocked { 0 } else { limit.saturating_sub(self.output.len()) };
         let mut batch = std::mem::take(&mut self.batch);
         let look_again = self.inbox.take(&mut batch, self.machine.quota(), room, context.waker());
@@ -50,6 +53,7 @@ impl Connection {
             let topic = &queued.routed.message.topic;
             if publisher.core.gate.may_receive(&publisher.who, topic) == Decision::Deny {
                 tally.denied += 1;
+                publisher.core.scribe.forget(self.inbox.key, &queued);
                 return;
             }
         }
@@ -63,33 +67,73 @@ impl Connection {
     /// Goes on with the retained messages for new subscriptions. True when it got anywhere.
     fn walk(&mut self, limit: usize, tally: &mut Tally) -> bool {
         let mut moved = false;
+        let mut places = Copies::new();
+        let mut placed = 0;
         while let Some((mut walk, options)) = self.walks.pop_front() {
-            if self.machine.must_resend() || self.output.len() >= limit {
+            if self.machine.must_resend() || self.output.len() + placed >= limit {
                 self.walks.push_front((walk, options));
-                return moved;
+                break;
             }
-            let core = std::sync::Arc::clone(&self.publisher.core);
+            let core = Arc::clone(&self.publisher.core);
             let mut stuck = false;
             let more = core.retained.step(&mut walk, self.now, WALK, |routed| {
                 let qos = routed.message.qos.min(options.qos);
-                if (qos > QoS::AtMostOnce && self.machine.quota() == 0) || self.output.len() >= limit {
+                let counted = qos > QoS::AtMostOnce;
+                let quota = self.machine.quota().saturating_sub(self.placing + places.len());
+                if (counted && quota == 0) || self.output.len() + placed >= limit {
                     stuck = true;
                     return false;
                 }
-                let identifiers = options.identifier.map(|identifier| std::sync::Arc::from([identifier]));
-                let queued = Queued { routed: std::sync::Arc::clone(routed), qos, retain: true, identifiers };
-                self.send(queued, tally);
+                let queued = Queued {
+                    routed: Arc::clone(routed),
+                    qos,
+                    retain: true,
+                    identifiers: options.identifier.map(|identifier| Arc::from([identifier])),
+                    seq: if counted { self.inbox.next_place() } else { 0 },
+                    kept: None,
+                };
+                if counted && self.inbox.durable {
+                    placed += routed.message.cost();
+                    places.push((Arc::clone(&self.inbox), queued));
+                } else {
+                    self.send(queued, tally);
+                }
                 moved = true;
                 true
             });
             if more {
                 self.walks.push_front((walk, options));
                 // Not stuck means that the budget is spent: another round goes on.
-                return moved || !stuck;
+                moved |= !stuck;
+                break;
             }
             moved = true;
         }
+        self.place(places);
         moved
+    }
+
+    /// Gives retained messages their places in a durable session; they go out when these are durable.
+    fn place(&mut self, mut places: Copies) {
+        if places.is_empty() {
+            return;
+        }
+        self.placing += places.len();
+        let mut changes = Vec::new();
+        for place in places.chunks_mut(1) {
+            changes.extend(durable::hold(&self.publisher.core.scribe, place));
+        }
+        self.save(changes, Answer::Retained(places.into_iter().map(|(_, queued)| queued).collect()));
+    }
+
+    /// Retained messages have their places.
+    pub(super) fn send_placed(&mut self, batch: Vec<Queued>) {
+        let mut tally = Tally::default();
+        self.placing = self.placing.saturating_sub(batch.len());
+        for queued in batch {
+            self.send(queued, &mut tally);
+        }
+        self.report(&tally);
     }
 
     fn report(&self, tally: &Tally) {

@@ -11,8 +11,9 @@ use fieldgate_types::UnixMillis;
 use super::Connection;
 use super::pipeline::Settled;
 use crate::codec::Will;
+use crate::durable::{self, Meta, StoredWill};
 use crate::registry::{Ended, Parked};
-use crate::{DisconnectReason, DropReason, Event, Message};
+use crate::{DisconnectReason, Event, Message};
 
 /// How long an ended connection waits for commits under way before its session is handed on without them.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
@@ -29,9 +30,11 @@ impl Connection {
         if keep {
             self.inbox.go_away();
         } else {
-            core.report_dropped(&who.id, DropReason::SessionEnded, self.inbox.close());
+            self.inbox.retire();
         }
         self.finish_pipeline().await;
+        self.keep_placed();
+        self.forget_done();
         let now = core.clock.monotonic();
         let will_dies = drop_session
             || match reason {
@@ -56,7 +59,6 @@ impl Connection {
         let will = self.will.take().filter(|_| !will_dies).map(|will| (will.delay, will.message(core.clock.now())));
         let expiry = self.machine.session_expiry;
         let session = self.machine.into_session();
-        let mut fire_now = None;
         if announced {
             core.gate.event(Event::Disconnected {
                 who: Arc::clone(&who),
@@ -65,29 +67,28 @@ impl Connection {
                 reason,
             });
         }
-        if keep {
-            let will = match will {
-                // A stopping server can't keep a delay; it may publish at once.
-                Some((delay, message)) if delay.is_zero() || core.stopping.is_cancelled() => {
-                    fire_now = Some(message);
-                    None
-                }
-                Some((delay, message)) => Some((now.saturating_add(delay), message)),
-                None => None,
-            };
-            let parked = Parked { session, expires: now.saturating_add(expiry), will };
-            core.registry.release(&self.inbox, Some(parked));
-            core.parked.notify_one();
-        } else {
-            let ended = Ended {
-                who: Arc::clone(&who),
-                inbox: Arc::clone(&self.inbox),
-                session,
-                will: will.map(|(_, message)| message),
-            };
-            core.end_session(ended);
+        if !keep {
+            let inbox = Arc::clone(&self.inbox);
+            core.end_session(Ended { who, inbox, session, will: will.map(|(_, message)| message) });
             core.registry.release(&self.inbox, None);
+            return;
         }
+        let (due, fire_now) = match will {
+            Some((delay, message)) if delay.is_zero() => (None, Some(message)),
+            Some(will) => (Some(will), None),
+            None => (None, None),
+        };
+        let meta = Meta {
+            client_id: Arc::clone(&self.inbox.client_id),
+            who: Arc::clone(&who),
+            expiry,
+            parked: Some((core.clock.now(), self.inbox.first_unsent())),
+            will: due.clone().map(|(delay, message)| StoredWill { delay, message }),
+        };
+        core.scribe.later([durable::session(self.inbox.key, &meta)]);
+        let will = due.map(|(delay, message)| (now.saturating_add(delay), message));
+        core.registry.release(&self.inbox, Some(Parked { session, expires: now.saturating_add(expiry), will }));
+        core.parked.notify_one();
         if let Some(message) = fire_now {
             core.tasks.spawn(Arc::clone(&core).fire_will(who, message));
         }

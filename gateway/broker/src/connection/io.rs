@@ -88,7 +88,7 @@ impl Connection {
         let most = usize::from(core.limits.receive_maximum);
         // On MQTT 5 the Receive Maximum bounds what is above QoS 0; as much of QoS 0 may stand among it.
         let most = if self.machine.version == Version::V5 { 2 * most } else { most };
-        self.pipeline.len() >= most.max(1)
+        self.pipeline.len() + self.answers.len() >= most.max(1)
             || self.slowed_until.is_some()
             || self.output.len() >= core.limits.output_buffer
     }

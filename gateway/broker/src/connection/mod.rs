@@ -7,6 +7,7 @@
 //! - the output buffer is full: the inbox fills, and its publishers wait (see [`crate::fanout`]);
 //! - nothing is taken for `receiver_stall`: the client is disconnected.
 
+mod answers;
 mod bucket;
 mod deliver;
 mod end;
@@ -29,6 +30,7 @@ use fieldgate_types::UnixMillis;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
+use answers::Answers;
 use bucket::Bucket;
 use pipeline::{Pipeline, Publisher, Settled};
 use routes::Routes;
@@ -90,9 +92,12 @@ pub(crate) struct Connection {
     chunk: usize,
     unflushed: bool,
     pipeline: Pipeline,
+    answers: Answers,
     routes: Routes,
     /// Retained messages that new subscriptions still get, before anything from the inbox.
     walks: VecDeque<(Walk, SubscriptionOptions)>,
+    /// Retained messages that are getting their places in a durable session.
+    placing: usize,
     batch: Vec<Queued>,
     bucket: Option<Bucket>,
     /// Reading waits for the bucket until then.
@@ -128,7 +133,7 @@ impl Connection {
         };
         let recheck_at = who.not_after.map(|end| started + end.since(wall));
         let mut connection = Self {
-            machine: Machine::new(session, &connect, &core.limits),
+            machine: Machine::new(session, inbox.durable, &connect, &core.limits),
             _held: Held { core: Arc::clone(&core), inbox: Arc::clone(&inbox) },
             publisher: Publisher { core, who, session: inbox.key },
             inbox,
@@ -139,8 +144,10 @@ impl Connection {
             chunk: CHUNK_MIN,
             unflushed: false,
             pipeline: Pipeline::default(),
+            answers: Answers::default(),
             routes: Routes::default(),
             walks: VecDeque::new(),
+            placing: 0,
             batch: Vec::new(),
             bucket,
             slowed_until: None,
@@ -181,8 +188,10 @@ impl Connection {
             }
             self.look_at_rights()?;
             let mut moved = self.settle(context)?;
+            moved |= self.answer(context)?;
             moved |= self.receive()?;
             moved |= self.deliver(context);
+            self.forget_done();
             moved |= self.write(stream, context)?;
             moved |= self.read(stream, context)?;
             if !moved {
@@ -206,6 +215,13 @@ impl Connection {
             }
         }
         Ok(moved)
+    }
+
+    /// What the client is done with leaves the store.
+    fn forget_done(&mut self) {
+        for queued in self.machine.done_with.drain(..) {
+            self.publisher.core.scribe.forget(self.inbox.key, &queued);
+        }
     }
 
     fn count_out(&self, count: u64) {

@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 
-use crate::core::Core;
+use crate::core::{Core, Publication};
 use crate::fanout;
 use crate::router::Plan;
-use crate::session::{Routed, Ticket};
+use crate::session::Ticket;
 use crate::{CommitError, Delivery, DisconnectReason, Event, Identity};
 
 /// One publish on its way.
@@ -34,12 +34,6 @@ pub(super) enum Stage {
     Refused(Arc<str>, u8),
     /// Its turn to be acknowledged.
     Done(u8),
-}
-
-/// A message and, when it is retained, its sequence number.
-pub(super) struct Publication {
-    pub routed: Arc<Routed>,
-    pub retained: Option<u64>,
 }
 
 /// Who publishes.
@@ -114,10 +108,8 @@ impl Pipeline {
     /// of retained messages are returned, so that the topic doesn't wait for them.
     pub(super) fn abandon(&mut self, core: &Core) {
         for entry in self.entries.drain(..) {
-            if let Stage::Committing(_, publication) | Stage::Ready(publication) = entry.stage
-                && publication.retained.is_some()
-            {
-                core.retained.abandon(&publication.routed.message.topic);
+            if let Stage::Committing(_, publication) | Stage::Ready(publication) = entry.stage {
+                core.give_up(&publication);
             }
         }
     }
@@ -126,18 +118,7 @@ impl Pipeline {
 impl Publisher {
     /// Keeps and routes a message whose commit is done. `plan` may be given when it is fresh.
     pub(super) fn route(&self, publication: Publication, plan: Option<&Plan>) -> Stage {
-        let Publication { routed, retained } = publication;
-        if let Some(sequence) = retained {
-            self.core.keep(&routed, sequence, Arc::clone(&self.who.id));
-        }
-        let looked_up;
-        let plan = if let Some(plan) = plan {
-            plan
-        } else {
-            looked_up = self.core.router.plan(&routed.message.topic, Some(self.session));
-            &looked_up
-        };
-        let (_, blocked) = fanout::fan_out(&self.core, plan, &routed);
+        let (_, blocked) = self.core.route(publication, Some(self.session), plan);
         if blocked.is_empty() {
             return Stage::Done(0);
         }
@@ -147,11 +128,8 @@ impl Publisher {
     /// Nothing is acknowledged that is not durable. A full buffer is told on MQTT 5 (0x97); a QoS 0 message is
     /// lost, and counted; everything else ends the connection, so that the client sends it again.
     fn commit_failed(&self, ticket: Ticket, publication: &Publication, error: &CommitError) -> Option<Stage> {
-        self.core.counters.commits_failed.one();
+        self.core.commit_failed(publication);
         let topic = &publication.routed.message.topic;
-        if publication.retained.is_some() {
-            self.core.retained.abandon(topic);
-        }
         match (ticket, error) {
             (Ticket::None, _) => Some(Stage::Done(0)),
             (Ticket::PubAck(_) | Ticket::PubRec(_), CommitError::Full) => Some(Stage::Refused(Arc::clone(topic), 0x97)),

@@ -6,9 +6,11 @@ use std::sync::atomic::Ordering;
 use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
 
-use super::pipeline::{Entry, Publication, Stage};
+use super::pipeline::{Entry, Stage};
 use super::{CHUNK_MIN, Connection};
 use crate::codec::{Incoming, decode, frame};
+use crate::core::Offer;
+use crate::durable;
 use crate::session::{Inbound, Machine, Routed, Step, Ticket};
 use crate::{Decision, DisconnectReason, Durable, Message, Version};
 
@@ -69,6 +71,7 @@ impl Connection {
             }
             Step::Subscribe(subscribe) => self.subscribe(subscribe),
             Step::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
+            Step::Save(saving) => self.save_step(saving),
             Step::End(reason) => return Err(reason),
         }
         Ok(frame.len())
@@ -100,24 +103,24 @@ impl Connection {
             received: self.wall,
         };
         let who = &publisher.who;
-        let (retained, commit) = if message.retain {
-            let cost = (!message.payload.is_empty()).then(|| message.cost());
-            let change = crate::core::Core::retained_change(&message, &who.id);
-            let submit = || core.gate.commit(who, &message, &Durable { changes: &[change] });
-            if let Ok((sequence, commit)) = core.retained.submit(&message.topic, &who.id, cost, submit) {
-                (Some(sequence), commit)
-            } else {
-                core.counters.retained_refused.one();
-                // Told where there is a way to tell; otherwise delivered, but not kept.
-                if self.machine.version == Version::V5 && inbound.ticket != Ticket::None {
-                    return self.refuse_in_turn(inbound.ticket, message.topic, 0x97);
-                }
-                (None, core.gate.commit(who, &message, &Durable { changes: &[] }))
-            }
-        } else {
-            (None, core.gate.commit(who, &message, &Durable { changes: &[] }))
+        // In a durable session the id of a QoS 2 message is as durable as the message.
+        let more = match inbound.ticket {
+            Ticket::PubRec(packet_id) if self.inbox.durable => Some(durable::received(self.inbox.key, packet_id)),
+            Ticket::PubRec(_) | Ticket::PubAck(_) | Ticket::None => None,
         };
-        let publication = Publication { routed: Arc::new(Routed { message, at: self.now }), retained };
+        let topic = Arc::clone(&message.topic);
+        let offer = Offer {
+            routed: Arc::new(Routed { message, at: self.now }),
+            plan: &route.plan,
+            owner: &who.id,
+            more,
+            // Told where there is a way to tell; otherwise delivered, but not kept.
+            all_or_nothing: self.machine.version == Version::V5 && inbound.ticket != Ticket::None,
+        };
+        let submitted = core.submit(offer, |message, changes| core.gate.commit(who, message, &Durable { changes }));
+        let Some((publication, commit)) = submitted else {
+            return self.refuse_in_turn(inbound.ticket, topic, 0x97);
+        };
         let stage = match commit {
             Some(commit) => Stage::Committing(commit, publication),
             None if self.pipeline.is_empty() => publisher.route(publication, Some(&route.plan)),

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::BytesMut;
+
 use super::Connection;
+use super::answers::Answer;
 use crate::codec::{FilterRequest, Subscribe, Unsubscribe, encode};
+use crate::retained::Walk;
 use crate::session::SubscriptionOptions;
-use crate::{Decision, Event, topic};
+use crate::{Change, Decision, Event, durable, topic};
 
 impl Connection {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
@@ -13,11 +17,12 @@ impl Connection {
         let too_many = subscribe.filters.len() > limits.filters_per_subscribe;
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         let mut walks = Vec::new();
+        let mut changes = Vec::new();
         for request in &subscribe.filters {
             let judged = if too_many { Err(0x97) } else { self.judge(request) };
             codes.push(match judged {
                 Ok(()) => {
-                    self.grant(request, subscribe.identifier, &mut walks);
+                    changes.push(self.grant(request, subscribe.identifier, &mut walks));
                     request.qos.number()
                 }
                 Err(code) => {
@@ -31,9 +36,24 @@ impl Connection {
                 }
             });
         }
-        encode::suback(&mut self.output, self.machine.version, subscribe.packet_id, &codes);
-        // Retained messages follow the SUBACK. A filter that is subscribed again begins anew, so that there are
-        // never more walks than subscriptions.
+        let mut suback = BytesMut::new();
+        encode::suback(&mut suback, self.machine.version, subscribe.packet_id, &codes);
+        self.answer_with(suback, walks, changes);
+    }
+
+    /// Answers a change of subscriptions: in a durable session when the change is durable.
+    fn answer_with(&mut self, packet: BytesMut, walks: Vec<(Walk, SubscriptionOptions)>, changes: Vec<Change>) {
+        if self.inbox.durable && !changes.is_empty() {
+            self.save(changes, Answer::Packet(packet.freeze(), walks));
+        } else {
+            self.output.extend_from_slice(&packet);
+            self.begin_walks(walks);
+        }
+    }
+
+    /// Retained messages follow the SUBACK. A filter that is subscribed again begins anew, so that there are never
+    /// more walks than subscriptions.
+    pub(super) fn begin_walks(&mut self, walks: Vec<(Walk, SubscriptionOptions)>) {
         for (walk, options) in walks {
             self.walks.retain(|(earlier, _)| earlier.filter != walk.filter);
             self.walks.push_back((walk, options));
@@ -61,8 +81,8 @@ impl Connection {
         &mut self,
         request: &FilterRequest,
         identifier: Option<u32>,
-        walks: &mut Vec<(crate::retained::Walk, SubscriptionOptions)>,
-    ) {
+        walks: &mut Vec<(Walk, SubscriptionOptions)>,
+    ) -> Change {
         let core = &self.publisher.core;
         let filter: Arc<str> = request.filter.as_str().into();
         let options = SubscriptionOptions::of(request, identifier);
@@ -76,11 +96,14 @@ impl Connection {
         if wants_retained && !filter.starts_with("$share/") {
             walks.push((core.retained.walk(Arc::clone(&filter)), options.clone()));
         }
+        let change = durable::subscription(self.inbox.key, &filter, Some(&options));
         self.machine.session.subscriptions.insert(filter, options);
+        change
     }
 
     pub(super) fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
         let mut codes = Vec::with_capacity(unsubscribe.filters.len());
+        let mut changes = Vec::new();
         for filter in &unsubscribe.filters {
             let filter = filter.as_str();
             codes.push(if topic::check_filter(filter).is_err() {
@@ -88,11 +111,14 @@ impl Connection {
             } else if self.machine.session.subscriptions.remove(filter).is_some() {
                 self.publisher.core.router.unsubscribe(std::iter::once(filter), &self.inbox);
                 self.walks.retain(|(walk, _)| &*walk.filter != filter);
+                changes.push(durable::subscription(self.inbox.key, filter, None));
                 0
             } else {
                 0x11
             });
         }
-        encode::unsuback(&mut self.output, self.machine.version, unsubscribe.packet_id, &codes);
+        let mut unsuback = BytesMut::new();
+        encode::unsuback(&mut unsuback, self.machine.version, unsubscribe.packet_id, &codes);
+        self.answer_with(unsuback, Vec::new(), changes);
     }
 }

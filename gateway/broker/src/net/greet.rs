@@ -16,6 +16,7 @@ use super::listener::PendingGuard;
 use crate::codec::{Connect, Fault, Incoming, connect_version, decode, encode, frame};
 use crate::connection::{Attached, Connection};
 use crate::core::Core;
+use crate::durable::{self, Meta, StoredWill};
 use crate::registry::{Attach, Live, Newcomer};
 use crate::{Decision, DisconnectReason, Event, Identity, Limits, Role, Version, topic};
 
@@ -157,8 +158,9 @@ async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesM
     });
     // Before the questions below: a change of rights behind it is noticed by the connection.
     let rights = core.rights();
-    let newcomer = Newcomer { who: &who, client_id: &client_id, clean: connect.clean, live: &live };
-    let (session, inbox, present) = attach(core, &newcomer).await?;
+    let durable = !connect.session_expiry.min(core.limits.session_expiry).is_zero();
+    let newcomer = Newcomer { who: &who, client_id: &client_id, clean: connect.clean, durable, live: &live };
+    let (session, inbox, present, replaced) = attach(core, &newcomer).await?;
     let mut attached = Attached {
         core: Arc::clone(core),
         who: Arc::clone(&who),
@@ -176,6 +178,13 @@ async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesM
         Connection::new(attached).hand_back(DisconnectReason::Revoked, false).await;
         return Err(Refused::new(0x87, refusal.words));
     }
+    // What the CONNACK says about the session holds over a crash.
+    if (attached.inbox.durable || replaced)
+        && let Err(refused) = remember(&attached).await
+    {
+        Connection::new(attached).hand_back(DisconnectReason::StoreFailed, false).await;
+        return Err(refused);
+    }
     attached.output = accepted(&attached, &client_id, present);
     core.counters.connected.one();
     core.gate.event(Event::Connected {
@@ -186,6 +195,26 @@ async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesM
         session_present: present,
     });
     Ok(attached)
+}
+
+/// Makes the session durable as it is from now on, and the end of the one that it replaced.
+async fn remember(attached: &Attached) -> Result<(), Refused> {
+    let Attached { core, who, connect, inbox, .. } = attached;
+    let will =
+        connect.will.clone().map(|will| StoredWill { delay: will.delay, message: will.message(core.clock.now()) });
+    let meta = Meta {
+        client_id: Arc::clone(&inbox.client_id),
+        who: Arc::clone(who),
+        expiry: connect.session_expiry.min(core.limits.session_expiry),
+        parked: None,
+        will,
+    };
+    let change = inbox.durable.then(|| durable::session(inbox.key, &meta));
+    match tokio::time::timeout(core.limits.connect_timeout, core.scribe.write(change)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Refused::new(0x88, format!("the session can't be stored: {error}"))),
+        Err(_) => Err(Refused::new(0x88, "the store doesn't answer")),
+    }
 }
 
 /// The client id is the identity's id and nothing else (DESIGN section 4).
@@ -222,19 +251,21 @@ fn check_will(core: &Core, who: &Arc<Identity>, connect: &Connect) -> Result<(),
     Ok(())
 }
 
-/// Takes the session, from an older connection if need be: that one is asked to end, and hands it back.
+/// Takes the session, from an older connection if need be: that one is asked to end, and hands it back. The session,
+/// its inbox, whether it was there before, and whether another one ended for it.
 async fn attach(
     core: &Arc<Core>,
     newcomer: &Newcomer<'_>,
-) -> Result<(crate::session::Session, Arc<crate::inbox::Inbox>, bool), Refused> {
+) -> Result<(crate::session::Session, Arc<crate::inbox::Inbox>, bool, bool), Refused> {
     let deadline = tokio::time::Instant::now() + TAKE_OVER + core.limits.full_queue_wait;
     loop {
         match core.registry.attach(newcomer, &core.limits) {
             Attach::In { session, inbox, present, replaced } => {
+                let any = replaced.is_some();
                 if let Some(ended) = replaced {
                     core.end_session(*ended);
                 }
-                return Ok((session, inbox, present));
+                return Ok((session, inbox, present, any));
             }
             Attach::Wait(ended) => {
                 core.counters.took_over.one();

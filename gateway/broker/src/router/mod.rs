@@ -35,6 +35,8 @@ struct Subscriber {
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     version: u64,
+    /// Whether a durable session may be among the receivers.
+    pub durable: bool,
     pub receivers: Vec<Receiver>,
     pub groups: Vec<GroupPlan>,
 }
@@ -104,6 +106,7 @@ impl Router {
                 if subscriber.options.no_local && publisher == Some(key) {
                     return;
                 }
+                plan.durable |= subscriber.inbox.durable && subscriber.options.qos > QoS::AtMostOnce;
                 if let Some(receiver) = places.get(&key).and_then(|place| plan.receivers.get_mut(*place)) {
                     receiver.merge(&subscriber.options);
                 } else {
@@ -113,6 +116,7 @@ impl Router {
             }
             Match::Shared(members) => {
                 let members: Vec<Receiver> = members.iter().map(|(_, subscriber)| Receiver::of(subscriber)).collect();
+                plan.durable |= members.iter().any(|member| member.inbox.durable && member.qos > QoS::AtMostOnce);
                 // Plans of different publishers start at different members.
                 let turn = AtomicUsize::new(publisher.and_then(|key| usize::try_from(key).ok()).unwrap_or(0));
                 plan.groups.push(GroupPlan { members, turn });

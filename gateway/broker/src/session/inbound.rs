@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Inbound, Machine, Received, Step, Ticket, TopicName, UNRELEASED_V311};
+use super::{Inbound, Machine, Received, Saving, Step, Ticket, TopicName, UNRELEASED_V311};
 use crate::codec::{Ack, Disconnect, Publish, encode};
 use crate::{DisconnectReason, QoS, Version, topic};
 
@@ -23,7 +23,7 @@ impl Machine {
             }
             QoS::ExactlyOnce => match self.session.received.get(&publish.packet_id) {
                 // The PUBREC follows when the first copy is committed.
-                Some(Received::Pending) => return Step::Done,
+                Some(Received::Pending | Received::Releasing) => return Step::Done,
                 Some(Received::Done) => {
                     encode::ack(out, self.version, encode::AckKind::Rec, publish.packet_id, 0);
                     return Step::Done;
@@ -114,16 +114,36 @@ impl Machine {
 
     pub(super) fn pubrel(&mut self, ack: Ack, out: &mut BytesMut) -> Step<'static> {
         let code = match self.session.received.get(&ack.packet_id) {
+            Some(Received::Done) if self.durable => {
+                self.session.received.insert(ack.packet_id, Received::Releasing);
+                return Step::Save(Saving::Received { packet_id: ack.packet_id });
+            }
             Some(Received::Done) => {
                 self.session.received.remove(&ack.packet_id);
                 0
             }
+            // The PUBCOMP is on its way to the store.
+            Some(Received::Releasing) => return Step::Done,
             // Released before it was received: nothing to release, the PUBREC is still to come.
             Some(Received::Pending) => return Step::End(DisconnectReason::ProtocolError),
             None => 0x92,
         };
         encode::ack(out, self.version, encode::AckKind::Comp, ack.packet_id, code);
         Step::Done
+    }
+
+    /// A step is durable: its answer goes out.
+    pub(crate) fn saved(&mut self, saving: &Saving, out: &mut BytesMut) {
+        match saving {
+            Saving::Received { packet_id } => {
+                self.session.received.remove(packet_id);
+                encode::ack(out, self.version, encode::AckKind::Comp, *packet_id, 0);
+            }
+            Saving::Sent { packet_id, .. } => {
+                self.released(*packet_id);
+                encode::ack(out, self.version, encode::AckKind::Rel, *packet_id, 0);
+            }
+        }
     }
 
     pub(super) fn disconnect(&mut self, disconnect: Disconnect) -> Step<'static> {

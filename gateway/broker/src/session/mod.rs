@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 pub(crate) use outbound::Sent;
 
 use crate::codec::{Connect, FilterRequest, Incoming, Subscribe, Unsubscribe, encode};
+use crate::durable::Kept;
 use crate::{DisconnectReason, Limits, Message, Properties, QoS, Version};
 
 /// A message on its way, with the running time of its reception: expiry never follows a stepping wall clock.
@@ -48,6 +49,10 @@ pub(crate) struct Queued {
     /// The retain flag that the receiver gets to see.
     pub retain: bool,
     pub identifiers: Option<Arc<[u32]>>,
+    /// Its place in its session, from which its packet id follows; 0 for QoS 0, which has neither.
+    pub seq: u64,
+    /// Set when the store holds it for this session.
+    pub kept: Option<Arc<Kept>>,
 }
 
 /// Options of one subscription.
@@ -79,13 +84,37 @@ pub(crate) struct Session {
     received: HashMap<u16, Received>,
     /// What was sent and is not acknowledged, in the order of sending.
     in_flight: VecDeque<InFlight>,
-    last_packet_id: u16,
 }
 
 impl Session {
-    /// Messages that the client has not acknowledged.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.in_flight.len()
+    /// A session as the store kept it: QoS 2 ids that are not released, and what may have been sent, in its order,
+    /// each with whether its PUBREL is due.
+    pub(crate) fn restored(
+        subscriptions: BTreeMap<Arc<str>, SubscriptionOptions>,
+        received: impl Iterator<Item = u16>,
+        sent: impl Iterator<Item = (Queued, bool)>,
+    ) -> Self {
+        let in_flight = sent.map(|(queued, released)| InFlight {
+            packet_id: outbound::packet_id(queued.seq),
+            stage: if released { Stage::Released(queued) } else { Stage::Published(queued) },
+        });
+        Self {
+            subscriptions,
+            received: received.map(|packet_id| (packet_id, Received::Done)).collect(),
+            in_flight: in_flight.collect(),
+        }
+    }
+
+    /// QoS 2 packet ids of the client that are not released.
+    pub(crate) fn received(&self) -> impl Iterator<Item = u16> + '_ {
+        self.received.keys().copied()
+    }
+
+    /// Takes what the client has not acknowledged.
+    pub(crate) fn take_in_flight(&mut self) -> impl Iterator<Item = Queued> + '_ {
+        self.in_flight.drain(..).map(|entry| match entry.stage {
+            Stage::Published(queued) | Stage::Releasing(queued) | Stage::Released(queued) => queued,
+        })
     }
 }
 
@@ -95,6 +124,8 @@ enum Received {
     Pending,
     /// PUBREC sent.
     Done,
+    /// Released, which is being committed: no PUBCOMP yet.
+    Releasing,
 }
 
 #[derive(Debug)]
@@ -107,8 +138,20 @@ struct InFlight {
 enum Stage {
     /// PUBLISH sent; PUBACK or PUBREC awaited.
     Published(Queued),
+    /// PUBREC came, which is being committed: no PUBREL yet.
+    Releasing(Queued),
     /// PUBREL sent; PUBCOMP awaited.
-    Released,
+    Released(Queued),
+}
+
+/// A step of QoS 2 in a durable session: its answer may go out once the store has it. After a crash the other side
+/// has forgotten what was answered, so the store must know it.
+#[derive(Debug, Clone)]
+pub(crate) enum Saving {
+    /// The client has the message (PUBREC): PUBREL is due.
+    Sent { packet_id: u16, queued: Queued },
+    /// The client has released its id (PUBREL): PUBCOMP is due.
+    Received { packet_id: u16 },
 }
 
 /// How a publish is to be acknowledged.
@@ -150,7 +193,7 @@ pub(crate) struct Inbound<'a> {
 }
 
 /// What the caller has to do about a packet.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Step<'a> {
     /// Nothing; answers are in the output.
     Done,
@@ -162,6 +205,8 @@ pub(crate) enum Step<'a> {
     Subscribe(Subscribe),
     /// Remove each filter, then UNSUBACK.
     Unsubscribe(Unsubscribe),
+    /// Make it durable, then [`Machine::saved`], in this order.
+    Save(Saving),
     /// The connection ends.
     End(DisconnectReason),
 }
@@ -171,6 +216,10 @@ pub(crate) enum Step<'a> {
 pub(crate) struct Machine {
     pub version: Version,
     pub session: Session,
+    /// What the client is done with, or will never get, of what the store holds: to be forgotten there.
+    pub done_with: Vec<Queued>,
+    /// Whether the session outlives the process.
+    durable: bool,
     /// After the connection has ended.
     pub session_expiry: Duration,
     expires_with_connection: bool,
@@ -200,11 +249,13 @@ const UNRELEASED_V311: usize = 1_024;
 
 impl Machine {
     /// For a connection that was accepted with these limits.
-    pub(crate) fn new(session: Session, connect: &Connect, limits: &Limits) -> Self {
+    pub(crate) fn new(session: Session, durable: bool, connect: &Connect, limits: &Limits) -> Self {
         let session_expiry = connect.session_expiry.min(limits.session_expiry);
         Self {
             version: connect.version,
             session,
+            done_with: Vec::new(),
+            durable,
             session_expiry,
             expires_with_connection: session_expiry.is_zero(),
             aliases: Vec::new(),
@@ -244,8 +295,16 @@ impl Machine {
 
     /// The connection has ended: the session goes back. What was being committed is settled by then, or is
     /// forgotten: an id without PUBREC is a new publish when it comes again.
+    ///
+    /// What was being saved counts as not saved: the client comes again with its PUBREC or PUBREL.
     pub(crate) fn into_session(mut self) -> Session {
-        self.session.received.retain(|_, state| *state == Received::Done);
+        self.session.received.retain(|_, state| *state != Received::Pending);
+        self.session.received.values_mut().for_each(|state| *state = Received::Done);
+        for entry in &mut self.session.in_flight {
+            if let Stage::Releasing(queued) = &entry.stage {
+                entry.stage = Stage::Published(queued.clone());
+            }
+        }
         self.session
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use super::{InFlight, Machine, Queued, Stage, Step};
+use super::{InFlight, Machine, Queued, Saving, Stage, Step};
 use crate::QoS;
 use crate::codec::{Ack, encode};
 
@@ -29,13 +29,15 @@ impl Machine {
     /// [`Machine::must_resend`] in any case.
     pub(crate) fn deliver(&mut self, queued: Queued, now: Duration, out: &mut BytesMut) -> Sent {
         if queued.routed.expired(now) {
+            self.done_with.extend(Some(queued).filter(|queued| queued.kept.is_some()));
             return Sent::Expired;
         }
-        let packet_id = if queued.qos == QoS::AtMostOnce { 0 } else { self.next_packet_id() };
+        let packet_id = if queued.qos == QoS::AtMostOnce { 0 } else { self.free_packet_id(queued.seq) };
         let limit = self.limits.maximum_packet;
         if encode::publish(out, self.version, &queued.routed.message, shown(&queued, packet_id, false, now), limit)
             .is_err()
         {
+            self.done_with.extend(Some(queued).filter(|queued| queued.kept.is_some()));
             return Sent::TooLarge;
         }
         if packet_id != 0 {
@@ -53,7 +55,9 @@ impl Machine {
                 return true;
             }
             match &entry.stage {
-                Stage::Released => encode::ack(out, self.version, encode::AckKind::Rel, entry.packet_id, 0),
+                // Its PUBREL follows when it is durable.
+                Stage::Releasing(_) => {}
+                Stage::Released(_) => encode::ack(out, self.version, encode::AckKind::Rel, entry.packet_id, 0),
                 Stage::Published(queued) => {
                     if self.sent_before >= self.limits.in_flight {
                         return true;
@@ -61,7 +65,7 @@ impl Machine {
                     let shown = shown(queued, entry.packet_id, true, now);
                     let limit = self.limits.maximum_packet;
                     if encode::publish(out, self.version, &queued.routed.message, shown, limit).is_err() {
-                        self.session.in_flight.remove(self.sent_before);
+                        self.remove(self.sent_before);
                         continue;
                     }
                 }
@@ -82,7 +86,7 @@ impl Machine {
     }
 
     pub(super) fn pubcomp(&mut self, ack: Ack) -> Step<'static> {
-        self.settle(ack.packet_id, |stage| matches!(stage, Stage::Released));
+        self.settle(ack.packet_id, |stage| matches!(stage, Stage::Released(_)));
         Step::Done
     }
 
@@ -95,11 +99,16 @@ impl Machine {
                         self.settle(ack.packet_id, |_| true);
                         return Step::Done;
                     }
-                    entry.stage = Stage::Released;
+                    let queued = queued.clone();
+                    if queued.kept.is_some() {
+                        entry.stage = Stage::Releasing(queued.clone());
+                        return Step::Save(Saving::Sent { packet_id: ack.packet_id, queued });
+                    }
+                    entry.stage = Stage::Released(queued);
                     0
                 }
-                Stage::Published(_) => return Step::Done,
-                Stage::Released => 0,
+                Stage::Published(_) | Stage::Releasing(_) => return Step::Done,
+                Stage::Released(_) => 0,
             },
             None => 0x92,
         };
@@ -112,23 +121,44 @@ impl Machine {
         // Clients acknowledge in order, so the first entries are the likely ones.
         let matching = |entry: &InFlight| entry.packet_id == packet_id && right_stage(&entry.stage);
         if let Some(index) = self.session.in_flight.iter().position(matching) {
-            self.session.in_flight.remove(index);
+            self.remove(index);
             if index < self.sent_before {
                 self.sent_before -= 1;
             }
         }
     }
 
-    /// The next id that is not in use. At most [`crate::Limits::in_flight`] and what a session brought along are.
-    fn next_packet_id(&mut self) -> u16 {
-        loop {
-            let id = self.session.last_packet_id.checked_add(1).unwrap_or(1);
-            self.session.last_packet_id = id;
-            if !self.session.in_flight.iter().any(|entry| entry.packet_id == id) {
-                return id;
-            }
+    fn remove(&mut self, index: usize) {
+        let Some(entry) = self.session.in_flight.remove(index) else { return };
+        let (Stage::Published(queued) | Stage::Releasing(queued) | Stage::Released(queued)) = entry.stage;
+        if queued.kept.is_some() {
+            self.done_with.push(queued);
         }
     }
+
+    /// The PUBREC of `packet_id` is durable.
+    pub(super) fn released(&mut self, packet_id: u16) {
+        let entry = self.session.in_flight.iter_mut().find(|entry| entry.packet_id == packet_id);
+        if let Some(entry) = entry
+            && let Stage::Releasing(queued) = &entry.stage
+        {
+            entry.stage = Stage::Released(queued.clone());
+        }
+    }
+
+    /// The packet id of a place; the next free one where an entry 65,535 places earlier is still not acknowledged.
+    fn free_packet_id(&self, seq: u64) -> u16 {
+        let mut id = packet_id(seq);
+        while self.session.in_flight.iter().any(|entry| entry.packet_id == id) {
+            id = id.checked_add(1).unwrap_or(1);
+        }
+        id
+    }
+}
+
+/// Packet ids follow from places, so that a message keeps its id over a crash without a word in the store.
+pub(super) fn packet_id(seq: u64) -> u16 {
+    u16::try_from(seq.wrapping_sub(1) % 65_535 + 1).unwrap_or(1)
 }
 
 fn shown(queued: &Queued, packet_id: u16, dup: bool, now: Duration) -> encode::Delivery<'_> {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::codec::{Fault, decode, frame};
+use crate::durable::Kept;
 
 fn connect(version: Version) -> Connect {
     Connect {
@@ -21,7 +22,7 @@ fn connect(version: Version) -> Connect {
 }
 
 fn machine(version: Version) -> Machine {
-    Machine::new(Session::default(), &connect(version), &Limits::default())
+    Machine::new(Session::default(), false, &connect(version), &Limits::default())
 }
 
 /// One step of the machine, made comparable.
@@ -33,6 +34,8 @@ enum Saw {
     Refused(Ticket, u8),
     Subscribe,
     Unsubscribe,
+    /// Of what was sent (true) or received.
+    Save(bool),
     End(DisconnectReason),
 }
 
@@ -50,6 +53,7 @@ fn feed(machine: &mut Machine, bytes: &[u8]) -> (Saw, Vec<u8>) {
             Step::Refused { ticket, code, .. } => Saw::Refused(ticket, code),
             Step::Subscribe(_) => Saw::Subscribe,
             Step::Unsubscribe(_) => Saw::Unsubscribe,
+            Step::Save(saving) => Saw::Save(matches!(saving, Saving::Sent { .. })),
             Step::End(reason) => Saw::End(reason),
         },
     };
@@ -77,7 +81,11 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 fn queued(qos: QoS, expiry: Option<u64>) -> Queued {
     let properties = Properties { message_expiry: expiry.map(Duration::from_secs), ..Properties::default() };
     let message = Message::new("t", "x", fieldgate_types::UnixMillis(0)).with_qos(qos).with_properties(properties);
-    Queued { routed: Arc::new(Routed { message, at: Duration::ZERO }), qos, retain: false, identifiers: None }
+    thread_local!(static PLACE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
+    let seq = if qos == QoS::AtMostOnce { 0 } else { PLACE.get() + 1 };
+    PLACE.set(PLACE.get().max(seq));
+    let routed = Arc::new(Routed { message, at: Duration::ZERO });
+    Queued { routed, qos, retain: false, identifiers: None, seq, kept: None }
 }
 
 #[test]
@@ -180,7 +188,7 @@ fn delivers_a_qos_2_message_once() {
         assert_eq!(feed(&mut machine, &again), (Saw::Done, vec![0x50, 2, 0, 9]));
         // The id lives on in the session, in the other version as well.
         let other = if version == Version::V5 { Version::V311 } else { Version::V5 };
-        let mut machine = Machine::new(machine.into_session(), &connect(other), &Limits::default());
+        let mut machine = Machine::new(machine.into_session(), false, &connect(other), &Limits::default());
         let again = publish(12, "t", Some(9), (other == Version::V5).then_some(&[][..]));
         assert_eq!(feed(&mut machine, &again), (Saw::Done, vec![0x50, 2, 0, 9]));
         assert_eq!(feed(&mut machine, &[0x62, 2, 0, 9]), (Saw::Done, vec![0x70, 2, 0, 9]));
@@ -196,7 +204,7 @@ fn first_of(version: Version) -> Vec<u8> {
 fn an_uncommitted_id_is_new_again_after_a_reconnect() {
     let mut machine = machine(Version::V5);
     feed(&mut machine, &first_of(Version::V5));
-    let mut machine = Machine::new(machine.into_session(), &connect(Version::V5), &Limits::default());
+    let mut machine = Machine::new(machine.into_session(), false, &connect(Version::V5), &Limits::default());
     let again = publish(12, "t", Some(9), Some(&[]));
     assert_eq!(feed(&mut machine, &again).0, Saw::Publish(Ticket::PubRec(9), "t".to_owned()));
 }
@@ -243,7 +251,7 @@ fn refuses_topics_beyond_the_limits_and_false_utf8() {
 fn sends_within_the_quota_and_again_after_a_resume() {
     let mut asked = connect(Version::V5);
     asked.receive_maximum = 2;
-    let mut machine = Machine::new(Session::default(), &asked, &Limits::default());
+    let mut machine = Machine::new(Session::default(), false, &asked, &Limits::default());
     let mut out = BytesMut::new();
     let now = Duration::from_secs(1);
     assert_eq!(machine.quota(), 2);
@@ -254,7 +262,7 @@ fn sends_within_the_quota_and_again_after_a_resume() {
     assert_eq!(feed(&mut machine, &[0x50, 2, 0, 2]), (Saw::Done, vec![0x62, 2, 0, 2]));
 
     // Resumed on 3.1.1: the publish with DUP, then the release, in the old order.
-    let mut machine = Machine::new(machine.into_session(), &connect(Version::V311), &Limits::default());
+    let mut machine = Machine::new(machine.into_session(), false, &connect(Version::V311), &Limits::default());
     assert!(machine.must_resend());
     out.clear();
     assert!(!machine.resend(now, &mut out, 1000));
@@ -277,7 +285,7 @@ fn resends_no_more_than_a_smaller_quota_allows() {
     }
     let mut asked = connect(Version::V5);
     asked.receive_maximum = 2;
-    let mut machine = Machine::new(machine.into_session(), &asked, &Limits::default());
+    let mut machine = Machine::new(machine.into_session(), false, &asked, &Limits::default());
     out.clear();
     assert!(machine.resend(Duration::ZERO, &mut out, 1000));
     assert_eq!(out.len(), 18);
@@ -291,7 +299,7 @@ fn resends_no_more_than_a_smaller_quota_allows() {
 fn expired_and_too_large_messages_are_not_sent() {
     let mut asked = connect(Version::V5);
     asked.maximum_packet = 12;
-    let mut machine = Machine::new(Session::default(), &asked, &Limits::default());
+    let mut machine = Machine::new(Session::default(), false, &asked, &Limits::default());
     let mut out = BytesMut::new();
     let at = Duration::from_secs(10);
     assert_eq!(machine.deliver(queued(QoS::AtLeastOnce, Some(10)), at, &mut out), Sent::Expired);
@@ -350,6 +358,52 @@ fn seeds(v5: bool) -> Vec<Vec<u8>> {
     seeds
 }
 
+#[test]
+fn a_durable_session_answers_qos_2_when_the_store_has_the_step() {
+    let mut machine = Machine::new(Session::default(), true, &connect(Version::V311), &Limits::default());
+    // From the client: no PUBCOMP before its id is gone from the store, and a repetition changes nothing.
+    let (saw, _) = feed(&mut machine, &publish(4, "t", Some(7), None));
+    assert_eq!(saw, Saw::Publish(Ticket::PubRec(7), "t".to_owned()));
+    let mut out = BytesMut::new();
+    machine.acknowledge(Ticket::PubRec(7), 0, &mut out);
+    assert_eq!(&out[..], [0x50, 2, 0, 7]);
+    assert_eq!(feed(&mut machine, &packet(0x62, &[0, 7])), (Saw::Save(false), vec![]));
+    assert_eq!(feed(&mut machine, &packet(0x62, &[0, 7])), (Saw::Done, vec![]));
+    assert_eq!(feed(&mut machine, &publish(12, "t", Some(7), None)), (Saw::Done, vec![]));
+    let mut out = BytesMut::new();
+    machine.saved(&Saving::Received { packet_id: 7 }, &mut out);
+    assert_eq!(&out[..], [0x70, 2, 0, 7]);
+    assert_eq!(machine.session.received().count(), 0);
+
+    // To the client: no PUBREL before its PUBREC is in the store.
+    let kept = Queued { kept: Some(Arc::new(Kept::new(1))), ..queued(QoS::ExactlyOnce, None) };
+    let mut out = BytesMut::new();
+    assert_eq!(machine.deliver(kept.clone(), Duration::ZERO, &mut out), Sent::Out);
+    let id = u8::try_from(kept.seq).unwrap();
+    assert_eq!(feed(&mut machine, &packet(0x50, &[0, id])), (Saw::Save(true), vec![]));
+    assert_eq!(feed(&mut machine, &packet(0x50, &[0, id])), (Saw::Done, vec![]));
+    let mut out = BytesMut::new();
+    machine.saved(&Saving::Sent { packet_id: u16::from(id), queued: kept }, &mut out);
+    assert_eq!(&out[..], [0x62, 2, 0, id]);
+    assert!(machine.done_with.is_empty());
+    assert_eq!(feed(&mut machine, &packet(0x70, &[0, id])), (Saw::Done, vec![]));
+    assert_eq!(machine.done_with.len(), 1);
+}
+
+#[test]
+fn a_step_that_was_being_saved_at_the_end_counts_as_not_saved() {
+    let mut machine = Machine::new(Session::default(), true, &connect(Version::V311), &Limits::default());
+    let kept = Queued { kept: Some(Arc::new(Kept::new(1))), ..queued(QoS::ExactlyOnce, None) };
+    let id = u8::try_from(kept.seq).unwrap();
+    machine.deliver(kept, Duration::ZERO, &mut BytesMut::new());
+    assert_eq!(feed(&mut machine, &packet(0x50, &[0, id])).0, Saw::Save(true));
+    let mut machine = Machine::new(machine.into_session(), true, &connect(Version::V311), &Limits::default());
+    let mut out = BytesMut::new();
+    machine.resend(Duration::ZERO, &mut out, 1_000);
+    // Its PUBLISH again, as a duplicate with the same id.
+    assert_eq!(&out[..], [0x3C, 6, 0, 1, b't', 0, id, b'x']);
+}
+
 /// Feeds a stream as a connection would: to its first fault or end.
 fn run(version: Version, stream: &[u8]) {
     let mut machine = machine(version);
@@ -363,6 +417,7 @@ fn run(version: Version, stream: &[u8]) {
         match machine.handle(packet, &mut out) {
             Step::Publish(inbound) => machine.acknowledge(inbound.ticket, 0, &mut out),
             Step::Refused { ticket, code, .. } => machine.acknowledge(ticket, code, &mut out),
+            Step::Save(saving) => machine.saved(&saving, &mut out),
             Step::Done | Step::Subscribe(_) | Step::Unsubscribe(_) => {}
             Step::End(_) => break,
         }

@@ -40,6 +40,14 @@ impl TestGate {
         Self { sessions, state: Mutex::default() }
     }
 
+    /// The same answers, other rows.
+    pub fn with_rows(&self, sessions: Arc<MemorySessions>) -> Self {
+        let state = self.state.lock().unwrap();
+        let (roles, revoked) = (state.roles.clone(), state.revoked.clone());
+        let (unknown, policies) = (state.unknown.clone(), state.policies.clone());
+        Self { sessions, state: Mutex::new(State { roles, revoked, unknown, policies, ..State::default() }) }
+    }
+
     pub fn role(&self, id: &str, role: Role) {
         self.state.lock().unwrap().roles.insert(id.to_owned(), role);
     }

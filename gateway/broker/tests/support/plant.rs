@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fieldgate_broker::{Broker, Config, Limits, MemorySessions, StartError};
 use fieldgate_types::SystemClock;
@@ -71,6 +72,19 @@ impl Plant {
         let broker = self.start_on("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = broker.local_addrs()[0];
         Self { broker, address, ..self }
+    }
+
+    /// A crash: the rows as they are now, and a new broker on them. The old one goes on with rows of its own.
+    pub async fn crashed(mut self) -> Self {
+        self.sessions = Arc::new(self.sessions.snapshot());
+        self.gate = Arc::new(self.gate.with_rows(Arc::clone(&self.sessions)));
+        self.restarted().await
+    }
+
+    /// The same, once changes that nobody waits for are in the store.
+    pub async fn settled_and_crashed(self) -> Self {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        self.crashed().await
     }
 
     /// TLS settings of a client with a certificate for `id`.
