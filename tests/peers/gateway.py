@@ -90,10 +90,10 @@ class Gateway:
         """SIGTERM; its exit code."""
         return self.running().stop(seconds)
 
-    def add_device(self, device: str) -> Bundle:
+    def add_device(self, device: str, role: str = "device") -> Bundle:
         """`device add`, and the bundle it wrote."""
         folder = self.folder / "bundles" / device
-        self.verb("device", "add", device, "--out", str(folder))
+        self.verb("device", "add", device, "--role", role, "--out", str(folder))
         bundle = Bundle(device, folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
         for file in (bundle.ca, bundle.cert, bundle.key):
             expect(file.is_file(), f"`device add {device}` wrote no {file.name}")

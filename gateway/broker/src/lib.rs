@@ -36,7 +36,8 @@
 //! # What waits, what is dropped
 //! | bound | full |
 //! |---|---|
-//! | line of publishes: Receive Maximum on 3.1.1, twice that on MQTT 5 (QoS 0 counts) | reading stops; MQTT 5 above QoS 0: 0x93 |
+//! | line of publishes: as many as the Receive Maximum (QoS 0 counts) | reading stops |
+//! | QoS 2 ids that are not released: Receive Maximum on MQTT 5, 1,024 in a session | disconnected (0x93) |
 //! | output buffer | the inbox fills; reading stops |
 //! | inbox of a connected client | its publishers wait: one second in which it takes less than a quarter of its queue, and it is disconnected (0x97) |
 //! | inbox of an absent client | the oldest is dropped and counted; QoS 0 is not kept |

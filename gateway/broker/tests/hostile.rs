@@ -149,11 +149,11 @@ async fn misbehaviour_ends_with_its_reason_code() {
         client.send(&bytes).await;
         assert_eq!(client.disconnected().await, Some(code), "{:02x?}", &bytes[..8.min(bytes.len())]);
     }
-    // More unacknowledged publishes than announced.
+    // More QoS 2 ids than announced.
     plant.gate.hold();
     let mut client = plant.v5("d1").await;
     for id in 1..=33 {
-        client.publish(2, TOPIC, id, "x").await;
+        client.publish(4, TOPIC, id, "x").await;
     }
     let disconnected = client.disconnected();
     let decide = async {
@@ -164,6 +164,23 @@ async fn misbehaviour_ends_with_its_reason_code() {
     };
     let (code, ()) = tokio::join!(disconnected, decide);
     assert_eq!(code, Some(0x93));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_qos_1_beyond_the_receive_maximum_is_read_as_it_is_acknowledged() {
+    let plant = Plant::new().await;
+    plant.gate.hold();
+    let mut client = plant.v5("d1").await;
+    for id in 1..=200 {
+        client.publish(2, TOPIC, id, "x").await;
+    }
+    until("commits", || async { plant.gate.held() == 32 }).await;
+    for id in 1..=200 {
+        until("a commit", || async { plant.gate.held() > 0 }).await;
+        assert!(plant.gate.held() <= 32);
+        plant.gate.let_through(Ok(()));
+        assert_eq!(client.acked(0x40).await.0, id);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

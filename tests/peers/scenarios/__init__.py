@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scenarios import certificates, commands, disk, field, harness, identity, load, local, memory, refusals
+from scenarios import certificates, commands, disk, field, harness, identity, load, local, memory, refusals, sessions
 from stage import Stage
 
 Scenario = Callable[[Stage], None]
@@ -21,6 +21,7 @@ ALL: dict[str, Scenario] = {
     "commands": commands.to_a_leaf,
     "load": load.cloud_away,
     "crash": load.gateway_killed,
+    "sessions": sessions.survive_kills,
     "config": refusals.ten_mistakes,
     "trouble": refusals.keeps_running,
     "disk": disk.full_and_back,

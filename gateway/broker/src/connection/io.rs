@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::time::Instant;
 
 use super::{CHUNK_MAX, CHUNK_MIN, Connection};
-use crate::{DisconnectReason, Version};
+use crate::DisconnectReason;
 
 /// The gate is asked again so often about a certificate that has ended and was let on.
 const ENDED_RECHECK: Duration = Duration::from_secs(3600);
@@ -85,10 +85,7 @@ impl Connection {
     /// Whether reading waits for something.
     pub(super) fn paused(&self) -> bool {
         let core = &self.publisher.core;
-        let most = usize::from(core.limits.receive_maximum);
-        // On MQTT 5 the Receive Maximum bounds what is above QoS 0; as much of QoS 0 may stand among it.
-        let most = if self.machine.version == Version::V5 { 2 * most } else { most };
-        self.pipeline.len() + self.answers.len() >= most.max(1)
+        self.pipeline.len() + self.answers.len() >= usize::from(core.limits.receive_maximum).max(1)
             || self.slowed_until.is_some()
             || self.output.len() >= core.limits.output_buffer
     }

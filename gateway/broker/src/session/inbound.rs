@@ -2,7 +2,7 @@
 
 use bytes::BytesMut;
 
-use super::{Inbound, Machine, Received, Saving, Step, Ticket, TopicName, UNRELEASED_V311};
+use super::{Inbound, Machine, Received, Saving, Step, Ticket, TopicName, UNRELEASED};
 use crate::codec::{Ack, Disconnect, Publish, encode};
 use crate::{DisconnectReason, QoS, Version, topic};
 
@@ -14,13 +14,10 @@ impl Machine {
         };
         let ticket = match publish.qos {
             QoS::AtMostOnce => Ticket::None,
-            QoS::AtLeastOnce => {
-                if let Some(reason) = self.over_receive_maximum() {
-                    return Step::End(reason);
-                }
-                self.unacknowledged += 1;
-                Ticket::PubAck(publish.packet_id)
-            }
+            QoS::AtLeastOnce => match self.over_receive_maximum() {
+                Some(reason) => return Step::End(reason),
+                None => Ticket::PubAck(publish.packet_id),
+            },
             QoS::ExactlyOnce => match self.session.received.get(&publish.packet_id) {
                 // The PUBREC follows when the first copy is committed.
                 Some(Received::Pending | Received::Releasing) => return Step::Done,
@@ -55,14 +52,15 @@ impl Machine {
         })
     }
 
+    /// QoS 1 alone can't exceed it: its PUBACK needs nothing more from the client, so the caller just stops reading
+    /// (paho, back after a while, sends all that it was given meanwhile at once, and would never get in again). QoS 2
+    /// needs its PUBREL, which would stand behind what is not read: it counts.
     fn over_receive_maximum(&self) -> Option<DisconnectReason> {
-        let open = self.unacknowledged + self.session.received.len();
-        let most = match self.version {
-            Version::V5 => self.limits.receive_maximum,
-            // No such thing on 3.1.1: the caller stops reading instead; only ids never released are refused.
-            Version::V311 => UNRELEASED_V311,
-        };
-        (open >= most).then_some(DisconnectReason::ReceiveMaximumExceeded)
+        let unreleased = self.session.received.len();
+        let open = unreleased.saturating_sub(self.carried.len());
+        // No such thing on 3.1.1.
+        let over = self.version == Version::V5 && open >= self.limits.receive_maximum;
+        (over || unreleased >= UNRELEASED).then_some(DisconnectReason::ReceiveMaximumExceeded)
     }
 
     fn resolve<'a>(&mut self, name: &'a str, alias: Option<u16>) -> Result<TopicName<'a>, DisconnectReason> {
@@ -97,7 +95,6 @@ impl Machine {
         match ticket {
             Ticket::None => {}
             Ticket::PubAck(packet_id) => {
-                self.unacknowledged = self.unacknowledged.saturating_sub(1);
                 encode::ack(out, self.version, encode::AckKind::Ack, packet_id, code);
             }
             Ticket::PubRec(packet_id) => {
@@ -119,7 +116,7 @@ impl Machine {
                 return Step::Save(Saving::Received { packet_id: ack.packet_id });
             }
             Some(Received::Done) => {
-                self.session.received.remove(&ack.packet_id);
+                self.release(ack.packet_id);
                 0
             }
             // The PUBCOMP is on its way to the store.
@@ -132,11 +129,16 @@ impl Machine {
         Step::Done
     }
 
+    fn release(&mut self, packet_id: u16) {
+        self.session.received.remove(&packet_id);
+        self.carried.remove(&packet_id);
+    }
+
     /// A step is durable: its answer goes out.
     pub(crate) fn saved(&mut self, saving: &Saving, out: &mut BytesMut) {
         match saving {
             Saving::Received { packet_id } => {
-                self.session.received.remove(packet_id);
+                self.release(*packet_id);
                 encode::ack(out, self.version, encode::AckKind::Comp, *packet_id, 0);
             }
             Saving::Sent { packet_id, .. } => {

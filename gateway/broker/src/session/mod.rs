@@ -9,7 +9,7 @@
 mod inbound;
 mod outbound;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,8 +225,8 @@ pub(crate) struct Machine {
     expires_with_connection: bool,
     aliases: Vec<Option<Arc<str>>>,
     limits: MachineLimits,
-    /// QoS 1 publishes that are not acknowledged.
-    unacknowledged: usize,
+    /// QoS 2 ids of earlier connections that are not released: they are outside this one's quota [MQTT-4.9.0-1].
+    carried: HashSet<u16>,
     /// Entries of `in_flight` before this index went out on this connection.
     sent_before: usize,
 }
@@ -244,8 +244,8 @@ struct MachineLimits {
     session_expiry: Duration,
 }
 
-/// QoS 2 ids that a 3.1.1 client, which knows no Receive Maximum, may leave unreleased.
-const UNRELEASED_V311: usize = 1_024;
+/// QoS 2 ids that a session may leave unreleased: over its connections, and on 3.1.1, which knows no Receive Maximum.
+const UNRELEASED: usize = 1_024;
 
 impl Machine {
     /// For a connection that was accepted with these limits.
@@ -253,6 +253,7 @@ impl Machine {
         let session_expiry = connect.session_expiry.min(limits.session_expiry);
         Self {
             version: connect.version,
+            carried: session.received().collect(),
             session,
             done_with: Vec::new(),
             durable,
@@ -268,7 +269,6 @@ impl Machine {
                 aliases: usize::from(limits.topic_alias_maximum),
                 session_expiry: limits.session_expiry,
             },
-            unacknowledged: 0,
             sent_before: 0,
         }
     }

@@ -213,12 +213,13 @@ fn an_uncommitted_id_is_new_again_after_a_reconnect() {
 fn holds_clients_to_the_receive_maximum() {
     let mut machine = machine(Version::V5);
     for id in 1..=32 {
-        assert!(matches!(feed(&mut machine, &publish(2, "t", Some(id), Some(&[]))).0, Saw::Publish(..)));
+        assert!(matches!(feed(&mut machine, &publish(4, "t", Some(id), Some(&[]))).0, Saw::Publish(..)));
     }
-    assert!(matches!(feed(&mut machine, &publish(0, "t", None, Some(&[]))).0, Saw::Publish(..)));
     let reason = DisconnectReason::ReceiveMaximumExceeded;
+    assert_eq!(feed(&mut machine, &publish(2, "t", Some(40), Some(&[]))).0, Saw::End(reason));
     assert_eq!(feed(&mut machine, &publish(4, "t", Some(33), Some(&[]))).0, Saw::End(reason));
-    machine.acknowledge(Ticket::PubAck(1), 0, &mut BytesMut::new());
+    // A refused one is over at once.
+    machine.acknowledge(Ticket::PubRec(1), 0x87, &mut BytesMut::new());
     assert!(matches!(feed(&mut machine, &publish(4, "t", Some(33), Some(&[]))).0, Saw::Publish(..)));
 }
 
@@ -388,6 +389,26 @@ fn a_durable_session_answers_qos_2_when_the_store_has_the_step() {
     assert!(machine.done_with.is_empty());
     assert_eq!(feed(&mut machine, &packet(0x70, &[0, id])), (Saw::Done, vec![]));
     assert_eq!(machine.done_with.len(), 1);
+}
+
+#[test]
+fn ids_of_an_earlier_connection_are_outside_the_quota_of_this_one() {
+    let mut machine = machine(Version::V5);
+    let publishes = |machine: &mut Machine, ids: std::ops::Range<u8>| {
+        let mut end = None;
+        for id in ids {
+            let (saw, _) = feed(machine, &publish(4, "t", Some(u16::from(id)), Some(&[])));
+            match saw {
+                Saw::Publish(ticket, _) => machine.acknowledge(ticket, 0, &mut BytesMut::new()),
+                other => end = Some(other),
+            }
+        }
+        end
+    };
+    assert_eq!(publishes(&mut machine, 1..33), None);
+    let mut machine = Machine::new(machine.into_session(), true, &connect(Version::V5), &Limits::default());
+    assert_eq!(publishes(&mut machine, 33..65), None);
+    assert_eq!(publishes(&mut machine, 65..66), Some(Saw::End(DisconnectReason::ReceiveMaximumExceeded)));
 }
 
 #[test]
