@@ -11,6 +11,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::core::Core;
 use crate::counters::Counters;
 use crate::durable::{self, Scribe};
@@ -163,6 +164,7 @@ impl Broker {
         BrokerMetrics {
             connections: as_u64(connections),
             sessions: as_u64(sessions),
+            buffer_bytes: as_u64(self.core.budget.used()),
             pending_sockets: as_u64(self.pending.count()),
             subscriptions: as_u64(self.core.router.len()),
             retained_messages: as_u64(retained_messages),
@@ -194,6 +196,7 @@ impl Broker {
 fn core(limits: Limits, gate: Arc<dyn Gate>, sessions: Arc<dyn Sessions>, clock: Arc<dyn Clock>) -> Core {
     Core {
         retained: Retained::new(&limits),
+        budget: Arc::new(Budget::new(limits.buffers)),
         limits,
         gate,
         sessions,
@@ -215,7 +218,7 @@ async fn load_retained(core: &Core) -> Result<(), LoadError> {
     let mut unreadable = 0_u64;
     for (key, value) in core.sessions.load(Table::Retained).await? {
         match stored::read(&key, value) {
-            Some((message, owner)) => core.retained.load(durable::revived(&*core.clock, message), owner),
+            Some((message, owner)) => core.retained.load(durable::revived(&*core.clock, message, &core.budget), owner),
             None => unreadable += 1,
         }
     }
@@ -228,7 +231,7 @@ async fn load_retained(core: &Core) -> Result<(), LoadError> {
 /// Sessions of the last run, all of them before the first client is let in. Who was revoked meanwhile has none.
 async fn load_sessions(core: &Arc<Core>) -> Result<(), LoadError> {
     let rows = core.sessions.load(Table::Sessions).await?;
-    let loaded = durable::load(rows, &*core.clock, &core.limits);
+    let loaded = durable::load(rows, &*core.clock, &core.limits, &core.budget);
     core.registry.begin_after(loaded.last_session);
     core.scribe.begin_after(loaded.last_message);
     core.scribe.later(loaded.orphans);
@@ -243,7 +246,7 @@ async fn load_sessions(core: &Arc<Core>) -> Result<(), LoadError> {
             revoked.push(Arc::clone(&who.id));
         }
         let subscriptions = session.session.subscriptions.clone();
-        let inbox = core.registry.restore(session, now, &core.limits);
+        let inbox = core.registry.restore(session, now, &core.limits, &core.budget);
         for (filter, options) in subscriptions {
             core.router.subscribe(&filter, &inbox, options);
         }

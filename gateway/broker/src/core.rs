@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::counters::Counters;
 use crate::durable::{self, Scribe};
 use crate::fanout::{self, Blocked};
@@ -34,6 +35,7 @@ pub(crate) struct Core {
     pub registry: Registry,
     /// Writes changes of sessions that no message's commit carries.
     pub scribe: Arc<Scribe>,
+    pub budget: Arc<Budget>,
     pub counters: Counters,
     /// Counts changes of rights; connections compare it with what they saw last.
     pub rights: AtomicU64,
@@ -144,7 +146,7 @@ impl Core {
             return;
         }
         let message = Message { received: self.clock.now(), ..will };
-        let routed = Arc::new(Routed { message, at: self.clock.monotonic() });
+        let routed = Arc::new(Routed::new(message, self.clock.monotonic(), &self.budget));
         let plan = self.router.plan(&topic, None);
         let offer = Offer { routed, plan: &plan, owner: &who.id, more: None, all_or_nothing: false };
         let commit = |message: &Message, changes: &[Change]| self.gate.commit(&who, message, &Durable { changes });
@@ -162,7 +164,7 @@ impl Core {
 
     /// Routes a message of the gateway itself.
     pub(crate) async fn publish_own(self: Arc<Self>, message: Message) -> Result<Delivery, CommitError> {
-        let routed = Arc::new(Routed { message, at: self.clock.monotonic() });
+        let routed = Arc::new(Routed::new(message, self.clock.monotonic(), &self.budget));
         let plan = self.router.plan(&routed.message.topic, None);
         let owner = Arc::from("");
         // Its retained messages are never refused by the limits.

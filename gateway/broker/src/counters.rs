@@ -39,6 +39,7 @@ pub(crate) struct Counters {
     pub subscription_refused: Counter,
     pub queue_waits: Counter,
     pub rate_waits: Counter,
+    pub buffer_waits: Counter,
     pub slow_receivers: Counter,
     pub retained_refused: Counter,
     pub wills_fired: Counter,
@@ -74,6 +75,7 @@ impl Counters {
             subscription_refused: self.subscription_refused.get(),
             queue_waits: self.queue_waits.get(),
             rate_waits: self.rate_waits.get(),
+            buffer_waits: self.buffer_waits.get(),
             slow_receivers: self.slow_receivers.get(),
             retained_refused: self.retained_refused.get(),
             wills_fired: self.wills_fired.get(),
@@ -83,6 +85,7 @@ impl Counters {
             dropped_not_authorized: self.dropped_so_far(DropReason::NotAuthorized),
             dropped_session_ended: self.dropped_so_far(DropReason::SessionEnded),
             dropped_too_large: self.dropped_so_far(DropReason::TooLarge),
+            dropped_buffers_full: self.dropped_so_far(DropReason::BuffersFull),
             dropped_slow_receiver: self.dropped_so_far(DropReason::SlowReceiver),
             ..BrokerMetrics::default()
         }

@@ -182,6 +182,8 @@ impl DisconnectReason {
 pub enum DropReason {
     /// The queue of an offline session was full: the oldest went.
     QueueFull,
+    /// All buffers together were full: the older half of a large queue went.
+    BuffersFull,
     /// The message expired in the queue.
     Expired,
     /// The rights were withdrawn before delivery.
@@ -196,13 +198,21 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, for counters.
-    pub const ALL: [Self; 6] =
-        [Self::QueueFull, Self::Expired, Self::NotAuthorized, Self::SessionEnded, Self::TooLarge, Self::SlowReceiver];
+    pub const ALL: [Self; 7] = [
+        Self::QueueFull,
+        Self::BuffersFull,
+        Self::Expired,
+        Self::NotAuthorized,
+        Self::SessionEnded,
+        Self::TooLarge,
+        Self::SlowReceiver,
+    ];
 
     /// One word for logs and metrics.
     pub fn word(self) -> &'static str {
         match self {
             Self::QueueFull => "queue-full",
+            Self::BuffersFull => "buffers-full",
             Self::Expired => "expired",
             Self::NotAuthorized => "not-authorized",
             Self::SessionEnded => "session-ended",

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use crate::budget::{Budget, Charge};
 use crate::session::Queued;
 use crate::{DisconnectReason, Limits, QoS};
 
@@ -63,6 +64,9 @@ pub(crate) struct Inbox {
     last_place: AtomicU64,
 }
 
+/// What an entry of a queue takes besides its message, which is shared.
+const ENTRY: usize = size_of::<Queued>();
+
 /// What an inbox begins with.
 #[derive(Debug)]
 pub(crate) struct Start {
@@ -81,6 +85,7 @@ pub(crate) struct Start {
 struct State {
     queue: VecDeque<Queued>,
     bytes: usize,
+    charge: Charge,
     presence: Presence,
     /// The connection's task, when it waits for something to come.
     receiver: Option<Waker>,
@@ -92,10 +97,11 @@ struct State {
 }
 
 impl Inbox {
-    pub(crate) fn new(start: Start, limits: &Limits) -> Self {
+    pub(crate) fn new(start: Start, limits: &Limits, budget: &Arc<Budget>) -> Self {
         let Start { key, durable, client_id, owner, presence, queue, last_place } = start;
         let state = State {
             bytes: queue.iter().map(|queued| queued.routed.message.cost()).sum(),
+            charge: budget.charge(queue.len() * ENTRY),
             queue,
             presence,
             receiver: None,
@@ -143,6 +149,7 @@ impl Inbox {
                 }
                 state.bytes += cost;
                 state.queue.push_back(queued);
+                state.count();
                 let receiver = state.receiver.take();
                 drop(state);
                 if let Some(receiver) = receiver {
@@ -160,6 +167,7 @@ impl Inbox {
                 }
                 state.bytes += cost;
                 state.queue.push_back(queued);
+                state.count();
                 Pushed::Stored { dropped }
             }
         }
@@ -221,6 +229,7 @@ impl Inbox {
         if count == 0 {
             return look_again;
         }
+        state.count();
         self.taken.fetch_add(count, Ordering::Relaxed);
         let waiting = if self.roomy(&state) { std::mem::take(&mut state.waiting) } else { Vec::new() };
         if state.queue.is_empty() && state.queue.capacity() > 256 {
@@ -282,6 +291,7 @@ impl Inbox {
             state.presence = Presence::Away;
             state.queue.retain(|queued| queued.qos != QoS::AtMostOnce);
             state.bytes = state.queue.iter().map(|queued| queued.routed.message.cost()).sum();
+            state.count();
             state.receiver = None;
             std::mem::take(&mut state.waiting)
         };
@@ -306,6 +316,7 @@ impl Inbox {
             state.presence = Presence::Gone;
             state.bytes = 0;
             state.receiver = None;
+            state.charge.set(0);
             (std::mem::take(&mut state.queue), std::mem::take(&mut state.waiting))
         };
         waiting.into_iter().for_each(Waker::wake);
@@ -314,6 +325,32 @@ impl Inbox {
 
     pub(crate) fn presence(&self) -> Presence {
         self.lock().presence
+    }
+
+    /// Bytes that wait here.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
+    /// Takes the older half of an absent client's queue, one message at least.
+    pub(crate) fn shed(&self) -> Vec<Queued> {
+        let mut state = self.lock();
+        if state.presence != Presence::Away {
+            return Vec::new();
+        }
+        let count = state.queue.len().div_ceil(2);
+        let gone: Vec<Queued> = state.queue.drain(..count).collect();
+        state.bytes = state.queue.iter().map(|queued| queued.routed.message.cost()).sum();
+        state.count();
+        gone
+    }
+}
+
+impl State {
+    /// Counts the entries of the queue.
+    fn count(&mut self) {
+        let bytes = self.queue.len() * ENTRY;
+        self.charge.set(bytes);
     }
 }
 
@@ -327,6 +364,10 @@ mod tests {
     use crate::Message;
     use crate::session::Routed;
 
+    fn budget() -> Arc<Budget> {
+        Arc::new(Budget::new(usize::MAX))
+    }
+
     fn inbox() -> Inbox {
         let start = Start {
             key: 1,
@@ -337,11 +378,11 @@ mod tests {
             queue: VecDeque::new(),
             last_place: 0,
         };
-        Inbox::new(start, &Limits { session_queue_messages: 4, ..Limits::default() })
+        Inbox::new(start, &Limits { session_queue_messages: 4, ..Limits::default() }, &budget())
     }
 
     fn queued(qos: QoS) -> Queued {
-        let routed = Arc::new(Routed { message: Message::new("t", "x", UnixMillis(0)), at: Duration::ZERO });
+        let routed = Arc::new(Routed::new(Message::new("t", "x", UnixMillis(0)), Duration::ZERO, &budget()));
         Queued { routed, qos, retain: false, identifiers: None, seq: 0, kept: None }
     }
 

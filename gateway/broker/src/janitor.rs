@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use crate::core::Core;
 use crate::registry::Due;
-use crate::{Change, Table};
+use crate::{Change, DropReason, Table};
 
 /// Expired retained messages are not delivered anyway; this frees them.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// How long full buffers may take to drain by themselves.
+const RELIEF: Duration = Duration::from_secs(1);
 
 /// Runs until the broker stops.
 pub(crate) struct Janitor {
@@ -27,6 +30,7 @@ impl Janitor {
             }
             let wait = next.map_or(SWEEP, |next| next.saturating_sub(now).min(SWEEP));
             tokio::select! {
+                () = self.core.budget.pressed.notified() => self.relieve().await,
                 () = self.core.stopping.cancelled() => return,
                 () = self.core.parked.notified() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -46,6 +50,23 @@ impl Janitor {
             self.core.tasks.spawn(Arc::clone(&self.core).fire_will(who, message));
         }
         next
+    }
+
+    /// All buffers are full. What connected clients hold drains within [`RELIEF`], or they are disconnected for being
+    /// slow; absent ones then lose the oldest of what waits for them, the largest queues first.
+    async fn relieve(&self) {
+        tokio::time::sleep(RELIEF).await;
+        while self.core.budget.full() {
+            let Some((inbox, gone)) = self.core.registry.shed() else { return };
+            for queued in &gone {
+                self.core.scribe.forget(inbox.key, queued);
+            }
+            self.core.report_dropped(
+                &inbox.owner,
+                DropReason::BuffersFull,
+                u64::try_from(gone.len()).unwrap_or(u64::MAX),
+            );
+        }
     }
 
     async fn sweep(&self, now: Duration) {

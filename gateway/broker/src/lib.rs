@@ -12,6 +12,7 @@
 //! | `router`, [`topic`] | the subscription tree, the plans made from it, matching and covering | none |
 //! | `retained`, `stored` | retained messages, their limits and rows | none |
 //! | `durable` | sessions that outlive the process: their rows, and the writer of what no message's commit carries | none |
+//! | `budget` | the count over all buffers | none |
 //! | `inbox`, `fanout` | the bounded queue of each receiver, and what waits when it is full | wakes tasks |
 //! | `registry` | one slot per client id: live or parked session, take-over | none |
 //! | `connection` | one attached client: a task that polls everything it waits for in one loop | socket |
@@ -44,6 +45,7 @@
 //! | message rate of a device | reading stops |
 //! | a client that takes no byte for 10 s | disconnected |
 //! | sockets before their CONNECT | the oldest is closed |
+//! | all buffers together | no new connections (0x97), publishes are not read; after a second the largest queues of absent clients lose their oldest |
 //! | connections, subscriptions, filters, retained messages | refused with 0x97 (3.1.1: 0x03, 0x80; a retained message over the limit is delivered, not kept) |
 //!
 //! # Decisions
@@ -57,6 +59,7 @@
 //!   limits; the store is read at start alone.
 
 mod broker;
+mod budget;
 mod codec;
 mod connection;
 mod core;

@@ -61,6 +61,8 @@ pub struct Limits {
     pub message_rate: u32,
     /// Messages that a device may send at once before the rate counts.
     pub message_burst: u32,
+    /// All buffers together: messages wherever they wait, input and output.
+    pub buffers: usize,
     /// From accept to a finished TLS handshake.
     pub client_hello_timeout: Duration,
     /// From the handshake to the CONNECT.
@@ -97,6 +99,7 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(300),
             message_rate: 200,
             message_burst: 1_000,
+            buffers: 64 << 20,
             client_hello_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             pending_sockets: 4_096,

@@ -22,6 +22,8 @@ pub struct BrokerMetrics {
     pub retained_messages: u64,
     /// Gauge: bytes of retained messages.
     pub retained_bytes: u64,
+    /// Gauge: bytes in all buffers together.
+    pub buffer_bytes: u64,
     /// Sockets accepted.
     pub accepted: u64,
     /// Pending sockets closed for a newer one.
@@ -52,10 +54,14 @@ pub struct BrokerMetrics {
     pub queue_waits: u64,
     /// Times that a device was slowed by the message rate.
     pub rate_waits: u64,
+    /// Times that a publish waited because all buffers were full.
+    pub buffer_waits: u64,
     /// Receivers disconnected for being slow.
     pub slow_receivers: u64,
     /// Messages for sessions dropped because their queue was full.
     pub dropped_queue_full: u64,
+    /// ... because all buffers together were full.
+    pub dropped_buffers_full: u64,
     /// ... because they expired.
     pub dropped_expired: u64,
     /// ... because the rights were withdrawn.

@@ -13,9 +13,10 @@ use std::time::Duration;
 use fieldgate_types::UnixMillis;
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Budget;
 use crate::durable::{self, LoadedSession, Meta};
 use crate::inbox::{self, Inbox, Kick, Presence};
-use crate::session::Session;
+use crate::session::{Queued, Session};
 use crate::{Change, ConnectionInfo, DisconnectReason, Identity, Limits, Message, Role, Version};
 
 /// All slots.
@@ -85,8 +86,8 @@ pub(crate) enum Attach {
     In { session: Session, inbox: Arc<Inbox>, present: bool, replaced: Option<Box<Ended>> },
     /// An older connection was asked to end; ask again when this is cancelled.
     Wait(CancellationToken),
-    /// All connections are taken, or all of this identity's.
-    Full,
+    /// A limit is reached, in words.
+    Full(&'static str),
     /// The broker is stopping.
     Closed,
 }
@@ -118,7 +119,7 @@ impl Registry {
     }
 
     /// Lets a newcomer in, or says what stands in its way.
-    pub(crate) fn attach(&self, newcomer: &Newcomer<'_>, limits: &Limits) -> Attach {
+    pub(crate) fn attach(&self, newcomer: &Newcomer<'_>, limits: &Limits, budget: &Arc<Budget>) -> Attach {
         let mut state = self.lock();
         if state.closed {
             return Attach::Closed;
@@ -130,13 +131,16 @@ impl Registry {
             return Attach::Wait(live.ended.clone());
         }
         if state.live >= limits.connections {
-            return Attach::Full;
+            return Attach::Full("all connections are taken");
+        }
+        if budget.full() {
+            return Attach::Full("all buffers are full");
         }
         let mut replaced = None;
         if newcomer.who.role == Role::App && !state.slots.contains_key(newcomer.client_id) {
             match state.make_place(&newcomer.who.id, limits.connections_per_app) {
                 Ok(ended) => replaced = ended,
-                Err(()) => return Attach::Full,
+                Err(()) => return Attach::Full("all connections of this program are taken"),
             }
         }
         state.live += 1;
@@ -159,7 +163,7 @@ impl Registry {
                     queue: VecDeque::new(),
                     last_place: 0,
                 };
-                (Session::default(), Arc::new(Inbox::new(start, limits)), false)
+                (Session::default(), Arc::new(Inbox::new(start, limits, budget)), false)
             }
         };
         let slot = Slot { who: Arc::clone(newcomer.who), inbox: Arc::clone(&inbox), state: live };
@@ -173,7 +177,13 @@ impl Registry {
     }
 
     /// Takes a session of an earlier run, nobody connected; `now` in running time. Its inbox.
-    pub(crate) fn restore(&self, loaded: LoadedSession, now: Duration, limits: &Limits) -> Arc<Inbox> {
+    pub(crate) fn restore(
+        &self,
+        loaded: LoadedSession,
+        now: Duration,
+        limits: &Limits,
+        budget: &Arc<Budget>,
+    ) -> Arc<Inbox> {
         let LoadedSession { key, meta, session, queue, last_place, expires_in, will } = loaded;
         let start = inbox::Start {
             key,
@@ -184,7 +194,7 @@ impl Registry {
             queue,
             last_place,
         };
-        let inbox = Arc::new(Inbox::new(start, limits));
+        let inbox = Arc::new(Inbox::new(start, limits, budget));
         let will = will.map(|(delay, message)| (now.saturating_add(delay), message));
         let parked = Parked { session, expires: now.saturating_add(expires_in), will };
         let slot = Slot { who: meta.who, inbox: Arc::clone(&inbox), state: SlotState::Parked(Box::new(parked)) };
@@ -275,6 +285,24 @@ impl Registry {
         for slot in state.slots.values().filter(|slot| matches!(slot.state, SlotState::Live(_))) {
             slot.inbox.kick(Kick { reason: DisconnectReason::ServerShutdown, drop_session: false });
         }
+    }
+
+    /// Takes from the largest queue of an absent client, or what one of them was sent and has not acknowledged when
+    /// no queue holds anything. `None`: there is nothing to take.
+    pub(crate) fn shed(&self) -> Option<(Arc<Inbox>, Vec<Queued>)> {
+        let mut state = self.lock();
+        let parked = || state.slots.values().filter(|slot| matches!(slot.state, SlotState::Parked(_)));
+        let largest = parked().map(|slot| (slot.inbox.bytes(), &slot.inbox)).max_by_key(|(bytes, _)| *bytes);
+        if let Some((_, inbox)) = largest.filter(|(bytes, _)| *bytes > 0) {
+            return Some((Arc::clone(inbox), inbox.shed()));
+        }
+        state.slots.values_mut().find_map(|slot| match &mut slot.state {
+            SlotState::Live(_) => None,
+            SlotState::Parked(parked) => {
+                let sent: Vec<Queued> = parked.session.take_in_flight().collect();
+                (!sent.is_empty()).then(|| (Arc::clone(&slot.inbox), sent))
+            }
+        })
     }
 
     /// Wakes every connection: rights have changed.

@@ -234,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::Message;
+    use crate::budget::Budget;
 
     fn store(limits: Limits) -> Retained {
         Retained::new(&limits)
@@ -242,7 +243,7 @@ mod tests {
     fn put(store: &Retained, topic: &str, owner: &str) -> Result<(), Refused> {
         let topic: Arc<str> = topic.into();
         let message = Message::new(Arc::clone(&topic), "x", UnixMillis(0));
-        let routed = Arc::new(Routed { message, at: Duration::ZERO });
+        let routed = Arc::new(Routed::new(message, Duration::ZERO, &Arc::new(Budget::new(1))));
         let (sequence, ()) = store.submit(&topic, owner, Some(routed.message.cost()), || ())?;
         store.apply(&topic, sequence, Some((&routed, owner.into())));
         Ok(())
@@ -308,7 +309,8 @@ mod tests {
     fn the_last_submitted_wins_whichever_finishes_first() {
         let store = store(Limits::default());
         let topic: Arc<str> = "a".into();
-        let routed = Arc::new(Routed { message: Message::new("a", "old", UnixMillis(0)), at: Duration::ZERO });
+        let routed =
+            Arc::new(Routed::new(Message::new("a", "old", UnixMillis(0)), Duration::ZERO, &Arc::new(Budget::new(1))));
         let (first, ()) = store.submit(&topic, "", Some(1), || ()).unwrap();
         let (second, ()) = store.submit(&topic, "", None, || ()).unwrap();
         store.apply(&topic, second, None);

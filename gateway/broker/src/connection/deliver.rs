@@ -12,6 +12,8 @@ use crate::{Decision, DisconnectReason, DropReason, QoS, durable};
 
 /// Retained entries looked at in one go: about 0.1 ms.
 const WALK: usize = 512;
+/// Output while all buffers are full.
+const SMALL: usize = 4 << 10;
 
 /// Messages of one batch that went out or not.
 #[derive(Debug, Default)]
@@ -25,7 +27,10 @@ struct Tally {
 impl Connection {
     /// Fills the output buffer; registers to be woken when there is nothing to fill it with.
     pub(super) fn deliver(&mut self, context: &mut Context<'_>) -> bool {
-        let limit = self.publisher.core.limits.output_buffer;
+        let core = &self.publisher.core;
+        // While all buffers are full, one that takes nothing is not given more.
+        let limit = if core.budget.full() { SMALL } else { core.limits.output_buffer };
+        let limit = limit.min(core.limits.output_buffer);
         let before = self.output.len();
         let mut tally = Tally::default();
         if self.machine.must_resend() {

@@ -35,6 +35,7 @@ use bucket::Bucket;
 use pipeline::{Pipeline, Publisher, Settled};
 use routes::Routes;
 
+use crate::budget::Charge;
 use crate::codec::{Connect, Will};
 use crate::core::Core;
 use crate::inbox::Inbox;
@@ -88,6 +89,8 @@ pub(crate) struct Connection {
     will: Option<Will>,
     input: BytesMut,
     output: BytesMut,
+    /// Of input and output.
+    charge: Charge,
     /// Bytes to ask the socket for: follows what it gives.
     chunk: usize,
     unflushed: bool,
@@ -132,6 +135,7 @@ impl Connection {
             Role::App | Role::Gateway => None,
         };
         let recheck_at = who.not_after.map(|end| started + end.since(wall));
+        let core_budget = Arc::clone(&core.budget);
         let mut connection = Self {
             machine: Machine::new(session, inbox.durable, &connect, &core.limits),
             _held: Held { core: Arc::clone(&core), inbox: Arc::clone(&inbox) },
@@ -139,6 +143,7 @@ impl Connection {
             inbox,
             live,
             will: connect.will,
+            charge: core_budget.charge(input.capacity() + output.capacity()),
             input,
             output,
             chunk: CHUNK_MIN,
@@ -170,9 +175,13 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        poll_fn(|context| match self.poll_once(stream, context) {
-            Err(reason) => Poll::Ready(reason),
-            Ok(()) => Poll::Pending,
+        poll_fn(|context| {
+            let polled = self.poll_once(stream, context);
+            self.charge.set(self.input.capacity() + self.output.capacity());
+            match polled {
+                Err(reason) => Poll::Ready(reason),
+                Ok(()) => Poll::Pending,
+            }
         })
         .await
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::time::Instant;
@@ -13,6 +14,10 @@ use crate::core::Offer;
 use crate::durable;
 use crate::session::{Inbound, Machine, Routed, Step, Ticket};
 use crate::{Decision, DisconnectReason, Durable, Message, Version};
+
+const PUBLISH: u8 = 3;
+/// While all buffers are full, a publish waits so long for another look.
+const BUFFERS_RETRY: Duration = Duration::from_millis(20);
 
 impl Connection {
     /// Handles every whole packet that was read, unless something makes reading wait.
@@ -56,6 +61,12 @@ impl Connection {
         let limit = self.publisher.core.limits.packet;
         let Some(frame) = frame(input, limit).map_err(super::super::codec::Fault::reason)? else { return Ok(0) };
         if input.len() < frame.len() {
+            return Ok(0);
+        }
+        if frame.first >> 4 == PUBLISH && self.publisher.core.budget.full() {
+            self.publisher.core.counters.buffer_waits.one();
+            self.publisher.core.budget.pressed.notify_one();
+            self.slowed_until = Some(Instant::now() + BUFFERS_RETRY);
             return Ok(0);
         }
         let packet = decode(self.machine.version, frame, input).map_err(super::super::codec::Fault::reason)?;
@@ -110,7 +121,7 @@ impl Connection {
         };
         let topic = Arc::clone(&message.topic);
         let offer = Offer {
-            routed: Arc::new(Routed { message, at: self.now }),
+            routed: Arc::new(Routed::new(message, self.now, &core.budget)),
             plan: &route.plan,
             owner: &who.id,
             more,

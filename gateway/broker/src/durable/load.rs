@@ -8,6 +8,7 @@ use fieldgate_types::Clock;
 
 use super::rows::{self, Key, Meta, Place};
 use super::{Kept, stopped_for};
+use crate::budget::Budget;
 use crate::session::{Queued, Routed, Session, SubscriptionOptions};
 use crate::{Change, Limits, Message, QoS, Row};
 
@@ -47,7 +48,7 @@ struct Parts {
 }
 
 /// Puts the rows of [`crate::Table::Sessions`] together.
-pub(crate) fn load(table: Vec<Row>, clock: &dyn Clock, limits: &Limits) -> Loaded {
+pub(crate) fn load(table: Vec<Row>, clock: &dyn Clock, limits: &Limits, budget: &Arc<Budget>) -> Loaded {
     let mut loaded = Loaded::default();
     let mut parts: HashMap<u64, Parts> = HashMap::new();
     let mut messages: HashMap<u64, (Arc<Kept>, Arc<Routed>, bool)> = HashMap::new();
@@ -60,7 +61,7 @@ pub(crate) fn load(table: Vec<Row>, clock: &dyn Clock, limits: &Limits) -> Loade
                     parts.entry(*session).or_default().subscriptions.insert(Arc::clone(filter), options);
                 }
                 Key::Message(id) => {
-                    let routed = Arc::new(revived(clock, rows::read_message(value)?));
+                    let routed = Arc::new(revived(clock, rows::read_message(value)?, budget));
                     messages.insert(*id, (Arc::new(Kept::new(*id)), routed, false));
                 }
                 Key::Place(session, seq) => {
@@ -154,15 +155,15 @@ impl Parts {
 
 /// A message of an earlier run. Running time starts near zero: what is older than this process keeps its age in its
 /// expiry.
-pub(crate) fn revived(clock: &dyn Clock, message: Message) -> Routed {
+pub(crate) fn revived(clock: &dyn Clock, message: Message, budget: &Arc<Budget>) -> Routed {
     let now = clock.monotonic();
     let age = stopped_for(clock, message.received);
     let at = now.saturating_sub(age);
     let before = age.saturating_sub(now);
     let Some(expiry) = message.properties.as_ref().and_then(|p| p.message_expiry) else {
-        return Routed { message, at };
+        return Routed::new(message, at, budget);
     };
     let mut properties = message.properties().clone();
     properties.message_expiry = Some(expiry.saturating_sub(before));
-    Routed { message: message.with_properties(properties), at }
+    Routed::new(message.with_properties(properties), at, budget)
 }

@@ -234,6 +234,7 @@ mod tests {
 
     use super::*;
     use crate::Properties;
+    use crate::budget::Budget;
     use crate::session::Routed;
 
     fn meta(will: bool) -> Meta {
@@ -275,7 +276,7 @@ mod tests {
             assert_eq!(read_key(&row.key), Some(Key::Message(3)));
             assert_eq!(read_message(row.value.unwrap()), Some(sent.clone()));
             let identifiers = Some(Arc::from([1, 268_435_455]));
-            let routed = Arc::new(Routed { message: sent, at: Duration::ZERO });
+            let routed = Arc::new(Routed::new(sent, Duration::ZERO, &Arc::new(Budget::new(1))));
             let queued = Queued {
                 routed,
                 qos: QoS::AtLeastOnce,

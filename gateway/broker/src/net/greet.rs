@@ -259,7 +259,7 @@ async fn attach(
 ) -> Result<(crate::session::Session, Arc<crate::inbox::Inbox>, bool, bool), Refused> {
     let deadline = tokio::time::Instant::now() + TAKE_OVER + core.limits.full_queue_wait;
     loop {
-        match core.registry.attach(newcomer, &core.limits) {
+        match core.registry.attach(newcomer, &core.limits, &core.budget) {
             Attach::In { session, inbox, present, replaced } => {
                 let any = replaced.is_some();
                 if let Some(ended) = replaced {
@@ -278,7 +278,7 @@ async fn attach(
                     return Err(Refused::new(0x88, "the older connection still waits for the store"));
                 }
             }
-            Attach::Full => return Err(Refused::new(0x97, "all connections are taken")),
+            Attach::Full(words) => return Err(Refused::new(0x97, words)),
             Attach::Closed => return Err(Refused::new(0x88, "the broker is stopping")),
         }
     }

@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 
 pub(crate) use outbound::Sent;
 
+use crate::budget::{Budget, Charge};
 use crate::codec::{Connect, FilterRequest, Incoming, Subscribe, Unsubscribe, encode};
 use crate::durable::Kept;
 use crate::{DisconnectReason, Limits, Message, Properties, QoS, Version};
@@ -26,9 +27,16 @@ use crate::{DisconnectReason, Limits, Message, Properties, QoS, Version};
 pub(crate) struct Routed {
     pub message: Message,
     pub at: Duration,
+    _charge: Charge,
 }
 
 impl Routed {
+    /// Counted in `budget` until the last holder lets it go.
+    pub(crate) fn new(message: Message, at: Duration, budget: &Arc<Budget>) -> Self {
+        let charge = budget.charge(message.cost());
+        Self { message, at, _charge: charge }
+    }
+
     /// What is left of the message's expiry; `None` when it has none.
     pub(crate) fn remaining(&self, now: Duration) -> Option<Duration> {
         let expiry = self.message.properties.as_ref()?.message_expiry?;
@@ -84,6 +92,8 @@ pub(crate) struct Session {
     received: HashMap<u16, Received>,
     /// What was sent and is not acknowledged, in the order of sending.
     in_flight: VecDeque<InFlight>,
+    /// Their bytes.
+    in_flight_bytes: usize,
 }
 
 impl Session {
@@ -94,15 +104,18 @@ impl Session {
         received: impl Iterator<Item = u16>,
         sent: impl Iterator<Item = (Queued, bool)>,
     ) -> Self {
-        let in_flight = sent.map(|(queued, released)| InFlight {
-            packet_id: outbound::packet_id(queued.seq),
-            stage: if released { Stage::Released(queued) } else { Stage::Published(queued) },
-        });
-        Self {
+        let mut session = Self {
             subscriptions,
             received: received.map(|packet_id| (packet_id, Received::Done)).collect(),
-            in_flight: in_flight.collect(),
+            ..Self::default()
+        };
+        for (queued, released) in sent {
+            let packet_id = outbound::packet_id(queued.seq);
+            session.in_flight_bytes += queued.routed.message.cost();
+            let stage = if released { Stage::Released(queued) } else { Stage::Published(queued) };
+            session.in_flight.push_back(InFlight { packet_id, stage });
         }
+        session
     }
 
     /// QoS 2 packet ids of the client that are not released.
@@ -112,6 +125,7 @@ impl Session {
 
     /// Takes what the client has not acknowledged.
     pub(crate) fn take_in_flight(&mut self) -> impl Iterator<Item = Queued> + '_ {
+        self.in_flight_bytes = 0;
         self.in_flight.drain(..).map(|entry| match entry.stage {
             Stage::Published(queued) | Stage::Releasing(queued) | Stage::Released(queued) => queued,
         })
@@ -239,6 +253,7 @@ struct MachineLimits {
     receive_maximum: usize,
     /// Quota towards the client.
     in_flight: usize,
+    in_flight_bytes: usize,
     maximum_packet: usize,
     aliases: usize,
     session_expiry: Duration,
@@ -265,6 +280,7 @@ impl Machine {
                 topic_levels: limits.topic_levels,
                 receive_maximum: usize::from(limits.receive_maximum),
                 in_flight: usize::from(limits.in_flight.min(connect.receive_maximum)),
+                in_flight_bytes: limits.session_queue_bytes,
                 maximum_packet: connect.maximum_packet,
                 aliases: usize::from(limits.topic_alias_maximum),
                 session_expiry: limits.session_expiry,

@@ -22,6 +22,9 @@ pub(crate) enum Sent {
 impl Machine {
     /// How many messages above QoS 0 may go out now.
     pub(crate) fn quota(&self) -> usize {
+        if self.session.in_flight_bytes >= self.limits.in_flight_bytes {
+            return 0;
+        }
         self.limits.in_flight.saturating_sub(self.session.in_flight.len())
     }
 
@@ -41,6 +44,7 @@ impl Machine {
             return Sent::TooLarge;
         }
         if packet_id != 0 {
+            self.session.in_flight_bytes += queued.routed.message.cost();
             self.session.in_flight.push_back(InFlight { packet_id, stage: Stage::Published(queued) });
             self.sent_before += 1;
         }
@@ -131,6 +135,7 @@ impl Machine {
     fn remove(&mut self, index: usize) {
         let Some(entry) = self.session.in_flight.remove(index) else { return };
         let (Stage::Published(queued) | Stage::Releasing(queued) | Stage::Released(queued)) = entry.stage;
+        self.session.in_flight_bytes -= queued.routed.message.cost();
         if queued.kept.is_some() {
             self.done_with.push(queued);
         }

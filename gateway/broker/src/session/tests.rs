@@ -6,6 +6,10 @@ use super::*;
 use crate::codec::{Fault, decode, frame};
 use crate::durable::Kept;
 
+fn budget() -> Arc<Budget> {
+    Arc::new(Budget::new(usize::MAX))
+}
+
 fn connect(version: Version) -> Connect {
     Connect {
         version,
@@ -84,7 +88,7 @@ fn queued(qos: QoS, expiry: Option<u64>) -> Queued {
     thread_local!(static PLACE: std::cell::Cell<u64> = const { std::cell::Cell::new(0) });
     let seq = if qos == QoS::AtMostOnce { 0 } else { PLACE.get() + 1 };
     PLACE.set(PLACE.get().max(seq));
-    let routed = Arc::new(Routed { message, at: Duration::ZERO });
+    let routed = Arc::new(Routed::new(message, Duration::ZERO, &budget()));
     Queued { routed, qos, retain: false, identifiers: None, seq, kept: None }
 }
 
@@ -319,7 +323,7 @@ fn keeps_the_order_of_user_properties() {
     let Ok(Incoming::Publish(publish)) = decode(Version::V5, found, &bytes) else { panic!("not a PUBLISH") };
     let mut queued = queued(QoS::AtMostOnce, None);
     let message = Message { properties: publish.properties, ..queued.routed.message.clone() };
-    queued.routed = Arc::new(Routed { message, at: Duration::ZERO });
+    queued.routed = Arc::new(Routed::new(message, Duration::ZERO, &budget()));
     let mut out = BytesMut::new();
     machine(Version::V5).deliver(queued, Duration::ZERO, &mut out);
     assert_eq!(&out[6..27], list);
