@@ -7,8 +7,8 @@ use bytes::Bytes;
 use mqtt_protocol_core::mqtt::packet::{Property, v3_1_1, v5_0};
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 
-use super::Fault;
-use super::decode::{fault, message_properties};
+use super::decode::{fault, message_properties, texts};
+use super::{Fault, text};
 use crate::{Properties, QoS, Version, topic};
 
 /// What a client asks for.
@@ -64,6 +64,10 @@ pub(crate) fn connect(body: &[u8]) -> Result<Connect, Fault> {
     if flags & 1 != 0 || (flags & 0b100 == 0 && will_bits != 0) || will_bits & 0b1_1000 == 0b1_1000 {
         return Err(Fault::Malformed);
     }
+    // A password without a user name, which only MQTT 5 allows [MQTT-3.1.2-22].
+    if body.get(6) == Some(&4) && flags & 0b1100_0000 == 0b0100_0000 {
+        return Err(Fault::Malformed);
+    }
     parse(body)
 }
 
@@ -71,8 +75,11 @@ fn v311(body: &[u8]) -> Result<Connect, Fault> {
     let (packet, used) = v3_1_1::Connect::parse(body).map_err(fault)?;
     whole(body, used)?;
     let clean = packet.clean_session();
-    // A server may refuse an empty id without clean session [MQTT-3.1.3-8]: here the id comes from the
-    // certificate anyway, so it is assigned.
+    strings(packet.client_id(), packet.user_name())?;
+    // [MQTT-3.1.3-8]: a session that is to be found again needs a name.
+    if packet.client_id().is_empty() && !clean {
+        return Err(Fault::ClientId);
+    }
     let will = packet.will_flag().then(|| {
         will(
             packet.will_topic(),
@@ -100,6 +107,9 @@ fn v311(body: &[u8]) -> Result<Connect, Fault> {
 fn v5(body: &[u8]) -> Result<Connect, Fault> {
     let (packet, used) = v5_0::Connect::parse(body).map_err(fault)?;
     whole(body, used)?;
+    strings(packet.client_id(), packet.user_name())?;
+    texts(packet.props())?;
+    let mut authentication_data = false;
     let mut connect = Connect {
         version: Version::V5,
         clean: packet.clean_start(),
@@ -121,12 +131,14 @@ fn v5(body: &[u8]) -> Result<Connect, Fault> {
             }
             Property::RequestProblemInformation(p) => connect.problem_information = p.val() != 0,
             Property::AuthenticationMethod(_) => connect.authentication_method = true,
+            Property::AuthenticationData(_) => authentication_data = true,
             // Topic Alias Maximum: no aliases are used towards clients. Request Response Information: none is
             // given. User properties of a CONNECT have no meaning here.
             _ => {}
         }
     }
-    if connect.receive_maximum == 0 || connect.maximum_packet == 0 {
+    let data_alone = authentication_data && !connect.authentication_method;
+    if connect.receive_maximum == 0 || connect.maximum_packet == 0 || data_alone {
         return Err(Fault::Protocol);
     }
     if packet.will_flag() {
@@ -159,7 +171,7 @@ fn will(
     delay: Duration,
     properties: Properties,
 ) -> Result<Will, Fault> {
-    let name = name.ok_or(Fault::Malformed)?;
+    let name = text(name.ok_or(Fault::Malformed)?)?;
     topic::check_name(name).map_err(|_| Fault::Topic)?;
     Ok(Will {
         topic: name.into(),
@@ -169,6 +181,12 @@ fn will(
         delay,
         properties,
     })
+}
+
+fn strings(client_id: &str, user_name: Option<&str>) -> Result<(), Fault> {
+    text(client_id)?;
+    text(user_name.unwrap_or_default())?;
+    Ok(())
 }
 
 fn whole(body: &[u8], used: usize) -> Result<(), Fault> {

@@ -8,7 +8,7 @@ use mqtt_protocol_core::mqtt::packet::{Property, Qos, RetainHandling, v3_1_1, v5
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 
 use super::connect::{connect, session_expiry};
-use super::{Connect, Fault, Frame, Reader};
+use super::{Connect, Fault, Frame, Reader, text};
 use crate::{Properties, QoS, Version, topic};
 
 /// A packet from a client.
@@ -94,6 +94,9 @@ pub(crate) fn decode(version: Version, frame: Frame, buffer: &[u8]) -> Result<In
     let body = frame.body_of(buffer);
     let flags = frame.first & 0x0F;
     let v5 = version == Version::V5;
+    if v5 && !frame.minimal() {
+        return Err(Fault::Malformed);
+    }
     let plain = |expected: u8| if flags == expected { Ok(()) } else { Err(Fault::Malformed) };
     match frame.first >> 4 {
         1 => plain(0).and_then(|()| Ok(Incoming::Connect(Box::new(connect(body)?)))),
@@ -110,8 +113,9 @@ pub(crate) fn decode(version: Version, frame: Frame, buffer: &[u8]) -> Result<In
         14 => plain(0).and_then(|()| Ok(Incoming::Disconnect(disconnect(v5, body)?))),
         15 if v5 => {
             plain(0)?;
-            v5_0::Auth::parse(body).map_err(fault)?;
-            Ok(Incoming::Auth)
+            let (packet, used) = v5_0::Auth::parse(body).map_err(fault)?;
+            texts(packet.props().iter().flatten())?;
+            if used == body.len() { Ok(Incoming::Auth) } else { Err(Fault::Malformed) }
         }
         // What only servers send.
         2 | 9 | 11 | 13 => Err(Fault::Protocol),
@@ -124,7 +128,6 @@ pub(super) fn fault(error: MqttError) -> Fault {
     match error {
         MqttError::ProtocolError => Fault::Protocol,
         MqttError::UnsupportedProtocolVersion => Fault::Version,
-        MqttError::ClientIdentifierNotValid => Fault::ClientId,
         MqttError::PacketTooLarge => Fault::TooLarge,
         _ => Fault::Malformed,
     }
@@ -153,9 +156,11 @@ fn publish(v5: bool, flags: u8, body: &[u8]) -> Result<Publish<'_>, Fault> {
     } else {
         reader.rest()
     };
-    // The empty name stands for an alias, on MQTT 5 only.
-    if !(topic.is_empty() && found.alias.is_some()) {
-        topic::check_name(topic).map_err(|_| Fault::Topic)?;
+    // The empty name stands for an alias, on MQTT 5 only; there it is a protocol error without one.
+    match (topic, found.alias) {
+        ("", Some(_)) => {}
+        ("", None) if v5 => return Err(Fault::Protocol),
+        _ => topic::check_name(topic).map_err(|_| Fault::Topic)?,
     }
     let properties = if found.properties.is_empty() { None } else { Some(Arc::new(found.properties)) };
     Ok(Publish { dup, qos, retain: flags & 1 != 0, packet_id, topic, alias: found.alias, properties, payload })
@@ -163,6 +168,7 @@ fn publish(v5: bool, flags: u8, body: &[u8]) -> Result<Publish<'_>, Fault> {
 
 /// Reads the properties that travel with a message; shared by PUBLISH and the will.
 pub(super) fn message_properties(list: &[Property]) -> Result<MessageProperties, Fault> {
+    texts(list)?;
     let mut found = MessageProperties::default();
     let properties = &mut found.properties;
     for property in list {
@@ -171,14 +177,14 @@ pub(super) fn message_properties(list: &[Property]) -> Result<MessageProperties,
             Property::MessageExpiryInterval(p) => {
                 properties.message_expiry = Some(Duration::from_secs(u64::from(p.val())));
             }
-            Property::ContentType(p) => properties.content_type = Some(text(p.val())?.into()),
+            Property::ContentType(p) => properties.content_type = Some(p.val().into()),
             Property::ResponseTopic(p) => {
                 topic::check_name(p.val()).map_err(|_| Fault::Protocol)?;
                 properties.response_topic = Some(p.val().into());
             }
             Property::CorrelationData(p) => properties.correlation_data = Some(Bytes::copy_from_slice(p.val())),
             Property::UserProperty(p) => {
-                properties.user.push((text(p.key())?.to_owned(), text(p.val())?.to_owned()));
+                properties.user.push((p.key().to_owned(), p.val().to_owned()));
             }
             Property::TopicAlias(p) => found.alias = Some(p.val()),
             Property::WillDelayInterval(_) => {}
@@ -189,12 +195,25 @@ pub(super) fn message_properties(list: &[Property]) -> Result<MessageProperties,
     Ok(found)
 }
 
-/// [MQTT-1.5.4-2]: no U+0000 in a string.
-fn text(text: &str) -> Result<&str, Fault> {
-    if text.bytes().any(|b| b == 0) { Err(Fault::Malformed) } else { Ok(text) }
+/// Checks every string among the properties; that they are UTF-8 the library has seen to.
+pub(super) fn texts<'a>(list: impl IntoIterator<Item = &'a Property>) -> Result<(), Fault> {
+    for property in list {
+        match property {
+            Property::ContentType(p) => text(p.val()).map(drop)?,
+            Property::ResponseTopic(p) => text(p.val()).map(drop)?,
+            Property::AuthenticationMethod(p) => text(p.val()).map(drop)?,
+            Property::ReasonString(p) => text(p.val()).map(drop)?,
+            Property::UserProperty(p) => text(p.key()).and_then(|_| text(p.val())).map(drop)?,
+            // No strings, or strings that only servers send.
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
-type ParseAck = fn(&[u8]) -> Result<(u8, usize), MqttError>;
+/// Reason code, properties, length.
+type ParsedAck = (u8, Option<Vec<Property>>, usize);
+type ParseAck = fn(&[u8]) -> Result<ParsedAck, MqttError>;
 
 fn ack(v5: bool, body: &[u8], parse: ParseAck) -> Result<Ack, Fault> {
     let packet_id = Reader::new(body).packet_id()?;
@@ -204,24 +223,29 @@ fn ack(v5: bool, body: &[u8], parse: ParseAck) -> Result<Ack, Fault> {
     if !v5 {
         return Err(Fault::Malformed);
     }
-    let (code, used) = parse(body).map_err(fault)?;
+    let (code, properties, used) = parse(body).map_err(fault)?;
+    texts(properties.iter().flatten())?;
     if used == body.len() { Ok(Ack { packet_id, code }) } else { Err(Fault::Malformed) }
 }
 
-fn v5_puback(body: &[u8]) -> Result<(u8, usize), MqttError> {
-    v5_0::Puback::parse(body).map(|(packet, used)| (packet.reason_code().map_or(0, |code| code as u8), used))
+fn v5_puback(body: &[u8]) -> Result<ParsedAck, MqttError> {
+    let (packet, used) = v5_0::Puback::parse(body)?;
+    Ok((packet.reason_code().map_or(0, |code| code as u8), packet.props().clone(), used))
 }
 
-fn v5_pubrec(body: &[u8]) -> Result<(u8, usize), MqttError> {
-    v5_0::Pubrec::parse(body).map(|(packet, used)| (packet.reason_code().map_or(0, |code| code as u8), used))
+fn v5_pubrec(body: &[u8]) -> Result<ParsedAck, MqttError> {
+    let (packet, used) = v5_0::Pubrec::parse(body)?;
+    Ok((packet.reason_code().map_or(0, |code| code as u8), packet.props().clone(), used))
 }
 
-fn v5_pubrel(body: &[u8]) -> Result<(u8, usize), MqttError> {
-    v5_0::Pubrel::parse(body).map(|(packet, used)| (packet.reason_code().map_or(0, |code| code as u8), used))
+fn v5_pubrel(body: &[u8]) -> Result<ParsedAck, MqttError> {
+    let (packet, used) = v5_0::Pubrel::parse(body)?;
+    Ok((packet.reason_code().map_or(0, |code| code as u8), packet.props().clone(), used))
 }
 
-fn v5_pubcomp(body: &[u8]) -> Result<(u8, usize), MqttError> {
-    v5_0::Pubcomp::parse(body).map(|(packet, used)| (packet.reason_code().map_or(0, |code| code as u8), used))
+fn v5_pubcomp(body: &[u8]) -> Result<ParsedAck, MqttError> {
+    let (packet, used) = v5_0::Pubcomp::parse(body)?;
+    Ok((packet.reason_code().map_or(0, |code| code as u8), packet.props().clone(), used))
 }
 
 fn qos_of(qos: Qos) -> QoS {
@@ -243,7 +267,7 @@ fn subscribe_v311(body: &[u8]) -> Result<Subscribe, Fault> {
             return Err(Fault::Malformed);
         }
         filters.push(FilterRequest {
-            filter: entry.topic_filter().to_owned(),
+            filter: text(entry.topic_filter())?.to_owned(),
             qos: qos_of(options.qos()),
             no_local: false,
             retain_as_published: false,
@@ -256,6 +280,7 @@ fn subscribe_v311(body: &[u8]) -> Result<Subscribe, Fault> {
 fn subscribe_v5(body: &[u8]) -> Result<Subscribe, Fault> {
     let packet_id = Reader::new(body).packet_id()?;
     let (packet, _) = v5_0::Subscribe::parse(body).map_err(fault)?;
+    texts(packet.props())?;
     let mut identifiers = packet.props().iter().filter_map(|property| match property {
         Property::SubscriptionIdentifier(p) => Some(p.val()),
         _ => None,
@@ -273,7 +298,7 @@ fn subscribe_v5(body: &[u8]) -> Result<Subscribe, Fault> {
             return Err(Fault::Protocol);
         }
         filters.push(FilterRequest {
-            filter: entry.topic_filter().to_owned(),
+            filter: text(entry.topic_filter())?.to_owned(),
             qos: qos_of(options.qos()),
             no_local: options.nl(),
             retain_as_published: options.rap(),
@@ -290,12 +315,15 @@ fn subscribe_v5(body: &[u8]) -> Result<Subscribe, Fault> {
 fn unsubscribe(v5: bool, body: &[u8]) -> Result<Unsubscribe, Fault> {
     let packet_id = Reader::new(body).packet_id()?;
     let entries = if v5 {
-        v5_0::Unsubscribe::parse(body).map(|(packet, _)| packet.entries().clone())
+        let (packet, _) = v5_0::Unsubscribe::parse(body).map_err(fault)?;
+        texts(packet.props())?;
+        packet.entries().clone()
     } else {
-        v3_1_1::Unsubscribe::parse(body).map(|(packet, _)| packet.entries().clone())
+        v3_1_1::Unsubscribe::parse(body).map_err(fault)?.0.entries().clone()
     };
-    let entries = entries.map_err(fault)?;
-    Ok(Unsubscribe { packet_id, filters: entries.iter().map(|entry| entry.as_str().to_owned()).collect() })
+    let filters: Result<Vec<String>, Fault> =
+        entries.iter().map(|entry| Ok(text(entry.as_str())?.to_owned())).collect();
+    Ok(Unsubscribe { packet_id, filters: filters? })
 }
 
 fn disconnect(v5: bool, body: &[u8]) -> Result<Disconnect, Fault> {
@@ -309,6 +337,7 @@ fn disconnect(v5: bool, body: &[u8]) -> Result<Disconnect, Fault> {
     if used != body.len() {
         return Err(Fault::Malformed);
     }
+    texts(packet.props().iter().flatten())?;
     let mut expiry = None;
     for property in packet.props().iter().flatten() {
         match property {

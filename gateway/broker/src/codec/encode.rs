@@ -256,7 +256,8 @@ fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     out.put_slice(bytes.get(..usize::from(length)).unwrap_or(bytes));
 }
 
-fn length_of_length(length: usize) -> usize {
+/// Bytes of a variable byte integer.
+pub(super) fn length_of_length(length: usize) -> usize {
     match length {
         0..128 => 1,
         128..16_384 => 2,

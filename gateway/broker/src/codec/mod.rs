@@ -73,6 +73,11 @@ impl Frame {
         self.header + self.body
     }
 
+    /// Whether the remaining length takes no more bytes than it needs [MQTT-1.5.5-1]. 3.1.1 does not ask for it.
+    pub(crate) fn minimal(self) -> bool {
+        self.header == 1 + encode::length_of_length(self.body)
+    }
+
     /// The bytes behind the fixed header.
     pub(crate) fn body_of(self, buffer: &[u8]) -> &[u8] {
         buffer.get(self.header..self.len()).unwrap_or_default()
@@ -92,6 +97,11 @@ pub(crate) fn frame(buffer: &[u8], limit: usize) -> Result<Option<Frame>, Fault>
         }
     }
     if rest.len() >= 4 { Err(Fault::Malformed) } else { Ok(None) }
+}
+
+/// No string holds U+0000 [MQTT-1.5.4-2], in 3.1.1 [MQTT-1.5.3-2].
+pub(crate) fn text(text: &str) -> Result<&str, Fault> {
+    if text.bytes().any(|b| b == 0) { Err(Fault::Malformed) } else { Ok(text) }
 }
 
 /// Reads fields off the front of a slice.
@@ -124,7 +134,7 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn text(&mut self) -> Result<&'a str, Fault> {
         let length = usize::from(self.u16()?);
-        std::str::from_utf8(self.take(length)?).map_err(|_| Fault::Malformed)
+        text(std::str::from_utf8(self.take(length)?).map_err(|_| Fault::Malformed)?)
     }
 
     pub(crate) fn rest(self) -> &'a [u8] {

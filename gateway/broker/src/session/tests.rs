@@ -99,9 +99,9 @@ fn refuses_what_the_codec_leaves_to_us() {
     let v5: &[(&str, Vec<u8>, Saw)] = &[
         ("packet id 0, QoS 1", publish(2, "t", Some(0), Some(&[])), F(Fault::Malformed)),
         ("packet id 0, QoS 2", publish(4, "t", Some(0), Some(&[])), F(Fault::Malformed)),
-        ("empty topic", publish(0, "", None, Some(&[])), F(Fault::Topic)),
+        ("empty topic", publish(0, "", None, Some(&[])), F(Fault::Protocol)),
         ("wildcard", publish(0, "a/+", None, Some(&[])), F(Fault::Topic)),
-        ("U+0000", publish(0, "a\0", None, Some(&[])), F(Fault::Topic)),
+        ("U+0000", publish(0, "a\0", None, Some(&[])), F(Fault::Malformed)),
         ("QoS 3", publish(6, "t", Some(1), Some(&[])), F(Fault::Malformed)),
         ("DUP on QoS 0", publish(8, "t", None, Some(&[])), F(Fault::Malformed)),
         ("no property length", publish(0, "t", None, None), F(Fault::Malformed)),
