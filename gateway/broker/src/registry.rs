@@ -24,6 +24,7 @@ use crate::{Change, ConnectionInfo, DisconnectReason, Identity, Limits, Message,
 pub(crate) struct Registry {
     state: Mutex<State>,
     last_key: AtomicU64,
+    last_assigned: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +201,18 @@ impl Registry {
         let slot = Slot { who: meta.who, inbox: Arc::clone(&inbox), state: SlotState::Parked(Box::new(parked)) };
         self.lock().slots.insert(meta.client_id, slot);
         inbox
+    }
+
+    /// A client id `id/…` of an app that no session has. Two callers never get the same.
+    pub(crate) fn unused_client_id(&self, id: &str) -> Arc<str> {
+        let state = self.lock();
+        loop {
+            let number = self.last_assigned.fetch_add(1, Ordering::Relaxed);
+            let candidate: Arc<str> = format!("{id}/{number}").into();
+            if !state.slots.contains_key(&candidate) {
+                return candidate;
+            }
+        }
     }
 
     /// A connection has ended: its session waits here, or (`None`) is gone.

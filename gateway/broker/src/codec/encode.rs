@@ -45,10 +45,21 @@ pub(crate) struct ConnackDetails<'a> {
     pub reason: Option<&'a str>,
 }
 
-/// CONNACK; `code` is the one of MQTT 5, 3.1.1 gets its nearest equivalent.
-pub(crate) fn connack(out: &mut BytesMut, version: Version, present: bool, code: u8, details: &ConnackDetails<'_>) {
+/// CONNACK; `code` is the one of MQTT 5. 3.1.1 gets its nearest equivalent, and nothing at all where there is none:
+/// such a connection is closed without a CONNACK [MQTT-3.2.2-6]. The reason string is left out when the packet would
+/// be larger than `limit` with it [MQTT-3.2.2-19].
+pub(crate) fn connack(
+    out: &mut BytesMut,
+    version: Version,
+    present: bool,
+    code: u8,
+    details: &ConnackDetails<'_>,
+    limit: usize,
+) {
     if version == Version::V311 {
-        out.put_slice(&[0x20, 2, u8::from(present), connack_code_v311(code)]);
+        if let Some(code) = connack_code_v311(code) {
+            out.put_slice(&[0x20, 2, u8::from(present), code]);
+        }
         return;
     }
     let mut properties = BytesMut::new();
@@ -76,7 +87,11 @@ pub(crate) fn connack(out: &mut BytesMut, version: Version, present: bool, code:
         properties.put_u8(0x13);
         properties.put_u16(seconds);
     }
-    if let Some(reason) = details.reason {
+    let size = |properties: usize| {
+        let body = 2 + length_of_length(properties) + properties;
+        1 + length_of_length(body) + body
+    };
+    if let Some(reason) = details.reason.filter(|reason| size(properties.len() + 3 + reason.len()) <= limit) {
         properties.put_u8(0x1F);
         put_text(&mut properties, reason);
     }
@@ -87,16 +102,24 @@ pub(crate) fn connack(out: &mut BytesMut, version: Version, present: bool, code:
     out.put_slice(&properties);
 }
 
-/// The return code of 3.1.1 that comes nearest ([MQTT 3.1.1, table 3.1]).
-fn connack_code_v311(code: u8) -> u8 {
+/// The return code of 3.1.1 that comes nearest ([MQTT 3.1.1, table 3.1]). What is wrong with the packet itself has
+/// none [MQTT-3.1.4-1].
+fn connack_code_v311(code: u8) -> Option<u8> {
     match code {
-        0 => 0,
-        0x84 => 1,
-        0x85 => 2,
-        0x86 => 4,
-        0x87 | 0x8A | 0x8C => 5,
-        _ => 3,
+        0 => Some(0),
+        0x84 => Some(1),
+        0x85 => Some(2),
+        0x83 | 0x88 | 0x89 | 0x97 | 0x9F => Some(3),
+        0x86 => Some(4),
+        0x87 | 0x8A | 0x8C => Some(5),
+        _ => None,
     }
+}
+
+/// Size of a SUBACK or UNSUBACK of MQTT 5 for so many filters.
+pub(crate) fn answers_size(filters: usize) -> usize {
+    let body = 3 + filters;
+    1 + length_of_length(body) + body
 }
 
 /// SUBACK. Codes are those of MQTT 5; 3.1.1 knows 0x80 alone for every refusal.
@@ -135,10 +158,12 @@ pub(crate) fn unsuback(out: &mut BytesMut, version: Version, packet_id: u16, cod
     }
 }
 
-/// DISCONNECT of MQTT 5; 3.1.1 servers have none and just close.
-pub(crate) fn disconnect(out: &mut BytesMut, code: u8, reason: Option<&str>) {
+/// DISCONNECT of MQTT 5; 3.1.1 servers have none and just close. The reason is left out when the packet would be
+/// larger than `limit` with it [MQTT-3.14.2-3].
+pub(crate) fn disconnect(out: &mut BytesMut, code: u8, reason: Option<&str>, limit: usize) {
     out.put_u8(0xE0);
-    if let Some(reason) = reason.filter(|reason| reason.len() < 100) {
+    // Reasons are words: no length here takes a second byte.
+    if let Some(reason) = reason.filter(|reason| reason.len() < 100 && 7 + reason.len() <= limit) {
         let properties = 3 + reason.len();
         put_length(out, 2 + properties);
         out.put_u8(code);

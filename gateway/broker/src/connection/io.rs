@@ -70,7 +70,6 @@ impl Connection {
             Poll::Ready(Ok(0) | Err(_)) => Err(DisconnectReason::Network),
             Poll::Ready(Ok(count)) => {
                 self.publisher.core.counters.bytes_in.add(u64::try_from(count).unwrap_or(0));
-                self.heard = Instant::now();
                 self.wall = self.publisher.core.clock.now();
                 if count == room {
                     self.chunk = (self.chunk * 4).min(CHUNK_MAX);

@@ -40,6 +40,10 @@ impl Connection {
                 }
             }
         }
+        if used > 0 {
+            // Whole packets count, bytes don't [MQTT-3.1.2-22].
+            self.heard = Instant::now();
+        }
         input.advance(used);
         if input.is_empty() && input.capacity() > CHUNK_MIN * 4 && self.chunk <= CHUNK_MIN * 4 {
             // An idle client keeps a small buffer.

@@ -23,6 +23,9 @@ use crate::{Decision, DisconnectReason, Event, Identity, Limits, Role, Version, 
 /// Longest client id: `id/…` of an app.
 const CLIENT_ID: usize = 256;
 
+/// A CONNACK with all that we ever say in it takes so many bytes and the assigned client id.
+const CONNACK: usize = 32;
+
 /// Why a CONNECT is refused: the reason code of MQTT 5 and words for the audit log.
 struct Refused {
     code: u8,
@@ -55,6 +58,7 @@ pub(super) async fn greet(core: Arc<Core>, mut shaken: Shaken, guard: PendingGua
             return;
         }
     };
+    let limit = connect.as_ref().map_or(usize::MAX, |connect| connect.maximum_packet);
     let admitted = match vet(&core, shaken.identity, connect) {
         Err(refused) => Err(refused),
         Ok(vetted) => {
@@ -78,7 +82,7 @@ pub(super) async fn greet(core: Arc<Core>, mut shaken: Shaken, guard: PendingGua
             if let Some(version) = version {
                 let reason = Some(refused.words.as_str()).filter(|words| words.len() < 200);
                 let details = encode::ConnackDetails { reason, ..encode::ConnackDetails::default() };
-                encode::connack(&mut output, version, false, refused.code, &details);
+                encode::connack(&mut output, version, false, refused.code, &details, limit);
             }
             goodbye::close(shaken.stream, output).await;
         }
@@ -99,7 +103,11 @@ async fn read_connect(
                 return Some((None, Err(Fault::Protocol)));
             }
             Ok(frame) => frame,
-            Err(fault) => return Some((Some(Version::V5).filter(|_| fault == Fault::TooLarge), Err(fault))),
+            // Its version may be told from what has come of it.
+            Err(fault) => {
+                let length = input.iter().skip(1).take_while(|byte| **byte & 0x80 != 0).count();
+                return Some((input.get(2 + length..).and_then(connect_version), Err(fault)));
+            }
         };
         if let Some(frame) = frame.filter(|frame| input.len() >= frame.len()) {
             let version = connect_version(frame.body_of(input));
@@ -139,7 +147,10 @@ fn vet(
     if connect.authentication_method {
         return Err(Refused::new(0x8C, "no authentication methods are known here, the certificate is the identity"));
     }
-    let client_id = client_id(&who, &connect.client_id)?;
+    let client_id = client_id(core, &who, &connect.client_id)?;
+    if connect.maximum_packet < CONNACK + client_id.len() {
+        return Err(Refused::new(0x95, "no CONNACK fits into the client's Maximum Packet Size"));
+    }
     check_will(core, &who, &connect)?;
     Ok(Vetted { who, client_id, connect })
 }
@@ -217,8 +228,12 @@ async fn remember(attached: &Attached) -> Result<(), Refused> {
     }
 }
 
-/// The client id is the identity's id and nothing else (DESIGN section 4).
-fn client_id(who: &Identity, asked: &str) -> Result<Arc<str>, Refused> {
+/// The client id is the identity's id and nothing else (DESIGN section 4). One that is left out is assigned: of an
+/// app, which may have several, one that no other session has [MQTT-3.2.2-16].
+fn client_id(core: &Core, who: &Identity, asked: &str) -> Result<Arc<str>, Refused> {
+    if asked.is_empty() && who.role == Role::App {
+        return Ok(core.registry.unused_client_id(&who.id));
+    }
     if asked.is_empty() || asked == &*who.id {
         return Ok(Arc::clone(&who.id));
     }
@@ -312,7 +327,7 @@ fn accepted(attached: &Attached, client_id: &str, present: bool) -> BytesMut {
         reason: None,
     };
     let mut output = BytesMut::new();
-    encode::connack(&mut output, connect.version, present, 0, &details);
+    encode::connack(&mut output, connect.version, present, 0, &details, connect.maximum_packet);
     output
 }
 
@@ -320,13 +335,14 @@ fn accepted(attached: &Attached, client_id: &str, present: bool) -> BytesMut {
 async fn serve(attached: Attached, mut stream: super::handshake::Stream) {
     let version = attached.connect.version;
     let problem_information = attached.connect.problem_information;
+    let limit = attached.connect.maximum_packet;
     let mut connection = Connection::new(attached);
     let reason = connection.serve(&mut stream).await;
     let mut output = connection.take_output();
     match reason {
         DisconnectReason::Client | DisconnectReason::ClientWithWill | DisconnectReason::Network => output.clear(),
         _ if version == Version::V5 => {
-            encode::disconnect(&mut output, reason.code(), problem_information.then(|| reason.word()));
+            encode::disconnect(&mut output, reason.code(), problem_information.then(|| reason.word()), limit);
         }
         _ => {}
     }

@@ -75,7 +75,10 @@ impl Machine {
             return known.map(TopicName::Aliased).ok_or(DisconnectReason::ProtocolError);
         }
         if name.len() > self.limits.topic {
-            // Not stored: the publish is refused for its length anyway.
+            // Not stored: the publish is refused for its length anyway. The alias no longer means what it meant.
+            if let Some(slot) = self.aliases.get_mut(index) {
+                *slot = None;
+            }
             return Ok(TopicName::Spelled(name));
         }
         if self.aliases.len() <= index {

@@ -297,8 +297,12 @@ impl Machine {
             Incoming::PubRec(ack) => self.pubrec(ack, out),
             Incoming::PubRel(ack) => self.pubrel(ack, out),
             Incoming::PubComp(ack) => self.pubcomp(ack),
-            Incoming::Subscribe(subscribe) => Step::Subscribe(subscribe),
-            Incoming::Unsubscribe(unsubscribe) => Step::Unsubscribe(unsubscribe),
+            Incoming::Subscribe(subscribe) if self.answerable(subscribe.filters.len()) => Step::Subscribe(subscribe),
+            Incoming::Unsubscribe(unsubscribe) if self.answerable(unsubscribe.filters.len()) => {
+                Step::Unsubscribe(unsubscribe)
+            }
+            // Its answer would be larger than the client takes [MQTT-3.1.2-24].
+            Incoming::Subscribe(_) | Incoming::Unsubscribe(_) => Step::End(DisconnectReason::PacketTooLarge),
             Incoming::PingReq => {
                 encode::pingresp(out);
                 Step::Done
@@ -307,6 +311,10 @@ impl Machine {
             // A second CONNECT [MQTT-3.1.0-2]; AUTH without an authentication method [MQTT 5, 4.12].
             Incoming::Connect(_) | Incoming::Auth => Step::End(DisconnectReason::ProtocolError),
         }
+    }
+
+    fn answerable(&self, filters: usize) -> bool {
+        encode::answers_size(filters) <= self.limits.maximum_packet
     }
 
     /// The connection has ended: the session goes back. What was being committed is settled by then, or is
