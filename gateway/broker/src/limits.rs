@@ -35,7 +35,7 @@ pub struct Limits {
     pub receive_maximum: u16,
     /// Unacknowledged publishes to a client; its own Receive Maximum counts when that is lower.
     pub in_flight: u16,
-    /// Topic aliases that a client may set.
+    /// Topic aliases that a client may set; also the most that are set towards it, where it allows any.
     pub topic_alias_maximum: u16,
     /// Messages waiting for one session.
     pub session_queue_messages: usize,

@@ -23,6 +23,8 @@ pub(crate) struct Connect {
     pub session_expiry: Duration,
     pub receive_maximum: u16,
     pub maximum_packet: usize,
+    /// Topic aliases that the server may set.
+    pub topic_alias_maximum: u16,
     /// Whether reason strings are welcome.
     pub problem_information: bool,
     pub authentication_method: bool,
@@ -99,6 +101,7 @@ fn v311(body: &[u8]) -> Result<Connect, Fault> {
         session_expiry: if clean { Duration::ZERO } else { Duration::MAX },
         receive_maximum: u16::MAX,
         maximum_packet: usize::MAX,
+        topic_alias_maximum: 0,
         problem_information: false,
         authentication_method: false,
     })
@@ -119,6 +122,7 @@ fn v5(body: &[u8]) -> Result<Connect, Fault> {
         session_expiry: Duration::ZERO,
         receive_maximum: u16::MAX,
         maximum_packet: usize::MAX,
+        topic_alias_maximum: 0,
         problem_information: true,
         authentication_method: false,
     };
@@ -132,8 +136,8 @@ fn v5(body: &[u8]) -> Result<Connect, Fault> {
             Property::RequestProblemInformation(p) => connect.problem_information = p.val() != 0,
             Property::AuthenticationMethod(_) => connect.authentication_method = true,
             Property::AuthenticationData(_) => authentication_data = true,
-            // Topic Alias Maximum: no aliases are used towards clients. Request Response Information: none is
-            // given. User properties of a CONNECT have no meaning here.
+            Property::TopicAliasMaximum(p) => connect.topic_alias_maximum = p.val(),
+            // Request Response Information: none is given. User properties of a CONNECT have no meaning here.
             _ => {}
         }
     }

@@ -186,6 +186,19 @@ pub(crate) struct Delivery<'a> {
     pub identifiers: &'a [u32],
     /// What is left of the message's expiry.
     pub expiry: Option<Duration>,
+    /// MQTT 5 only.
+    pub alias: Alias,
+}
+
+/// What stands for the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alias {
+    /// Its name alone.
+    None,
+    /// Its name, and a number that stands for it from now on.
+    Set(u16),
+    /// The number alone.
+    Known(u16),
 }
 
 /// PUBLISH. Returns its size, and writes nothing when that is beyond `limit`.
@@ -199,7 +212,8 @@ pub(crate) fn publish(
     let id_length = if delivery.qos == QoS::AtMostOnce { 0 } else { 2 };
     let properties = if version == Version::V5 { properties_length(message, delivery) } else { 0 };
     let properties_field = if version == Version::V5 { length_of_length(properties) + properties } else { 0 };
-    let body = 2 + message.topic.len() + id_length + properties_field + message.payload.len();
+    let topic = if matches!(delivery.alias, Alias::Known(_)) { "" } else { &*message.topic };
+    let body = 2 + topic.len() + id_length + properties_field + message.payload.len();
     let size = 1 + length_of_length(body) + body;
     if size > limit {
         return Err(size);
@@ -208,7 +222,7 @@ pub(crate) fn publish(
     let flags = u8::from(delivery.dup) << 3 | delivery.qos.number() << 1 | u8::from(delivery.retain);
     out.put_u8(0x30 | flags);
     put_length(out, body);
-    put_text(out, &message.topic);
+    put_text(out, topic);
     if id_length > 0 {
         out.put_u16(delivery.packet_id);
     }
@@ -222,9 +236,9 @@ pub(crate) fn publish(
 
 fn properties_length(message: &Message, delivery: Delivery<'_>) -> usize {
     let identifiers: usize = delivery.identifiers.iter().map(|id| 1 + length_of_length(as_usize(*id))).sum();
-    let Some(properties) = &message.properties else { return identifiers };
-    identifiers
-        + properties.utf8_payload.map_or(0, |_| 2)
+    let own = identifiers + if delivery.alias == Alias::None { 0 } else { 3 };
+    let Some(properties) = &message.properties else { return own };
+    own + properties.utf8_payload.map_or(0, |_| 2)
         + delivery.expiry.map_or(0, |_| 5)
         + properties.content_type.as_ref().map_or(0, |text| 3 + text.len())
         + properties.response_topic.as_ref().map_or(0, |text| 3 + text.len())
@@ -236,6 +250,10 @@ fn put_properties(out: &mut BytesMut, message: &Message, delivery: Delivery<'_>)
     for identifier in delivery.identifiers {
         out.put_u8(0x0B);
         put_length(out, as_usize(*identifier));
+    }
+    if let Alias::Set(alias) | Alias::Known(alias) = delivery.alias {
+        out.put_u8(0x23);
+        out.put_u16(alias);
     }
     let Some(properties) = &message.properties else { return };
     if let Some(utf8) = properties.utf8_payload {

@@ -238,6 +238,8 @@ pub(crate) struct Machine {
     pub session_expiry: Duration,
     expires_with_connection: bool,
     aliases: Vec<Option<Arc<str>>>,
+    /// Set towards the client: the topics that came first.
+    aliases_set: HashMap<Arc<str>, u16>,
     limits: MachineLimits,
     /// QoS 2 ids of earlier connections that are not released: they are outside this one's quota [MQTT-4.9.0-1].
     carried: HashSet<u16>,
@@ -256,6 +258,8 @@ struct MachineLimits {
     in_flight_bytes: usize,
     maximum_packet: usize,
     aliases: usize,
+    /// Towards the client.
+    aliases_set: u16,
     session_expiry: Duration,
 }
 
@@ -275,6 +279,7 @@ impl Machine {
             session_expiry,
             expires_with_connection: session_expiry.is_zero(),
             aliases: Vec::new(),
+            aliases_set: HashMap::new(),
             limits: MachineLimits {
                 topic: limits.topic,
                 topic_levels: limits.topic_levels,
@@ -283,6 +288,7 @@ impl Machine {
                 in_flight_bytes: limits.session_queue_bytes,
                 maximum_packet: connect.maximum_packet,
                 aliases: usize::from(limits.topic_alias_maximum),
+                aliases_set: limits.topic_alias_maximum.min(connect.topic_alias_maximum),
                 session_expiry: limits.session_expiry,
             },
             sent_before: 0,

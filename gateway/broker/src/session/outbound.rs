@@ -1,5 +1,6 @@
 //! What clients receive: deliveries, their acknowledgements, and sending again after a resume.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -36,12 +37,23 @@ impl Machine {
             return Sent::Expired;
         }
         let packet_id = if queued.qos == QoS::AtMostOnce { 0 } else { self.free_packet_id(queued.seq) };
-        let limit = self.limits.maximum_packet;
-        if encode::publish(out, self.version, &queued.routed.message, shown(&queued, packet_id, false, now), limit)
-            .is_err()
-        {
+        let mut alias = self.alias(&queued.routed.message.topic);
+        let mut write = |alias| {
+            let shown = encode::Delivery { alias, ..shown(&queued, packet_id, false, now) };
+            encode::publish(out, self.version, &queued.routed.message, shown, self.limits.maximum_packet)
+        };
+        let mut written = write(alias);
+        if written.is_err() && matches!(alias, encode::Alias::Set(_)) {
+            // The number costs three bytes that the name alone may still have.
+            alias = encode::Alias::None;
+            written = write(alias);
+        }
+        if written.is_err() {
             self.done_with.extend(Some(queued).filter(|queued| queued.kept.is_some()));
             return Sent::TooLarge;
+        }
+        if let encode::Alias::Set(number) = alias {
+            self.aliases_set.insert(Arc::clone(&queued.routed.message.topic), number);
         }
         if packet_id != 0 {
             self.session.in_flight_bytes += queued.routed.message.cost();
@@ -49,6 +61,18 @@ impl Machine {
             self.sent_before += 1;
         }
         Sent::Out
+    }
+
+    /// What may stand for the topic: the first topics get the numbers that the client allows, and keep them.
+    fn alias(&self, topic: &str) -> encode::Alias {
+        if self.limits.aliases_set == 0 {
+            return encode::Alias::None;
+        }
+        if let Some(number) = self.aliases_set.get(topic) {
+            return encode::Alias::Known(*number);
+        }
+        let next = u16::try_from(self.aliases_set.len() + 1).unwrap_or(u16::MAX);
+        if next <= self.limits.aliases_set { encode::Alias::Set(next) } else { encode::Alias::None }
     }
 
     /// After a resume: sends again what was not acknowledged, in the order of the first sending, as far as the
@@ -174,5 +198,6 @@ fn shown(queued: &Queued, packet_id: u16, dup: bool, now: Duration) -> encode::D
         packet_id,
         identifiers: queued.identifiers.as_deref().unwrap_or_default(),
         expiry: queued.routed.remaining(now),
+        alias: encode::Alias::None,
     }
 }

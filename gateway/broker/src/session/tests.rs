@@ -20,6 +20,7 @@ fn connect(version: Version) -> Connect {
         session_expiry: Duration::ZERO,
         receive_maximum: u16::MAX,
         maximum_packet: usize::MAX,
+        topic_alias_maximum: 0,
         problem_information: true,
         authentication_method: false,
     }
@@ -238,6 +239,39 @@ fn resolves_aliases_of_the_connection() {
     assert_eq!(feed(&mut machine, &set("c", 1)).0, publish_of("c"));
     assert_eq!(feed(&mut machine, &set("", 1)).0, publish_of("c"));
     assert_eq!(feed(&mut machine, &set("", 16)).0, publish_of("b"));
+}
+
+#[test]
+fn an_alias_with_a_refused_topic_stands_for_nothing() {
+    let mut machine = machine(Version::V5);
+    let set = |topic| publish(0, topic, None, Some(&[0x23, 0, 1]));
+    feed(&mut machine, &set("a"));
+    machine.limits.topic = 3;
+    assert_eq!(feed(&mut machine, &set("long")).0, Saw::Refused(Ticket::None, 0x90));
+    assert_eq!(feed(&mut machine, &set("")).0, Saw::End(DisconnectReason::ProtocolError));
+}
+
+#[test]
+fn sets_aliases_for_the_first_topics_as_far_as_the_client_allows() {
+    let mut asked = connect(Version::V5);
+    asked.topic_alias_maximum = 1;
+    asked.maximum_packet = 12;
+    let mut machine = Machine::new(Session::default(), false, &asked, &Limits::default());
+    let mut sent = |topic: &str, payload: &'static str| {
+        let message = Message::new(topic, payload, fieldgate_types::UnixMillis(0));
+        let routed = Arc::new(Routed::new(message, Duration::ZERO, &budget()));
+        let queued = Queued { routed, ..queued(QoS::AtMostOnce, None) };
+        let mut out = BytesMut::new();
+        machine.deliver(queued, Duration::ZERO, &mut out);
+        out.to_vec()
+    };
+    // What is not sent sets nothing.
+    assert!(sent("t", "too large").is_empty());
+    assert_eq!(sent("ab", "fits"), [0x30, 9, 0, 2, b'a', b'b', 0, b'f', b'i', b't', b's']);
+    assert_eq!(sent("ab", "x"), [0x30, 9, 0, 2, b'a', b'b', 3, 0x23, 0, 1, b'x']);
+    assert_eq!(sent("ab", "y"), [0x30, 7, 0, 0, 3, 0x23, 0, 1, b'y']);
+    assert_eq!(sent("c", "z"), [0x30, 5, 0, 1, b'c', 0, b'z']);
+    assert_eq!(sent("ab", "!"), [0x30, 7, 0, 0, 3, 0x23, 0, 1, b'!']);
 }
 
 #[test]
