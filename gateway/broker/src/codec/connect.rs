@@ -1,5 +1,6 @@
 //! CONNECT of both versions, brought to one form.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use mqtt_protocol_core::mqtt::packet::{Property, v3_1_1, v5_0};
 use mqtt_protocol_core::mqtt::result_code::MqttError;
 
 use super::decode::{fault, message_properties, texts};
-use super::{Fault, text};
+use super::{Fault, Reader, text};
 use crate::{Properties, QoS, Version, topic};
 
 /// What a client asks for.
@@ -57,8 +58,7 @@ pub(crate) fn connect(body: &[u8]) -> Result<Connect, Fault> {
     let parse = match connect_version(body) {
         Some(Version::V311) => v311,
         Some(Version::V5) => v5,
-        None if body.get(2..6) == Some(b"MQTT") || body.get(2..8) == Some(b"MQIsdp") => return Err(Fault::Version),
-        None => return Err(Fault::Malformed),
+        None => return Err(unserved(body)),
     };
     let flags = *body.get(7).ok_or(Fault::Malformed)?;
     let will_bits = flags & 0b0011_1000;
@@ -67,10 +67,19 @@ pub(crate) fn connect(body: &[u8]) -> Result<Connect, Fault> {
         return Err(Fault::Malformed);
     }
     // A password without a user name, which only MQTT 5 allows [MQTT-3.1.2-22].
-    if body.get(6) == Some(&4) && flags & 0b1100_0000 == 0b0100_0000 {
+    if body.get(6) == Some(&4) && flags & USER_NAME_AND_PASSWORD == PASSWORD {
         return Err(Fault::Malformed);
     }
     parse(body)
+}
+
+/// Another protocol, or another version of this one.
+fn unserved(body: &[u8]) -> Fault {
+    let mut reader = Reader::new(body);
+    match (reader.text(), reader.peek()) {
+        (Ok("MQTT" | "MQIsdp"), Some(_)) => Fault::Version,
+        (Ok(_) | Err(_), _) => Fault::Malformed,
+    }
 }
 
 fn v311(body: &[u8]) -> Result<Connect, Fault> {
@@ -107,9 +116,23 @@ fn v311(body: &[u8]) -> Result<Connect, Fault> {
     })
 }
 
+const USER_NAME_AND_PASSWORD: u8 = 0b1100_0000;
+const PASSWORD: u8 = 0b0100_0000;
+
 fn v5(body: &[u8]) -> Result<Connect, Fault> {
-    let (packet, used) = v5_0::Connect::parse(body).map_err(fault)?;
-    whole(body, used)?;
+    let mut body = Cow::Borrowed(body);
+    let lone = body.get(7).is_some_and(|flags| flags & USER_NAME_AND_PASSWORD == PASSWORD);
+    if lone && let Some(flags) = body.to_mut().get_mut(7) {
+        // The library refuses a password without a user name, which MQTT 5 allows: it is read here.
+        *flags &= !PASSWORD;
+    }
+    let (packet, mut used) = v5_0::Connect::parse(&body).map_err(fault)?;
+    if lone {
+        let mut rest = Reader::new(body.get(used..).unwrap_or_default());
+        let length = usize::from(rest.u16()?);
+        used += 2 + rest.take(length)?.len();
+    }
+    whole(&body, used)?;
     strings(packet.client_id(), packet.user_name())?;
     texts(packet.props())?;
     let mut authentication_data = false;

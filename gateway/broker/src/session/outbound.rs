@@ -138,6 +138,8 @@ impl Machine {
                 Stage::Published(_) | Stage::Releasing(_) => return Step::Done,
                 Stage::Released(_) => 0,
             },
+            // A refusal ends the hand-shake, known or not.
+            None if ack.code >= 0x80 => return Step::Done,
             None => 0x92,
         };
         encode::ack(out, self.version, encode::AckKind::Rel, ack.packet_id, code);

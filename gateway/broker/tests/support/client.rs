@@ -40,6 +40,22 @@ pub struct Publish {
     pub payload: Vec<u8>,
 }
 
+impl Publish {
+    /// Its properties, taken apart.
+    pub fn list(&self) -> Vec<(u8, Vec<u8>)> {
+        packets::read_properties(&self.properties)
+    }
+
+    /// The value of one property.
+    pub fn property(&self, id: u8) -> Option<Vec<u8>> {
+        self.list().into_iter().find(|(of, _)| *of == id).map(|(_, value)| value)
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.payload).unwrap()
+    }
+}
+
 impl Client {
     pub async fn open(address: SocketAddr, config: ClientConfig) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
@@ -114,6 +130,40 @@ impl Client {
         *suback.body.last().unwrap()
     }
 
+    /// Asserts that nothing is on its way: a PINGREQ is answered with a PINGRESP and nothing before it, twice, for
+    /// what was queued before the first is written behind it at the latest.
+    pub async fn quiet(&mut self) {
+        for _ in 0..2 {
+            self.send(&[0xC0, 0]).await;
+            let packet = self.read().await.expect("a PINGRESP");
+            assert_eq!(packet.first, 0xD0, "unexpected: {packet:02x?}");
+        }
+    }
+
+    /// Publishes and finishes the hand-shake of QoS 1 or 2, so that the message is with its receivers.
+    pub async fn deliver(&mut self, flags: u8, topic: &str, list: &[u8], payload: &str) {
+        self.next_id += 1;
+        let id = self.next_id;
+        let list = self.list().map(|_| list);
+        self.send(&packets::publish(flags, topic, id, list, payload.as_bytes())).await;
+        match flags >> 1 & 3 {
+            0 => self.quiet().await,
+            1 => assert_eq!(self.acked(0x40).await, (id, 0)),
+            _ => {
+                assert_eq!(self.acked(0x50).await, (id, 0));
+                self.send(&packets::ack(0x62, id)).await;
+                assert_eq!(self.acked(0x70).await, (id, 0));
+            }
+        }
+    }
+
+    /// Finishes the hand-shake of a received QoS 2 message.
+    pub async fn complete(&mut self, id: u16) {
+        self.send(&packets::ack(0x50, id)).await;
+        assert_eq!(self.acked(0x62).await, (id, 0));
+        self.send(&packets::ack(0x70, id)).await;
+    }
+
     pub async fn publish(&mut self, flags: u8, topic: &str, id: u16, payload: &str) {
         let packet = packets::publish(flags, topic, id, self.list(), payload.as_bytes());
         self.send(&packet).await;
@@ -143,10 +193,9 @@ impl Client {
         }
         let mut properties = Vec::new();
         if self.v5 {
-            let length = usize::from(rest[0]);
-            assert!(length < 128);
-            properties = rest[1..=length].to_vec();
-            rest = &rest[1 + length..];
+            let (length, used) = packets::read_varint(rest);
+            properties = rest[used..used + length].to_vec();
+            rest = &rest[used + length..];
         }
         Publish {
             dup: packet.first & 8 != 0,

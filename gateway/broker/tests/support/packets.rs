@@ -48,6 +48,8 @@ pub struct Connect {
     pub client_id: String,
     pub properties: Vec<u8>,
     pub will: Option<Will>,
+    pub user_name: Option<String>,
+    pub password: Option<Vec<u8>>,
 }
 
 impl Connect {
@@ -59,7 +61,20 @@ impl Connect {
             client_id: client_id.to_owned(),
             properties: Vec::new(),
             will: None,
+            user_name: None,
+            password: None,
         }
+    }
+
+    /// Version 4 or 5.
+    pub fn of(level: u8, client_id: &str) -> Self {
+        Self { level, ..Self::v5(client_id) }
+    }
+
+    /// Without clean start or clean session; nothing else.
+    pub fn resuming(mut self) -> Self {
+        self.clean = false;
+        self
     }
 
     pub fn v311(client_id: &str) -> Self {
@@ -96,6 +111,7 @@ impl Connect {
         if let Some((_, _, qos, retain, _)) = &self.will {
             flags |= 4 | qos << 3 | u8::from(*retain) << 5;
         }
+        flags |= u8::from(self.user_name.is_some()) << 7 | u8::from(self.password.is_some()) << 6;
         body.extend([self.level, flags]);
         body.extend(self.keep_alive.to_be_bytes());
         if self.level == 5 {
@@ -109,6 +125,8 @@ impl Connect {
             body.extend(text(topic));
             body.extend(bytes(payload));
         }
+        body.extend(self.user_name.iter().flat_map(|name| text(name)));
+        body.extend(self.password.iter().flat_map(|password| bytes(password)));
         packet(0x10, &body)
     }
 }
@@ -149,4 +167,61 @@ pub fn unsubscribe(id: u16, list: Option<&[u8]>, filters: &[&str]) -> Vec<u8> {
 
 pub fn ack(first: u8, id: u16) -> Vec<u8> {
     packet(first, &id.to_be_bytes())
+}
+
+/// PUBACK, PUBREC, PUBREL, PUBCOMP of MQTT 5 with a reason code.
+pub fn ack_code(first: u8, id: u16, code: u8) -> Vec<u8> {
+    packet(first, &[&id.to_be_bytes()[..], &[code]].concat())
+}
+
+/// A property of two bytes.
+pub fn two(id: u8, value: u16) -> Vec<u8> {
+    [&[id][..], &value.to_be_bytes()].concat()
+}
+
+/// A property of four bytes.
+pub fn four(id: u8, value: u32) -> Vec<u8> {
+    [&[id][..], &value.to_be_bytes()].concat()
+}
+
+/// A property of text.
+pub fn string(id: u8, value: &str) -> Vec<u8> {
+    [&[id][..], &text(value)].concat()
+}
+
+/// A user property.
+pub fn user(name: &str, value: &str) -> Vec<u8> {
+    [&[0x26][..], &text(name), &text(value)].concat()
+}
+
+/// Reads a variable byte integer: value and length.
+pub fn read_varint(bytes: &[u8]) -> (usize, usize) {
+    let mut value = 0;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        value |= usize::from(byte & 0x7F) << (7 * index);
+        if byte & 0x80 == 0 {
+            return (value, index + 1);
+        }
+    }
+    panic!("not a variable byte integer: {bytes:02x?}");
+}
+
+/// Takes a list of properties (without its length) apart: number and bytes of the value.
+pub fn read_properties(mut rest: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut found = Vec::new();
+    while let Some((&id, behind)) = rest.split_first() {
+        let string = |at: usize| 2 + usize::from(u16::from_be_bytes([behind[at], behind[at + 1]]));
+        let length = match id {
+            0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2A => 1,
+            0x13 | 0x21 | 0x22 | 0x23 => 2,
+            0x02 | 0x11 | 0x18 | 0x27 => 4,
+            0x0B => read_varint(behind).1,
+            0x26 => string(0) + string(string(0)),
+            0x03 | 0x08 | 0x09 | 0x12 | 0x15 | 0x16 | 0x1A | 0x1C | 0x1F => string(0),
+            other => panic!("no property {other:#x}"),
+        };
+        found.push((id, behind[..length].to_vec()));
+        rest = &behind[length..];
+    }
+    found
 }

@@ -60,6 +60,32 @@ impl Plant {
         Self { issuer, roots, broker, gate, sessions, address, tls, limits }
     }
 
+    /// With an app that may do everything.
+    pub async fn open() -> Self {
+        Self::open_with(Limits::default()).await
+    }
+
+    pub async fn open_with(limits: Limits) -> Self {
+        let plant = Self::with_limits(limits).await;
+        plant.gate.role("app", fieldgate_broker::Role::App);
+        for filter in ["#", "$sys/#"] {
+            plant.gate.allow("app", filter);
+        }
+        plant
+    }
+
+    /// The app, connected with a clean start as `app/name`, in version 4 or 5.
+    pub async fn app(&self, level: u8, name: &str) -> Client {
+        self.app_with(super::packets::Connect::of(level, &format!("app/{name}"))).await.0
+    }
+
+    /// The app, connected as asked; session present.
+    pub async fn app_with(&self, connect: super::packets::Connect) -> (Client, bool) {
+        let mut client = self.socket("app").await;
+        let connack = client.connect(connect).await;
+        (client, connack[0] == 1)
+    }
+
     /// Another broker with the same gate and rows.
     pub async fn start_on(&self, address: SocketAddr) -> Result<Broker, StartError> {
         let config = Config { listen: vec![address], limits: self.limits.clone() };
