@@ -23,8 +23,10 @@ use crate::{Decision, DisconnectReason, Event, Identity, Limits, Role, Version, 
 /// Longest client id: `id/…` of an app.
 const CLIENT_ID: usize = 256;
 
-/// A CONNACK with all that we ever say in it takes so many bytes and the assigned client id.
-const CONNACK: usize = 32;
+/// Bytes of a CONNACK with everything that an accepted connection may be told.
+const CONNACK: usize = 24;
+/// And with an assigned client id, beside the id itself: its property, and a longer length in two places.
+const ASSIGNED: usize = 5;
 
 /// Why a CONNECT is refused: the reason code of MQTT 5 and words for the audit log.
 struct Refused {
@@ -148,7 +150,8 @@ fn vet(
         return Err(Refused::new(0x8C, "no authentication methods are known here, the certificate is the identity"));
     }
     let client_id = client_id(core, &who, &connect.client_id)?;
-    if connect.maximum_packet < CONNACK + client_id.len() {
+    let assigned = if connect.client_id.is_empty() { ASSIGNED + client_id.len() } else { 0 };
+    if connect.maximum_packet < CONNACK + assigned {
         return Err(Refused::new(0x95, "no CONNACK fits into the client's Maximum Packet Size"));
     }
     check_will(core, &who, &connect)?;

@@ -99,14 +99,16 @@ async fn v5_3_2_2_19_and_3_2_2_20_and_3_14_2_3_and_3_14_2_4_reasons_never_make_a
         let kinds: Vec<u8> = read_properties(&connack.body[3..]).iter().map(|(id, _)| *id).collect();
         assert_eq!(kinds, if told { vec![0x1F] } else { vec![] });
     }
-    for (limit, told) in [(100, true), (34, true), (6, false)] {
+    for (limit, told) in [(100, true), (24, true), (23, false), (6, false)] {
         let mut client = plant.socket("d1").await;
-        if limit < 20 {
+        if limit < 24 {
             // No CONNACK that accepts fits: refused, which fits.
             assert_eq!(client.refused(Connect::v5("d1").property(&four(0x27, limit))).await, 0x95);
             continue;
         }
-        client.connect(Connect::v5("d1").property(&four(0x27, limit))).await;
+        // The longest CONNACK there is: with a server's keep-alive and a lower session expiry.
+        let longest = Connect::v5("d1").keep_alive(0).property(&four(0x27, limit)).property(&four(0x11, u32::MAX));
+        assert_eq!(client.connect(longest).await.len() + 2, 24);
         client.send(&[0xF0, 0]).await;
         let goodbye = client.read().await.unwrap();
         assert_eq!((goodbye.first, goodbye.body[0]), (0xE0, 0x82));
@@ -115,6 +117,21 @@ async fn v5_3_2_2_19_and_3_2_2_20_and_3_14_2_3_and_3_14_2_4_reasons_never_make_a
         assert_eq!(kinds == [0x1F], told);
         assert_eq!(client.read().await, None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn v5_3_1_2_24_an_assigned_client_id_counts_in_the_connack() {
+    let plant = Plant::open().await;
+    let id = "d".repeat(64);
+    let nameless = |limit| Connect::v5("").keep_alive(0).property(&four(0x27, limit)).property(&four(0x11, u32::MAX));
+    let mut client = plant.socket(&id).await;
+    assert_eq!(client.refused(nameless(91)).await, 0x95);
+    let mut client = plant.socket(&id).await;
+    let connack = client.connect(nameless(93)).await;
+    assert!(connack.len() + 2 <= 93, "{}", connack.len());
+    // An id that was said is not said again.
+    let mut client = plant.socket(&id).await;
+    client.connect(Connect { client_id: id.clone(), ..nameless(24) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

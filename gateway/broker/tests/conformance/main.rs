@@ -39,11 +39,7 @@ fn every_statement_that_binds_a_server_has_a_test_or_a_reason() {
     let statements = statements::Statements::read();
     assert_eq!(statements.mistakes, Vec::<String>::new());
     assert_eq!(statements.list.len(), 141 + 251);
-    let missing: Vec<String> = statements
-        .unnamed()
-        .filter(|(_, statement)| statement.reason.is_none())
-        .map(|(id, statement)| format!("{id} {}", statement.asks))
-        .collect();
+    let missing = statements.missing();
     assert!(missing.is_empty(), "neither test nor reason:\n{}", missing.join("\n"));
 }
 

@@ -294,14 +294,14 @@ async fn v5_4_3_3_7_and_4_3_3_13_what_was_sent_once_does_not_expire() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn v5_4_3_2_1_and_2_2_1_4_ids_in_use_are_passed_over_when_they_come_round() {
-    let limits = Limits { message_rate: 0, session_queue_messages: 100_000, ..Limits::default() };
+    let limits = Limits { receive_maximum: 1_000, in_flight: 1_000, ..Limits::default() };
     let plant = Plant::open_with(limits).await;
     let (mut receiver, mut publisher) = pair(&plant, 5).await;
     publisher.deliver(2, "a", &[], "kept").await;
     let kept = receiver.receive_only().await;
     receiver.subscribe("c", 1).await;
     // More than all ids, in windows.
-    let window = 30_u16;
+    let window = 900_u16;
     let mut seen = 0_usize;
     let mut packet = Vec::new();
     for id in 1..=window {

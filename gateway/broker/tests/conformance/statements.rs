@@ -22,14 +22,19 @@ pub struct Id {
     pub numbers: [u16; 4],
 }
 
+impl fmt::Display for Standard {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::V311 => "MQTT 3.1.1",
+            Self::V5 => "MQTT 5",
+        })
+    }
+}
+
 impl fmt::Display for Id {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, n] = self.numbers;
-        let standard = match self.standard {
-            Standard::V311 => "3.1.1",
-            Standard::V5 => "5",
-        };
-        write!(out, "{standard} [MQTT-{a}.{b}.{c}-{n}]")
+        write!(out, "{} [MQTT-{a}.{b}.{c}-{n}]", self.standard)
     }
 }
 
@@ -100,26 +105,25 @@ impl Statements {
         }
     }
 
-    /// Statements that bind a server and that no test names.
-    pub fn unnamed(&self) -> impl Iterator<Item = (&Id, &Statement)> {
-        self.list.iter().filter(|(id, statement)| statement.binds_server && !self.tests.contains_key(id))
+    /// Statements that bind a server and have neither a test nor a reason.
+    pub fn missing(&self) -> Vec<String> {
+        let bare = self.list.iter().filter(|(id, statement)| {
+            statement.binds_server && statement.reason.is_none() && !self.tests.contains_key(id)
+        });
+        bare.map(|(id, statement)| format!("{id} {}", statement.asks)).collect()
     }
 }
 
 /// `3.3.2-8` and, as MQTT 5 prints it once, `4.2-1`.
 fn numbers(text: &str) -> Option<[u16; 4]> {
     let (section, number) = text.split_once('-')?;
-    let mut numbers = [0; 4];
-    numbers[3] = number.parse().ok()?;
-    let mut parts = section.split('.');
-    for place in 0..3 {
-        match parts.next() {
-            Some(part) => numbers[place] = part.parse().ok()?,
-            None if place == 2 => {}
-            None => return None,
-        }
+    let section: Result<Vec<u16>, _> = section.split('.').map(str::parse).collect();
+    let number = number.parse().ok()?;
+    match section.ok()?[..] {
+        [a, b, c] => Some([a, b, c, number]),
+        [a, b] => Some([a, b, 0, number]),
+        _ => None,
     }
-    parts.next().is_none().then_some(numbers)
 }
 
 /// The statements that the name of a test begins with.
