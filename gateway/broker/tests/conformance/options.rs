@@ -71,12 +71,22 @@ async fn v5_3_3_1_12_and_3_3_1_13_the_retain_flag_is_as_published_where_asked_fo
         assert!(!plain.receive().await.retain);
         assert_eq!(as_published.receive().await.retain, flags & 1 == 1);
     }
+    // Overlapping, one as published and one not: as published, whichever way round.
+    for (one, other) in [(AS_PUBLISHED, 0), (0, AS_PUBLISHED)] {
+        let mut both = plant.app(5, "5").await;
+        subscribe(&mut both, "o", one | 1, &[]).await;
+        subscribe(&mut both, "+", other | 0x20 | 1, &[]).await;
+        publisher.deliver(1, "o", &[], "x").await;
+        assert!(both.receive().await.retain);
+        both.quiet().await;
+        publisher.deliver(1, "o", &[], "").await;
+    }
     // Also for an absent receiver.
     let connect = Connect::v5("app/4").persistent();
     let (mut absent, _) = plant.app_with(connect.clone()).await;
     subscribe(&mut absent, "b", AS_PUBLISHED | 1, &[]).await;
     drop(absent);
-    until("gone", || async { plant.broker.metrics().connections == 3 }).await;
+    until("gone", || async { plant.broker.connections().iter().all(|one| &*one.client_id != "app/4") }).await;
     publisher.deliver(3, "b", &[], "1").await;
     publisher.deliver(2, "b", &[], "2").await;
     let (mut absent, _) = plant.app_with(connect).await;
