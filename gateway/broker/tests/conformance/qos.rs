@@ -273,12 +273,12 @@ async fn v5_4_4_0_2_an_acknowledgement_that_refuses_is_one() {
 async fn v5_4_3_3_7_and_4_3_3_13_what_was_sent_once_does_not_expire() {
     let plant = Plant::open().await;
     let (mut receiver, mut publisher) = pair(&plant, 5).await;
-    publisher.deliver(4, "a", &four(2, 1), "expiring").await;
+    publisher.deliver(4, "a", &four(2, 3), "expiring").await;
     let first = receiver.receive_only().await;
     assert_eq!(first.text(), "expiring");
     drop(receiver);
     gone(&plant, "app/1").await;
-    tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(3_200)).await;
     let (mut receiver, _) = plant.app_with(persistent(5)).await;
     let again = receiver.receive_only().await;
     assert_eq!((again.dup, again.id, again.text()), (true, first.id, "expiring"));

@@ -95,14 +95,14 @@ async fn v5_4_1_0_2_an_expired_session_is_discarded() {
         assert_eq!(plant.broker.metrics().subscriptions, 0);
     }
     // Back in time, it lives on, with its new expiry.
-    let (mut client, _) = plant.app_with(expiring(1)).await;
+    let (mut client, _) = plant.app_with(expiring(3)).await;
     client.subscribe("a", 1).await;
     drop(client);
     let (client, present) = plant.app_with(expiring(1_000)).await;
     assert!(present);
     drop(client);
     gone(&plant).await;
-    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    tokio::time::sleep(Duration::from_millis(3_300)).await;
     let (_client, present) = plant.app_with(expiring(u32::MAX)).await;
     assert!(present);
 }

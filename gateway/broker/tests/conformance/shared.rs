@@ -1,7 +1,5 @@
 //! Shared subscriptions.
 
-use std::time::Duration;
-
 use crate::LEVELS;
 use crate::support::packets::{self, Connect, ack_code, four};
 use crate::support::{Client, Plant, until};
@@ -164,6 +162,5 @@ async fn v5_4_8_2_5_and_4_8_2_6_what_a_member_loses_or_refuses_goes_to_no_other(
     second.quiet().await;
     publisher.deliver(2, "a", &[], "new").await;
     assert_eq!(second.receive().await.text(), "new");
-    tokio::time::sleep(Duration::from_millis(100)).await;
     second.quiet().await;
 }
