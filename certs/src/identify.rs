@@ -12,6 +12,10 @@ use crate::template::IDENTITY;
 use crate::trust::Issuing;
 use crate::{Ca, CertificateKey, Fingerprint, IssuerKey, Life, Refused, Registry, Role, Serial};
 
+/// A certificate of ours has less than 2 KiB, one of others with an RSA-4096 key and dozens of names 8. Longer ones are
+/// not even parsed.
+pub(crate) const LONGEST_LEAF: usize = 16 * 1024;
+
 /// Who is at the other end of a TLS connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
@@ -62,6 +66,9 @@ impl Ca {
         now: UnixMillis,
     ) -> Result<Peer, Refused> {
         let der = chain.first().ok_or(Refused::NoCertificate)?;
+        if der.len() > LONGEST_LEAF {
+            return Err(Refused::Malformed("longer than 16 KiB"));
+        }
         let (rest, leaf) = X509Certificate::from_der(der).map_err(|_| Refused::Malformed("not X.509"))?;
         if !rest.is_empty() {
             return Err(Refused::Malformed("bytes after its end"));

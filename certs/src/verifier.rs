@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use crate::identify::life_of;
+use crate::identify::{LONGEST_LEAF, life_of};
 use crate::trust::{SharedTrust, Trust};
 use crate::{Fingerprint, Stage};
 
@@ -52,6 +52,9 @@ impl ClientCertVerifier for PlantVerifier {
         _intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        if end_entity.len() > LONGEST_LEAF {
+            return Err(CertificateError::BadEncoding.into());
+        }
         let trust = self.trust.get();
         if trust.external.pin(&Fingerprint::of(end_entity)).is_some() {
             return pinned(end_entity, now);

@@ -310,7 +310,7 @@ fn strangers(matrix: &mut Matrix<'_>) {
 
 fn forms(matrix: &mut Matrix<'_>) {
     let tool = matrix.tool;
-    for digest in ["sha1", "md5"] {
+    for digest in ["sha1", "sha224"] {
         matrix.ours(&format!("signed with {digest}"), &Wish { digest, ..Wish::default() }, &["weak"]);
     }
     // A client with such a key may not even offer its certificate.
@@ -334,7 +334,7 @@ fn forms(matrix: &mut Matrix<'_>) {
         &matrix.key,
         &Wish { extensions: &big, ..Wish::default() },
     );
-    matrix.add("61 KB, from a stranger", leaf, &["foreign"]);
+    matrix.add("61 KB, from a stranger", leaf, &["malformed"]);
     let critical = format!("{GOOD}1.3.6.1.4.1.99999.3=critical,ASN1:UTF8String:obey\n");
     matrix.ours(
         "critical extension that nobody knows",
