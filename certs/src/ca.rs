@@ -165,9 +165,7 @@ impl Ca {
             if let Some(at) = twice {
                 return Err(ExternalError::Own { number: at + 1 });
             }
-            Trust::new(roots, issuing, Arc::new(external), &self.provider)
-                .map(|trust| (trust, ()))
-                .map_err(|source| ExternalError::Unusable { number: 0, source })
+            Ok((Trust::new(roots, issuing, Arc::new(external), &self.provider)?, ()))
         })
     }
 }

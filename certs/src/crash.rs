@@ -75,9 +75,9 @@ fn at_every_step(
         let ca = open(&dir).unwrap_or_else(|error| panic!("dead before step {steps}: {error}"));
         assert!(old(&ca) != new(&ca), "dead before step {steps}: neither or both");
         if old(&ca) {
-            seen.0 += 1
+            seen.0 += 1;
         } else {
-            seen.1 += 1
+            seen.1 += 1;
         }
         if ca.authorities().iter().any(|info| info.kind == AuthorityKind::Issuing && info.revoked.is_some()) {
             ca.identify(&before, &rows, NOW).unwrap_err();

@@ -88,6 +88,9 @@ pub enum ExternalError {
         /// Another.
         other: DeviceId,
     },
+    /// What is trusted could not be put together.
+    #[error(transparent)]
+    Ca(#[from] CaError),
     /// The TLS library refused the certificate.
     #[error("external CA number {number} can't be used")]
     Unusable {

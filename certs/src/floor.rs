@@ -139,8 +139,14 @@ impl TimeFloor {
         self.reading().now
     }
 
-    /// As [`Self::reading`], for a caller that has just read the same clock.
-    pub fn judge(&self, wall: UnixMillis) -> Reading {
+    /// `now` as a caller has it, from the same clock some time ago or from here: itself when it is near to the time by
+    /// which is judged, otherwise that time. What a caller says is not the clock's word, and makes nothing be believed.
+    pub fn at(&self, now: UnixMillis) -> UnixMillis {
+        let judged = self.now();
+        if apart(now, judged) <= LEAP { now.max(self.floor()) } else { judged }
+    }
+
+    fn judge(&self, wall: UnixMillis) -> Reading {
         let running = self.clock.monotonic();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let floor = state.floor.after(running);
@@ -245,7 +251,7 @@ mod tests {
             let error = floor.for_issuing().unwrap_err();
             assert_eq!((error.now, error.clock, error.wait), (NOW, leapt, STEADY));
             assert!(error.to_string().contains("restart the gateway"), "{error}");
-            clock.advance(STEADY - Duration::from_millis(1));
+            clock.advance(STEADY.checked_sub(Duration::from_millis(1)).unwrap());
             assert!(floor.for_issuing().is_err());
             clock.advance(Duration::from_millis(1));
             assert_eq!(floor.for_issuing(), Ok(leapt.plus(STEADY)));
@@ -271,6 +277,22 @@ mod tests {
         assert_eq!(floor.now(), BUILD_FLOOR.plus(40 * DAY));
         clock.step_to(NOW);
         assert_eq!(floor.for_issuing(), Ok(NOW));
+    }
+
+    #[test]
+    fn what_a_caller_says_is_not_the_clock_s_word() {
+        let (clock, floor) = at(UnixMillis(0));
+        assert_eq!(floor.at(floor.now()), BUILD_FLOOR);
+        clock.step_to(NOW);
+        assert_eq!(floor.now(), NOW, "the first reading that can be right");
+        clock.step_to(NOW.plus(YEAR));
+        for _ in 0..24 {
+            assert_eq!(floor.at(floor.now()), floor.now());
+            assert!(floor.for_issuing().is_err());
+            clock.advance(DAY / 24);
+        }
+        assert!(floor.for_issuing().is_ok(), "asking did not begin the day anew");
+        assert_eq!(floor.at(UnixMillis(0)), floor.now());
     }
 
     #[test]

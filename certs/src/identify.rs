@@ -40,6 +40,13 @@ pub struct Peer {
     pub replaces: Option<CertificateKey>,
 }
 
+impl Peer {
+    /// From when to when its certificate is valid.
+    pub fn life(&self) -> Life {
+        Life { not_before: self.not_before, not_after: self.not_after }
+    }
+}
+
 /// Who vouches for a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -74,7 +81,7 @@ impl Ca {
             return Err(Refused::Malformed("bytes after its end"));
         }
         let trust = self.trust.get();
-        let now = self.time.judge(now).now;
+        let now = self.time.at(now);
         let leaf = Leaf { fingerprint: Fingerprint::of(der), life: life_of(&leaf), parsed: leaf };
         if let Some(issuer) = trust.issuing.iter().find(|issuing| issuing.authority.has_signed(&leaf.parsed)) {
             return own(issuer, &leaf, registry, now);

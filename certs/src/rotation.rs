@@ -15,11 +15,11 @@ use thiserror::Error;
 
 use crate::authority::{Authority, AuthorityInfo, AuthorityKind, Signer};
 use crate::ca::Stores;
-use crate::crl::{RevocationList, Revoked};
+use crate::crl::Revoked;
 use crate::folder::name;
 use crate::instant::rfc3339;
 use crate::keystore::{CaKey, P256Key};
-use crate::trust::Trust;
+use crate::trust::{Listed, Trust};
 use crate::{Ca, CaError, ClockLeapt, IssuerKey, life};
 
 /// How long ahead the end of a CA, and a rotation that can't be done, are announced.
@@ -147,9 +147,9 @@ impl Ca {
         let now = self.time.for_issuing()?;
         let key: CaKey = Arc::new(P256Key::from_pem(pem).ok_or(RotationError::NotAKey)?);
         self.change(|stores, trust| {
-            let signers = trust.roots.iter().map(|root| (root, root.authority.signer_with(&key, now)));
-            let (root, signer) =
-                signers.filter_map(|(root, signer)| Some((root, signer?))).next().ok_or(RotationError::OtherKey)?;
+            let mut roots = trust.roots.iter();
+            let found = roots.find_map(|root| Some((root, root.authority.signer_with(&key, now)?)));
+            let (root, signer) = found.ok_or(RotationError::OtherKey)?;
             self.rotated(stores, trust, root.authority.generation, &signer, now)
         })
     }
@@ -285,12 +285,7 @@ impl Ca {
         Ok((self.trust_of(trust, roots, issuing)?, info))
     }
 
-    fn trust_of(
-        &self,
-        before: &Trust,
-        roots: Vec<(Arc<Authority>, Option<RevocationList>)>,
-        issuing: Vec<Arc<Authority>>,
-    ) -> Result<Trust, CaError> {
+    fn trust_of(&self, before: &Trust, roots: Vec<Listed>, issuing: Vec<Arc<Authority>>) -> Result<Trust, CaError> {
         Trust::new(roots, issuing, Arc::clone(&before.external), &self.provider)
     }
 

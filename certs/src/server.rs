@@ -50,7 +50,7 @@ impl ServerCertificate {
 
     /// Whether two thirds of its life are over. `now` is the clock's; it is judged by [`TimeFloor`].
     pub fn renewal_due(&self, now: UnixMillis) -> bool {
-        self.shown().life.past(life::RENEW, self.time.judge(now).now)
+        self.shown().life.past(life::RENEW, self.time.at(now))
     }
 
     /// Shows `newer` from the next handshake on; connections that stand are not touched.

@@ -19,6 +19,9 @@ use crate::authority::{Authority, AuthorityInfo, Signer};
 use crate::crl::RevocationList;
 use crate::external::External;
 
+/// A root with the list that it signed last.
+pub(crate) type Listed = (Arc<Authority>, Option<RevocationList>);
+
 /// A root: an anchor of its own, so that one that is over can be left out at any moment. (webpki doesn't look at the
 /// validity of an anchor.)
 pub(crate) struct Root {
@@ -47,7 +50,7 @@ pub(crate) struct Trust {
 
 impl Trust {
     pub(crate) fn new(
-        roots: Vec<(Arc<Authority>, Option<RevocationList>)>,
+        roots: Vec<Listed>,
         issuing: impl IntoIterator<Item = Arc<Authority>>,
         external: Arc<External>,
         provider: &Arc<CryptoProvider>,
@@ -74,7 +77,7 @@ impl Trust {
     }
 
     /// The parts from which another can be made.
-    pub(crate) fn parts(&self) -> (Vec<(Arc<Authority>, Option<RevocationList>)>, Vec<Arc<Authority>>) {
+    pub(crate) fn parts(&self) -> (Vec<Listed>, Vec<Arc<Authority>>) {
         let roots = self.roots.iter().map(|root| (Arc::clone(&root.authority), root.list.clone())).collect();
         (roots, self.issuing.iter().map(|issuing| Arc::clone(&issuing.authority)).collect())
     }

@@ -30,20 +30,16 @@ impl<K: Ord + Clone> Limiter<K> {
         Self { allowance, counts: BTreeMap::new(), most }
     }
 
-    /// For how long it may not happen; zero when it may. `running`: time that never steps.
-    pub(super) fn wait(&self, key: &K, running: Duration) -> Duration {
-        let Some(count) = self.counts.get(key) else { return Duration::ZERO };
-        let end = count.since + self.allowance.window;
-        if count.times < self.allowance.times { Duration::ZERO } else { end.saturating_sub(running) }
-    }
-
-    /// It has happened.
-    pub(super) fn count(&mut self, key: &K, running: Duration) {
+    /// It happens, and is counted; or it may not happen for so long. `running`: time that never steps.
+    pub(super) fn take(&mut self, key: &K, running: Duration) -> Result<(), Duration> {
         let window = self.allowance.window;
         let over = |count: &Count| running >= count.since + window;
         if let Some(count) = self.counts.get_mut(key).filter(|count| !over(count)) {
+            if count.times >= self.allowance.times {
+                return Err((count.since + window).saturating_sub(running));
+            }
             count.times += 1;
-            return;
+            return Ok(());
         }
         if self.counts.len() >= self.most && !self.counts.contains_key(key) {
             self.counts.retain(|_, count| !over(count));
@@ -53,6 +49,14 @@ impl<K: Ord + Clone> Limiter<K> {
             }
         }
         self.counts.insert(key.clone(), Count { since: running, times: 1 });
+        Ok(())
+    }
+
+    /// It was none.
+    pub(super) fn give_back(&mut self, key: &K) {
+        if let Some(count) = self.counts.get_mut(key) {
+            count.times = count.times.saturating_sub(1);
+        }
     }
 }
 
@@ -66,24 +70,24 @@ mod tests {
     fn counts_within_the_window_and_forgets_after_it() {
         let mut limiter = Limiter::new(Allowance { times: 2, window: MINUTE }, 3);
         let at = Duration::from_secs;
-        limiter.count(&"a", at(0));
-        assert_eq!(limiter.wait(&"a", at(1)), Duration::ZERO);
-        limiter.count(&"a", at(10));
-        assert_eq!(limiter.wait(&"a", at(10)), at(50));
-        assert_eq!(limiter.wait(&"b", at(10)), Duration::ZERO);
-        assert_eq!(limiter.wait(&"a", at(60)), Duration::ZERO);
-        limiter.count(&"a", at(60));
-        assert_eq!(limiter.wait(&"a", at(61)), Duration::ZERO);
+        assert_eq!(limiter.take(&"a", at(0)), Ok(()));
+        assert_eq!(limiter.take(&"a", at(10)), Ok(()));
+        assert_eq!(limiter.take(&"a", at(10)), Err(at(50)));
+        assert_eq!(limiter.take(&"b", at(10)), Ok(()));
+        limiter.give_back(&"a");
+        assert_eq!(limiter.take(&"a", at(20)), Ok(()));
+        assert_eq!(limiter.take(&"a", at(59)), Err(at(1)));
+        assert_eq!(limiter.take(&"a", at(60)), Ok(()));
     }
 
     #[test]
     fn holds_no_more_keys_than_it_may() {
         let mut limiter = Limiter::new(Allowance { times: 1, window: MINUTE }, 3);
         for key in 0..1000_u32 {
-            limiter.count(&key, Duration::from_millis(u64::from(key)));
+            limiter.take(&key, Duration::from_millis(u64::from(key))).unwrap();
             assert!(limiter.counts.len() <= 3);
         }
-        assert!(limiter.wait(&999, Duration::from_secs(1)) > Duration::ZERO);
-        assert_eq!(limiter.wait(&0, Duration::from_secs(1)), Duration::ZERO);
+        assert!(limiter.take(&999, Duration::from_secs(1)).is_err());
+        assert!(limiter.take(&0, Duration::from_secs(1)).is_ok());
     }
 }

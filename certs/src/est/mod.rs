@@ -32,7 +32,7 @@ pub use token::{TOKEN_LIFE, Token, TokenError, TokenHash, TokenRecord, TokenRefu
 use crate::encoding::certificates_from_pem;
 use crate::identify::Origin;
 use crate::{
-    Ca, CertificateKey, CertificateRecord, Fingerprint, IssueError, Issued, Peer, Refused, Registry, Role, life,
+    Ca, CertificateKey, CertificateRecord, Fingerprint, IssueError, Issued, Refused, Registry, Role, csr, life,
 };
 use limit::{Allowance, Limiter};
 
@@ -245,15 +245,11 @@ impl Enrolment {
         let of = |reason| (Some(id.clone()), reason);
         let running = desk.ca.time.running();
 
-        let wait = self.state().wrong.wait(&id, running);
-        if !wait.is_zero() {
-            return Err(of(TokenRefused::Limited { id: id.clone(), wait }.into()));
-        }
-        let checked = token::check(desk.tokens, &id, &token, desk.ca.time.now());
-        let row = checked.map_err(|refused| {
-            self.state().wrong.count(&id, running);
-            of(refused.into())
-        })?;
+        // Counted as wrong until it is known to be right, so that many at once are no way around the limit.
+        let taken = self.state().wrong.take(&id, running);
+        taken.map_err(|wait| of(TokenRefused::Limited { id: id.clone(), wait }.into()))?;
+        let row = token::check(desk.tokens, &id, &token, desk.ca.time.now()).map_err(|refused| of(refused.into()))?;
+        self.state().wrong.give_back(&id);
         if request.body.len() > LONGEST_BODY {
             return Err(of(EstRefused::TooLong));
         }
@@ -289,19 +285,14 @@ impl Enrolment {
         }
         let running = desk.ca.time.running();
         let due = peer.life().past(life::RENEW, now);
-        let wait =
-            if due { self.state().due.wait(&peer.id, running) } else { self.state().early.wait(&peer.id, running) };
-        if !wait.is_zero() {
-            return Err(of(EstRefused::TooOften { id: peer.id.clone(), wait }));
-        }
+        // A request that can't be read costs nothing.
+        csr::public_key(request.body).map_err(|error| of(error.into()))?;
+        let taken =
+            if due { self.state().due.take(&peer.id, running) } else { self.state().early.take(&peer.id, running) };
+        taken.map_err(|wait| of(EstRefused::TooOften { id: peer.id.clone(), wait }))?;
         let validity = desk.registry.validity(&peer.id).unwrap_or(self.validity);
         let issued = desk.ca.renew_from_csr(desk.registry, request.body, &peer, validity);
         let issued = issued.map_err(|error| of(error.into()))?;
-        if due {
-            self.state().due.count(&peer.id, running);
-        } else {
-            self.state().early.count(&peer.id, running);
-        }
         let event = Event::Renewed {
             record: issued.record.clone(),
             replaces: CertificateKey { issuer: peer.issuer, serial: peer.serial.clone() },
@@ -333,13 +324,6 @@ impl<'a> Busy<'a> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.enrolment.state().busy.remove(&self.id);
-    }
-}
-
-impl Peer {
-    /// From when to when its certificate is valid.
-    pub fn life(&self) -> crate::Life {
-        crate::Life { not_before: self.not_before, not_after: self.not_after }
     }
 }
 

@@ -12,6 +12,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::instant::rfc3339;
 use crate::{ClockLeapt, Fingerprint, RegistryError, Role, TimeFloor};
@@ -105,8 +106,8 @@ pub(super) fn create(
     validity: Option<Duration>,
 ) -> Result<Token, TokenError> {
     let now = time.for_issuing()?;
-    let mut bytes = [0; LENGTH];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| TokenError::Random)?;
+    let mut bytes = Zeroizing::new([0; LENGTH]);
+    SystemRandom::new().fill(&mut *bytes).map_err(|_| TokenError::Random)?;
     let letters = bytes.iter().filter_map(|byte| LETTERS.get(usize::from(byte & 31)));
     let text: String = letters.map(|letter| char::from(*letter)).collect();
     let hash = TokenHash::of(&text);

@@ -219,8 +219,12 @@ fn a_request_that_is_refused_costs_no_token() {
     // In PEM, in DER, in base64 with line breaks.
     let pem = include_bytes!("../requests/rsa2048.pem").as_slice();
     let der = x509_parser::pem::parse_x509_pem(pem).unwrap().1.contents;
-    let lines: String =
-        STANDARD.encode(&der).as_bytes().chunks(64).map(|c| format!("{}\r\n", str::from_utf8(c).unwrap())).collect();
+    let digits = STANDARD.encode(&der);
+    let lines: Vec<&str> = digits.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
+    let lines = lines.join(
+        "
+",
+    );
     for (device, body) in [("press-1", pem), ("press-2", &der), ("press-3", lines.as_bytes())] {
         let token = site.token(device);
         let (answer, _) = site.ask("simpleenroll", device, token.secret.expose(), body);

@@ -52,7 +52,7 @@ fn lives_thirty_days_and_is_due_at_two_thirds() {
     assert_eq!(life, 30 * 86_400);
     assert_eq!(server.not_after(), NOW.plus(29 * DAY));
     assert!(!server.renewal_due(plant.now()));
-    plant.clock.advance(19 * DAY - Duration::from_millis(1));
+    plant.clock.advance((19 * DAY).checked_sub(Duration::from_millis(1)).unwrap());
     assert!(!server.renewal_due(plant.now()));
     plant.clock.advance(Duration::from_millis(1));
     assert!(server.renewal_due(plant.now()));

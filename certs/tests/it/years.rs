@@ -78,7 +78,7 @@ fn thirty_years_go_by() {
             let peer = peer.unwrap_or_else(|refused| panic!("{name}, day {day}: {refused}"));
             if let Some(old) = peer.replaces.as_ref().and_then(|key| plant.rows.certificate(&key.issuer, &key.serial)) {
                 plant.rows.change(&old, |row| {
-                    assert!(row.supersede(now) || row.superseded < Some(now.plus(SUPERSEDE_GRACE)))
+                    assert!(row.supersede(now) || row.superseded < Some(now.plus(SUPERSEDE_GRACE)));
                 });
             }
             // The server is trusted by what the device was given, be it thirty years ago.

@@ -67,7 +67,7 @@ fn serve(listener: &TcpListener, config: &Arc<ServerConfig>, enrolment: &Enrolme
     let mut out =
         format!("HTTP/1.1 {} x\r\ncontent-length: {}\r\nconnection: close\r\n", answer.status, answer.body.len());
     for (name, value) in &answer.headers {
-        out.push_str(&format!("{name}: {value}\r\n"));
+        out = format!("{out}{name}: {value}\r\n");
     }
     stream.write_all(out.as_bytes()).unwrap();
     stream.write_all(b"\r\n").unwrap();
