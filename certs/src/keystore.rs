@@ -181,3 +181,44 @@ impl KeyStore for FileKeyStore {
         durable::remove(&path).map_err(|source| CaError::Io { action: "remove", path, source })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_somebody_else_is_refused_with_the_command_that_helps() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = rustix::process::geteuid().as_raw();
+        // Whoever may give a file away does; to anybody else the directory of `root` is somebody else's.
+        let path = if own == 0 {
+            let path = dir.path().join("root-1.key");
+            durable::write(&path, b"", 0o600, Existing::Keep).unwrap();
+            std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+            path
+        } else {
+            PathBuf::from("/root")
+        };
+        let error = check_private(&path, 0o600).unwrap_err();
+        let owner = if own == 0 { 12_345 } else { 0 };
+        assert!(matches!(error, CaError::Owner { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("belongs to user {owner}")), "{error}");
+        assert!(error.to_string().contains(&format!("run `chown {own} {}`", path.display())), "{error}");
+    }
+
+    #[test]
+    fn a_key_goes_out_and_comes_back_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = FileKeyStore { dir: dir.path().to_owned() };
+        let key = store.create("root-1").unwrap();
+        let text = store.export("root-1").unwrap().unwrap();
+        assert!(store.import("root-1", text.as_bytes()).is_err());
+        store.remove("root-1").unwrap();
+        store.remove("root-1").unwrap();
+        assert!(store.load("root-1").unwrap().is_none() && store.export("root-1").unwrap().is_none());
+        let again = store.import("root-1", text.as_bytes()).unwrap();
+        assert_eq!(again.der_bytes(), key.der_bytes());
+        assert_eq!(durable::access(&store.path("root-1")).unwrap().mode, 0o600);
+        assert!(store.import("root-2", b"no key").is_err());
+    }
+}
