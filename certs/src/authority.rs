@@ -12,7 +12,7 @@ use x509_parser::prelude::FromDer;
 use crate::instant::from_seconds;
 use crate::keystore::CaKey;
 use crate::template::Lifetime;
-use crate::{CaError, Fingerprint, IssuerKey, Serial};
+use crate::{CaError, Fingerprint, IssuerKey, Life, Serial};
 
 /// What a CA certificate is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,19 @@ pub struct AuthorityInfo {
     pub not_after: UnixMillis,
     /// Whether its private key is here.
     pub key_present: bool,
+    /// 1, 2, …: the number in its files' names.
+    #[serde(default)]
+    pub generation: u32,
+    /// Since when its root has revoked it.
+    #[serde(default)]
+    pub revoked: Option<UnixMillis>,
+}
+
+impl AuthorityInfo {
+    /// From when to when it is valid.
+    pub fn life(&self) -> Life {
+        Life { not_before: self.not_before, not_after: self.not_after }
+    }
 }
 
 pub(crate) struct Authority {
@@ -94,6 +107,8 @@ impl Authority {
             not_before: from_seconds(certificate.validity().not_before.timestamp()),
             not_after: from_seconds(certificate.validity().not_after.timestamp()),
             key_present: key.is_some(),
+            generation,
+            revoked: None,
         };
         Ok(Self { info, generation, der: der.into(), key })
     }
@@ -107,6 +122,17 @@ impl Authority {
         })
     }
 
+    /// The same CA with this key, or without one.
+    pub(crate) fn with_key(&self, key: Option<CaKey>) -> Self {
+        let info = AuthorityInfo { key_present: key.is_some(), ..self.info.clone() };
+        Self { info, generation: self.generation, der: self.der.clone(), key }
+    }
+
+    /// Whether its time is not over.
+    pub(crate) fn valid(&self, now: UnixMillis) -> bool {
+        !self.info.life().expired(now)
+    }
+
     /// As [`Self::has_signed`].
     pub(crate) fn has_issued(&self, der: &[u8]) -> bool {
         X509Certificate::from_der(der).is_ok_and(|(_, certificate)| self.has_signed(&certificate))
@@ -116,6 +142,12 @@ impl Authority {
     pub(crate) fn signer(&self, now: UnixMillis) -> Option<Signer<'_>> {
         let key: &(dyn SigningKey + Send + Sync) = self.key.as_deref()?;
         (now < self.info.not_after).then_some(Signer { authority: self, key })
+    }
+
+    /// For signing with a key that is not kept; `None` when it isn't this CA's.
+    pub(crate) fn signer_with<'a>(&'a self, key: &'a CaKey, now: UnixMillis) -> Option<Signer<'a>> {
+        let own = IssuerKey::of(&key.subject_public_key_info()) == self.info.issuer_key;
+        (own && now < self.info.not_after).then_some(Signer { authority: self, key: &**key })
     }
 }
 
@@ -136,10 +168,10 @@ impl Signer<'_> {
         Ok(params.signed_by(subject, &issuer)?.der().to_vec())
     }
 
-    /// A revocation list, in PEM.
-    pub(crate) fn sign_list(&self, params: &CertificateRevocationListParams) -> Result<String, rcgen::Error> {
+    /// The DER of a revocation list.
+    pub(crate) fn sign_list_params(&self, params: &CertificateRevocationListParams) -> Result<Vec<u8>, rcgen::Error> {
         let issuer = Issuer::from_ca_cert_der(&self.authority.der, self.key)?;
-        params.signed_by(&issuer)?.pem()
+        Ok(params.signed_by(&issuer)?.der().to_vec())
     }
 
     /// `lifetime`, cut at this CA's end.

@@ -4,63 +4,94 @@
 //! order root key, root certificate, root's revocation list, issuing key, issuing certificate; whatever a crash leaves is
 //! completed at the next start: a key without its certificate gets one. A certificate without its key is kept and
 //! trusted, it just can't sign (the root key may be taken away).
+//!
+//! How it changes while it is open is in `rotation`.
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use fieldgate_types::{BUILD_FLOOR, Clock, DeviceId, UnixMillis};
+use fieldgate_types::{Clock, DeviceId, UnixMillis};
+use rustls::crypto::{CryptoProvider, ring};
 
-use crate::CaError;
-use crate::authority::{Authority, AuthorityInfo, AuthorityKind};
+use crate::authority::{AuthorityInfo, AuthorityKind};
 use crate::encoding::certificate_pem;
+use crate::external::{External, ExternalTrust};
+use crate::floor::{Standing, TimeFloor};
 use crate::folder::Folder;
-use crate::instant::Judge;
 use crate::keystore::{FileKeyStore, KeyStore};
 use crate::making::Making;
+use crate::trust::{SharedTrust, Trust};
+use crate::{CaError, ExternalError};
 
 /// The plant's CA: its roots, its issuing CAs and their keys.
 ///
 /// Cheap to ask, safe to share. All of it is in memory: a disk that fails later stops no handshake.
 pub struct Ca {
     pub(crate) gateway: DeviceId,
-    pub(crate) roots: Vec<Authority>,
-    pub(crate) issuing: Vec<Authority>,
-    pub(crate) judge: Arc<Judge>,
+    pub(crate) time: Arc<TimeFloor>,
+    pub(crate) trust: Arc<SharedTrust>,
+    pub(crate) provider: Arc<CryptoProvider>,
+    /// Held for the whole of a change, so that changes come one after the other. Nothing else waits for it.
+    pub(crate) stores: Mutex<Stores>,
+}
+
+/// Where the CA lies.
+pub(crate) struct Stores {
+    pub(crate) folder: Folder,
+    pub(crate) keys: Box<dyn KeyStore>,
+}
+
+impl Stores {
+    pub(crate) fn making<'a>(&'a self, gateway: &'a DeviceId) -> Making<'a> {
+        Making { folder: &self.folder, keys: &*self.keys, gateway }
+    }
 }
 
 impl Ca {
-    /// Opens the CA in `dir`, and creates it, or completes its creation, when needed.
+    /// Opens the CA in `dir`, and creates it, or completes its creation, when needed. Keys are files in `dir`.
     ///
     /// `gateway` stands in the names of new CAs and in server certificates.
     pub fn open_or_create(dir: &Path, gateway: &DeviceId, clock: Arc<dyn Clock>) -> Result<Self, CaError> {
         let folder = Folder { dir: dir.to_owned() };
         folder.prepare()?;
-        Self::open_with(&folder, &FileKeyStore::open(dir)?, gateway, clock)
+        let keys = Box::new(FileKeyStore::open(dir)?);
+        Self::open(Stores { folder, keys }, gateway, clock)
     }
 
-    fn open_with(
-        folder: &Folder,
-        keys: &dyn KeyStore,
+    /// As [`Self::open_or_create`], with the keys in a store of the caller's. Certificates and lists lie in `dir`.
+    pub fn open_with_keys(
+        dir: &Path,
+        keys: Box<dyn KeyStore>,
         gateway: &DeviceId,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, CaError> {
+        let folder = Folder { dir: dir.to_owned() };
+        folder.prepare()?;
+        Self::open(Stores { folder, keys }, gateway, clock)
+    }
+
+    fn open(stores: Stores, gateway: &DeviceId, clock: Arc<dyn Clock>) -> Result<Self, CaError> {
+        let provider = Arc::new(ring::default_provider());
+        let (folder, keys) = (&stores.folder, &*stores.keys);
         let mut roots = folder.load(AuthorityKind::Root, keys)?;
         let mut issuing = folder.load(AuthorityKind::Issuing, keys)?;
+        let time = TimeFloor::new(clock);
         // Time has got at least as far as any CA's beginning.
-        let newest = roots.iter().chain(&issuing).map(|authority| authority.info.not_before).max();
-        let clock_says = clock.now();
-        let judge = Judge::new(clock, newest.unwrap_or(BUILD_FLOOR));
-        let now = judge.now();
-        if now > clock_says {
+        for authority in roots.iter().chain(&issuing) {
+            time.raise(authority.info.not_before);
+        }
+        let reading = time.reading();
+        let now = reading.now;
+        if let Standing::Behind { clock } = reading.standing {
             // Once: every start on a box without a battery begins like this.
             tracing::warn!(
-                clock = clock_says.0,
+                clock = clock.0,
                 judged_by = now.0,
                 "the clock is behind a moment that is known to be past, certificates are issued and judged by that moment"
             );
         }
-        let making = Making { folder, keys, gateway };
+        let making = stores.making(gateway);
 
         if roots.is_empty() {
             if !issuing.is_empty() {
@@ -70,42 +101,72 @@ impl Ca {
             }
             roots.push(making.root(1, now)?);
         }
-        for root in &roots {
-            if let Some(signer) = root.signer(now)
-                && !folder.has_list(root.generation)?
-            {
-                making.revocation_list(&signer)?;
+        let mut listed = Vec::new();
+        for root in roots {
+            let mut list = folder.load_list(&root)?;
+            if let (None, Some(signer)) = (&list, root.signer(now)) {
+                list = Some(making.root_list(&signer, Vec::new(), None, now)?);
             }
+            listed.push((Arc::new(root), list));
         }
         for authority in &issuing {
-            folder.check_signed(authority, &roots)?;
+            folder.check_signed(authority, listed.iter().map(|(root, _)| &**root))?;
         }
-        if !issuing.iter().any(|authority| authority.signer(now).is_some()) {
-            let signer = roots.iter().rev().find_map(|root| root.signer(now));
-            let signer = signer.ok_or_else(|| CaError::NoIssuingKey { dir: folder.dir.clone() })?;
-            let generation = issuing.iter().map(|authority| authority.generation).max().unwrap_or(0).saturating_add(1);
-            let made = making.issuing(&signer, generation, now)?;
-            issuing.push(made);
+        let next = issuing.iter().map(|authority| authority.generation).max().unwrap_or(0).saturating_add(1);
+        let issuing: Vec<_> = issuing.drain(..).map(Arc::new).collect();
+        let build = |roots, issuing| Trust::new(roots, issuing, Arc::new(External::default()), &provider);
+        let mut trust = build(listed, issuing)?;
+        if trust.signer(now).is_none() {
+            let no_key = || CaError::NoIssuingKey { dir: folder.dir.clone() };
+            let made = making.issuing(&trust.root_signer(now).ok_or_else(no_key)?.1, next, now)?;
+            let (roots, mut issuing) = trust.parts();
+            issuing.push(Arc::new(made));
+            trust = build(roots, issuing)?;
         }
-        Ok(Self { gateway: gateway.clone(), roots, issuing, judge: Arc::new(judge) })
+        Ok(Self {
+            gateway: gateway.clone(),
+            time: Arc::new(time),
+            trust: Arc::new(SharedTrust::new(trust)),
+            provider,
+            stores: Mutex::new(stores),
+        })
     }
 
     /// What peers should trust, in PEM: valid roots, then valid issuing CAs.
     pub fn trust_bundle_pem(&self) -> String {
-        let now = self.judge.now();
-        let valid = self.roots.iter().chain(&self.issuing).filter(|authority| now <= authority.info.not_after);
-        valid.map(|authority| certificate_pem(&authority.der)).collect()
+        self.trust.get().bundle(self.time.now()).iter().map(|der| certificate_pem(der)).collect()
     }
 
     /// Every CA certificate here, roots first, for `ca show`.
     pub fn authorities(&self) -> Vec<AuthorityInfo> {
-        self.roots.iter().chain(&self.issuing).map(|authority| authority.info.clone()).collect()
+        self.trust.get().infos()
     }
 
     /// When the CA that issues now will expire.
     pub fn issuing_not_after(&self) -> UnixMillis {
-        let newest = self.issuing.iter().rev().find(|authority| authority.key.is_some());
-        newest.map(|authority| authority.info.not_after).unwrap_or_default()
+        self.trust.get().newest().map(|newest| newest.authority.info.not_after).unwrap_or_default()
+    }
+
+    /// The time by which is issued and judged. To be given its proofs at start ([`TimeFloor::raise`]): the time written
+    /// down by the last run, and the beginning of the newest certificate in the registry.
+    pub fn time(&self) -> &Arc<TimeFloor> {
+        &self.time
+    }
+
+    /// Trusts external CAs and pins from now on, in the place of those trusted before. Handshakes that follow see it,
+    /// connections that stand are the caller's.
+    pub fn trust_others(&self, others: ExternalTrust) -> Result<(), ExternalError> {
+        let external = External::new(others, &self.provider)?;
+        self.change(|_, trust| {
+            let (roots, issuing) = trust.parts();
+            let own = roots.iter().map(|(root, _)| root).chain(&issuing);
+            let own: Vec<_> = own.map(|authority| authority.info.issuer_key).collect();
+            let twice = external.authorities().position(|other| own.contains(&other.authority.info.issuer_key));
+            if let Some(at) = twice {
+                return Err(ExternalError::Own { number: at + 1 });
+            }
+            Ok((Trust::new(roots, issuing, Arc::new(external), &self.provider)?, ()))
+        })
     }
 }
 
@@ -121,10 +182,10 @@ impl fmt::Debug for Ca {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Mutex;
 
-    use fieldgate_types::ManualClock;
+    use fieldgate_types::{BUILD_FLOOR, ManualClock};
     use rcgen::{PublicKeyData, SignatureAlgorithm, SigningKey};
+    use zeroize::Zeroizing;
 
     use super::*;
     use crate::keystore::{CaKey, P256Key};
@@ -135,6 +196,9 @@ mod tests {
         keys: Mutex<BTreeMap<String, Arc<P256Key>>>,
         creations_left: Mutex<usize>,
     }
+
+    /// The reader into which it is put.
+    struct Reader(Arc<Token>);
 
     struct OnToken(Arc<P256Key>);
 
@@ -153,18 +217,31 @@ mod tests {
         }
     }
 
-    impl KeyStore for Token {
+    impl KeyStore for Reader {
         fn load(&self, name: &str) -> Result<Option<CaKey>, CaError> {
-            let keys = self.keys.lock().unwrap();
-            Ok(keys.get(name).map(|key| Box::new(OnToken(Arc::clone(key))) as CaKey))
+            let keys = self.0.keys.lock().unwrap();
+            Ok(keys.get(name).map(|key| Arc::new(OnToken(Arc::clone(key))) as CaKey))
         }
 
         fn create(&self, name: &str) -> Result<CaKey, CaError> {
-            let mut left = self.creations_left.lock().unwrap();
+            let mut left = self.0.creations_left.lock().unwrap();
             *left = left.checked_sub(1).ok_or(rcgen::Error::KeyGenerationUnavailable)?;
             let key = Arc::new(P256Key::generate()?.0);
-            self.keys.lock().unwrap().insert(name.to_owned(), Arc::clone(&key));
-            Ok(Box::new(OnToken(key)))
+            self.0.keys.lock().unwrap().insert(name.to_owned(), Arc::clone(&key));
+            Ok(Arc::new(OnToken(key)))
+        }
+
+        fn import(&self, name: &str, _: &[u8]) -> Result<CaKey, CaError> {
+            Err(CaError::KeyStore { name: name.to_owned(), source: "takes no keys from outside".into() })
+        }
+
+        fn export(&self, _: &str) -> Result<Option<Zeroizing<String>>, CaError> {
+            Ok(None)
+        }
+
+        fn remove(&self, name: &str) -> Result<(), CaError> {
+            self.0.keys.lock().unwrap().remove(name);
+            Ok(())
         }
     }
 
@@ -176,11 +253,11 @@ mod tests {
     fn keys_may_live_elsewhere_and_creation_goes_on_where_it_stopped() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder { dir: dir.path().join("ca") };
-        folder.prepare().unwrap();
-        let token = Token::default();
+        let token = Arc::new(Token::default());
         let open = || {
             let clock = Arc::new(ManualClock::new(BUILD_FLOOR));
-            Ca::open_with(&folder, &token, &DeviceId::new("line-4").unwrap(), clock)
+            let keys = Box::new(Reader(Arc::clone(&token)));
+            Ca::open_with_keys(&folder.dir, keys, &DeviceId::new("line-4").unwrap(), clock)
         };
         open().unwrap_err();
         *token.creations_left.lock().unwrap() = 1;

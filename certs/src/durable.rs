@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -26,19 +26,29 @@ pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing) ->
     let result = fill(&unfinished, bytes, mode).and_then(|()| rename(&unfinished, path, existing));
     if result.is_err() {
         // The first error is the one to report; a leftover is removed at the next start.
-        drop(fs::remove_file(&unfinished));
+        drop(remove_if_there(&unfinished));
     }
     result?;
     sync_folder_of(path)
 }
 
+/// Removes the file, when it is there.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    remove_if_there(path)?;
+    sync_folder_of(path)
+}
+
 fn fill(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    fault::step()?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    fault::step()?;
     file.write_all(bytes)?;
+    fault::step()?;
     file.sync_all()
 }
 
 fn rename(from: &Path, to: &Path, existing: Existing) -> io::Result<()> {
+    fault::step()?;
     match existing {
         Existing::Replace => fs::rename(from, to),
         Existing::Keep => match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
@@ -70,10 +80,25 @@ pub(crate) fn remove_unfinished(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The permission bits, when group or world have any.
-pub(crate) fn exposed(path: &Path) -> io::Result<Option<u32>> {
-    let mode = fs::metadata(path)?.permissions().mode() & 0o7777;
-    Ok((mode & 0o077 != 0).then_some(mode))
+/// Who may do what with a file.
+pub(crate) struct Access {
+    /// The permission bits.
+    pub(crate) mode: u32,
+    /// The owner's user id.
+    pub(crate) owner: u32,
+}
+
+impl Access {
+    /// Whether group or world have any permission.
+    pub(crate) fn exposed(&self) -> bool {
+        self.mode & 0o077 != 0
+    }
+}
+
+/// Of `path`, or what it links to.
+pub(crate) fn access(path: &Path) -> io::Result<Access> {
+    let metadata = fs::metadata(path)?;
+    Ok(Access { mode: metadata.permissions().mode() & 0o7777, owner: metadata.uid() })
 }
 
 fn unfinished(path: &Path) -> PathBuf {
@@ -84,6 +109,7 @@ fn unfinished(path: &Path) -> PathBuf {
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
+    fault::step()?;
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -91,8 +117,52 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {
+    fault::step()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()
+}
+
+/// In tests, a process that dies between any two of the steps above. Otherwise nothing.
+pub(crate) mod fault {
+    use std::io;
+
+    /// Before each change to the disk.
+    #[cfg(not(test))]
+    #[expect(clippy::unnecessary_wraps, reason = "it fails in tests")]
+    pub(super) const fn step() -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    thread_local! {
+        /// Steps that are still taken; `None` without end.
+        static LEFT: std::cell::Cell<Option<u32>> = const { std::cell::Cell::new(None) };
+    }
+
+    #[cfg(test)]
+    pub(super) fn step() -> io::Result<()> {
+        match LEFT.get() {
+            // A dead process doesn't tidy up either: it stays dead.
+            Some(0) => Err(io::Error::other("killed")),
+            Some(left) => {
+                LEFT.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// From now on, this thread's steps fail after the next `steps`; `None`: the next process.
+    #[cfg(test)]
+    pub(crate) fn kill_after(steps: Option<u32>) {
+        LEFT.set(steps);
+    }
+
+    /// Whether the process of [`kill_after`] died.
+    #[cfg(test)]
+    pub(crate) fn killed() -> bool {
+        LEFT.get() == Some(0)
+    }
 }
 
 #[cfg(test)]
@@ -105,13 +175,13 @@ mod tests {
         let path = dir.path().join("a.key");
         fs::write(dir.path().join("a.key.new"), "left by a crash").unwrap();
         write(&path, b"one", 0o600, Existing::Keep).unwrap();
-        assert_eq!(exposed(&path).unwrap(), None);
+        assert!(!access(&path).unwrap().exposed());
         let again = write(&path, b"two", 0o600, Existing::Keep).unwrap_err();
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).unwrap(), b"one");
         write(&path, b"three", 0o644, Existing::Replace).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"three");
-        assert_eq!(exposed(&path).unwrap(), Some(0o644));
+        assert_eq!(access(&path).unwrap().mode, 0o644);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -1,13 +1,14 @@
 //! What can go wrong with the CA itself and with issuing.
 
+use std::error::Error as StdError;
 use std::io;
 use std::path::PathBuf;
 
 use fieldgate_types::UnixMillis;
 use thiserror::Error;
 
-use crate::RegistryError;
 use crate::instant::rfc3339;
+use crate::{ClockLeapt, RegistryError};
 
 /// The CA can't be opened, created or used for TLS.
 #[derive(Debug, Error)]
@@ -31,6 +32,24 @@ pub enum CaError {
         mode: u32,
         /// What they should be.
         wanted: u32,
+    },
+    /// Somebody else owns a key, and could read it.
+    #[error("`{}` belongs to user {owner}, this runs as user {own}: run `chown {own} {}`, or run as user {owner}", path.display(), path.display())]
+    Owner {
+        /// The key file or its directory.
+        path: PathBuf,
+        /// The user id that owns it.
+        owner: u32,
+        /// The user id of this process.
+        own: u32,
+    },
+    /// A store of keys other than files failed.
+    #[error("the store of keys failed for `{name}`")]
+    KeyStore {
+        /// The key.
+        name: String,
+        /// Why.
+        source: Box<dyn StdError + Send + Sync>,
     },
     /// A file of the CA doesn't hold what it should.
     #[error("`{}` {reason}: restore the directory from a back-up", path.display())]
@@ -70,6 +89,9 @@ pub enum IssueError {
         /// When.
         not_after: UnixMillis,
     },
+    /// The clock is in doubt.
+    #[error(transparent)]
+    Clock(#[from] ClockLeapt),
     /// A validity of less than a second.
     #[error("a validity of less than one second makes no certificate: give a longer one")]
     NoLifetime,

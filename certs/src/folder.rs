@@ -1,13 +1,15 @@
 //! The CA's directory: which files there are, who may read them, and what was read from them.
 
 use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use crate::CaError;
 use crate::authority::{Authority, AuthorityKind};
+use crate::crl::RevocationList;
 use crate::durable;
-use crate::encoding::certificate_from_pem;
-use crate::keystore::KeyStore;
+use crate::encoding::{certificate_from_pem, list_from_pem};
+use crate::keystore::{KeyStore, check_private};
 
 /// The directory with the certificates.
 pub(crate) struct Folder {
@@ -24,10 +26,16 @@ impl Folder {
         self.dir.join(format!("{}.crl", name(AuthorityKind::Root, generation)))
     }
 
-    /// Whether a root's revocation list is there.
-    pub(crate) fn has_list(&self, generation: u32) -> Result<bool, CaError> {
-        let path = self.list_path(generation);
-        path.try_exists().map_err(|source| CaError::Io { action: "look for", path, source })
+    /// A root's revocation list, checked to be its own.
+    pub(crate) fn load_list(&self, root: &Authority) -> Result<Option<RevocationList>, CaError> {
+        let path = self.list_path(root.generation);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CaError::Io { action: "read", path, source }),
+        };
+        let list = list_from_pem(&text).and_then(|der| RevocationList::read(der, root));
+        list.map(Some).ok_or(CaError::Damaged { path, reason: "doesn't hold a revocation list of the root beside it" })
     }
 
     /// Makes the directory, checks that nobody else can enter it, and removes what a crash left unfinished.
@@ -38,14 +46,7 @@ impl Folder {
             path: path(),
             source,
         })?;
-        let mode = durable::exposed(&self.dir).map_err(|source| CaError::Io {
-            action: "check the mode of",
-            path: path(),
-            source,
-        })?;
-        if let Some(mode) = mode {
-            return Err(CaError::Exposed { path: path(), mode, wanted: 0o700 });
-        }
+        check_private(&self.dir, 0o700)?;
         durable::remove_unfinished(&self.dir).map_err(|source| CaError::Io { action: "tidy up", path: path(), source })
     }
 
@@ -72,8 +73,12 @@ impl Folder {
     }
 
     /// An issuing CA of unknown descent would be a second plant within this one.
-    pub(crate) fn check_signed(&self, issuing: &Authority, roots: &[Authority]) -> Result<(), CaError> {
-        if roots.iter().any(|root| root.has_issued(&issuing.der)) {
+    pub(crate) fn check_signed<'a>(
+        &self,
+        issuing: &Authority,
+        mut roots: impl Iterator<Item = &'a Authority>,
+    ) -> Result<(), CaError> {
+        if roots.any(|root| root.has_issued(&issuing.der)) {
             return Ok(());
         }
         let path = self.path(AuthorityKind::Issuing, issuing.generation);

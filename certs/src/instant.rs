@@ -1,12 +1,6 @@
-//! Moments: between the milliseconds of the clock, the whole seconds of certificates, and text. Also the time by which
-//! everything here is judged.
+//! Moments: between the milliseconds of the clock, the whole seconds of certificates, and text.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use fieldgate_types::{BUILD_FLOOR, Clock, UnixMillis};
-use rustls::time_provider::TimeProvider;
-use rustls_pki_types::UnixTime;
+use fieldgate_types::UnixMillis;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -31,34 +25,4 @@ pub(crate) fn from_seconds(seconds: i64) -> UnixMillis {
 /// `2026-11-21T07:20:05Z`.
 pub(crate) fn rfc3339(at: UnixMillis) -> String {
     date_time(whole_seconds(at)).format(&Rfc3339).unwrap_or_else(|_| at.to_string())
-}
-
-/// The clock, never behind a floor: a box without a battery starts in 1970, and must neither issue certificates that
-/// were over long ago nor refuse devices as "not yet valid" (DESIGN section 4).
-#[derive(Debug)]
-pub(crate) struct Judge {
-    clock: Arc<dyn Clock>,
-    floor: UnixMillis,
-}
-
-impl Judge {
-    /// `proof`: a moment that is known to be past, besides the building of this program.
-    pub(crate) fn new(clock: Arc<dyn Clock>, proof: UnixMillis) -> Self {
-        Self { clock, floor: BUILD_FLOOR.max(proof) }
-    }
-
-    pub(crate) fn now(&self) -> UnixMillis {
-        self.at(self.clock.now())
-    }
-
-    /// `now` as the caller read it.
-    pub(crate) fn at(&self, now: UnixMillis) -> UnixMillis {
-        now.max(self.floor)
-    }
-}
-
-impl TimeProvider for Judge {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_millis(self.now().0)))
-    }
 }

@@ -4,16 +4,15 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use fieldgate_types::{DeviceId, Secret, UnixMillis};
+use fieldgate_types::{DeviceId, Secret};
 use rcgen::PublicKeyData;
 
-use crate::authority::Signer;
 use crate::durable::{self, Existing};
 use crate::encoding::{certificate_pem, key_pem};
 use crate::instant::whole_seconds;
 use crate::keystore::P256Key;
 use crate::template::{self, Lifetime};
-use crate::{Ca, CertificateRecord, Fingerprint, IssueError, Registry, Role, Serial, csr};
+use crate::{Ca, CertificateKey, CertificateRecord, Fingerprint, IssueError, Peer, Registry, Role, Serial, csr};
 
 /// A certificate that was just issued, with all that its holder needs.
 #[derive(Debug, Clone)]
@@ -52,7 +51,8 @@ impl Issued {
 }
 
 impl Ca {
-    /// A certificate with a new P-256 key. The registry holds it when this returns.
+    /// A certificate with a new P-256 key. The registry holds it when this returns. `validity` is this device's own;
+    /// it is cut at the issuing CA's end, with a warning ([`Issued::clamped`]).
     pub fn issue(
         &self,
         registry: &dyn Registry,
@@ -61,7 +61,7 @@ impl Ca {
         validity: Duration,
     ) -> Result<Issued, IssueError> {
         let (key, pkcs8) = P256Key::generate()?;
-        let mut issued = self.issue_for(registry, &key, id, role, validity)?;
+        let mut issued = self.issue_for(registry, &key, id, role, validity, None)?;
         issued.key_pem = Some(Secret::new(key_pem(&pkcs8).as_str()));
         Ok(issued)
     }
@@ -76,7 +76,21 @@ impl Ca {
         validity: Duration,
     ) -> Result<Issued, IssueError> {
         let key = csr::public_key(csr)?;
-        self.issue_for(registry, &key, id, role, validity)
+        self.issue_for(registry, &key, id, role, validity, None)
+    }
+
+    /// As [`Self::issue_from_csr`], in the place of the certificate by which `peer` came. Both are good until the new one
+    /// has been used ([`Peer::replaces`]), so that an answer that is lost on the way locks nobody out.
+    pub fn renew_from_csr(
+        &self,
+        registry: &dyn Registry,
+        csr: &[u8],
+        peer: &Peer,
+        validity: Duration,
+    ) -> Result<Issued, IssueError> {
+        let key = csr::public_key(csr)?;
+        let replaces = CertificateKey { issuer: peer.issuer, serial: peer.serial.clone() };
+        self.issue_for(registry, &key, &peer.id, peer.role, validity, Some(replaces))
     }
 
     fn issue_for(
@@ -86,9 +100,11 @@ impl Ca {
         id: &DeviceId,
         role: Role,
         validity: Duration,
+        replaces: Option<CertificateKey>,
     ) -> Result<Issued, IssueError> {
-        let now = self.judge.now();
-        let signer = self.signer(now)?;
+        let now = self.time.for_issuing()?;
+        let trust = self.trust.get();
+        let signer = trust.signer(now).ok_or_else(|| self.no_signer())?;
         let lifetime = signer.clamp(Lifetime::from_now(now, validity));
         if lifetime.not_after <= whole_seconds(now) {
             return Err(IssueError::NoLifetime);
@@ -105,6 +121,8 @@ impl Ca {
             not_before: lifetime.not_before,
             not_after: lifetime.not_after,
             revoked: None,
+            replaces,
+            superseded: None,
         };
         registry.record(&record)?;
         if lifetime.clamped {
@@ -124,9 +142,8 @@ impl Ca {
         })
     }
 
-    /// The newest issuing CA that has its key, and time left.
-    pub(crate) fn signer(&self, now: UnixMillis) -> Result<Signer<'_>, IssueError> {
-        let signer = self.issuing.iter().rev().find_map(|authority| authority.signer(now));
-        signer.ok_or_else(|| IssueError::IssuerExpired { not_after: self.issuing_not_after() })
+    /// Why nothing can be issued.
+    pub(crate) fn no_signer(&self) -> IssueError {
+        IssueError::IssuerExpired { not_after: self.issuing_not_after() }
     }
 }

@@ -4,6 +4,7 @@ use fieldgate_types::{DeviceId, UnixMillis};
 use rcgen::CertificateParams;
 
 use crate::authority::{Authority, AuthorityKind, Signer};
+use crate::crl::{RevocationList, Revoked};
 use crate::durable::{self, Existing};
 use crate::encoding::certificate_pem;
 use crate::folder::{Folder, name};
@@ -28,7 +29,7 @@ impl Making<'_> {
         self.keep(AuthorityKind::Root, generation, der, key)
     }
 
-    /// A new issuing CA, signed by `root`.
+    /// A new issuing CA, signed by `root`. Its key may be there, left by an interruption.
     pub(crate) fn issuing(&self, root: &Signer<'_>, generation: u32, now: UnixMillis) -> Result<Authority, CaError> {
         let (key, issuer_key, serial) = self.key(AuthorityKind::Issuing, generation)?;
         let lifetime = root.clamp(Lifetime::from_now(now, template::ISSUING_LIFE));
@@ -37,17 +38,29 @@ impl Making<'_> {
         self.keep(AuthorityKind::Issuing, generation, der, key)
     }
 
-    /// The list of issuing CAs that a root has revoked: none yet. Signed while the root's key is here, and good until the
-    /// root's end, so that strict verifiers find one when the key is gone.
-    pub(crate) fn revocation_list(&self, root: &Signer<'_>) -> Result<(), CaError> {
-        let info = &root.authority.info;
+    /// The list of issuing CAs that a root has revoked. Signed while the root's key is here, and good until the root's
+    /// end, so that strict verifiers find one when the key is gone. `before`: the one that it replaces.
+    pub(crate) fn root_list(
+        &self,
+        root: &Signer<'_>,
+        revoked: Vec<Revoked>,
+        before: Option<&RevocationList>,
+        now: UnixMillis,
+    ) -> Result<RevocationList, CaError> {
+        let after = before.map(|list| list.number);
+        let list = root.sign_list(revoked, now, root.authority.info.not_after, after)?;
         let path = self.folder.list_path(root.authority.generation);
-        let text = root.sign_list(&template::revocation_list(info.not_before, info.not_after))?;
-        durable::write(&path, text.as_bytes(), 0o644, Existing::Keep).map_err(|source| CaError::Io {
+        durable::write(&path, list.pem().as_bytes(), 0o644, Existing::Replace).map_err(|source| CaError::Io {
             action: "write",
             path,
             source,
-        })
+        })?;
+        Ok(list)
+    }
+
+    /// Sees to it that the key of an issuing CA to come is there.
+    pub(crate) fn prepare_issuing_key(&self, generation: u32) -> Result<(), CaError> {
+        self.key(AuthorityKind::Issuing, generation).map(drop)
     }
 
     /// The key that a crash left without its certificate, or a new one.

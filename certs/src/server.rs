@@ -5,30 +5,31 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use fieldgate_types::UnixMillis;
+use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{DnsName, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::encoding::certificate_pem;
 use crate::keystore::P256Key;
 use crate::template::{self, Lifetime};
 use crate::verifier::PlantVerifier;
-use crate::{Ca, CaError, IssueError, Serial};
+use crate::{Ca, CaError, IssueError, Life, Serial, TimeFloor, life};
 
 /// The certificate that every TLS listener shows. Can be replaced while they run. Its key is in memory only: a new
 /// certificate is made at each start.
 #[derive(Debug)]
 pub struct ServerCertificate {
     shown: RwLock<Arc<Shown>>,
+    time: Arc<TimeFloor>,
 }
 
 #[derive(Debug)]
 struct Shown {
     certified: Arc<CertifiedKey>,
-    lifetime: Lifetime,
+    life: Life,
     names: Vec<String>,
 }
 
@@ -39,13 +40,17 @@ impl ServerCertificate {
 
     /// When the present one expires.
     pub fn not_after(&self) -> UnixMillis {
-        self.shown().lifetime.not_after
+        self.shown().life.not_after
     }
 
-    /// Whether two thirds of its life are over.
+    /// From when to when the present one is valid.
+    pub fn life(&self) -> Life {
+        self.shown().life
+    }
+
+    /// Whether two thirds of its life are over. `now` is the clock's; it is judged by [`TimeFloor`].
     pub fn renewal_due(&self, now: UnixMillis) -> bool {
-        let Lifetime { not_before, not_after, .. } = self.shown().lifetime;
-        now >= not_before.plus(not_after.since(not_before) * 2 / 3)
+        self.shown().life.past(life::RENEW, self.time.at(now))
     }
 
     /// Shows `newer` from the next handshake on; connections that stand are not touched.
@@ -76,23 +81,17 @@ impl Ca {
     ///
     /// An IP address among `names` is taken as an address. What is neither that nor a DNS name is refused.
     pub fn server_certificate(&self, names: &[String], addresses: &[IpAddr]) -> Result<ServerCertificate, IssueError> {
-        let mut addresses: BTreeSet<IpAddr> = addresses.iter().copied().collect();
-        let mut hosts = BTreeSet::new();
-        for name in names {
-            if let Ok(address) = name.parse() {
-                addresses.insert(address);
-            } else {
-                hosts.insert(dns_name(name)?);
-            }
-        }
-        if hosts.is_empty() && addresses.is_empty() {
+        let names = Names::read(names, addresses)?;
+        let all = names.all();
+        if all.is_empty() {
             return Err(IssueError::NoNames);
         }
-        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
-        let hosts: Vec<String> = hosts.into_iter().collect();
+        let hosts: Vec<String> = names.hosts.into_iter().collect();
+        let addresses: Vec<IpAddr> = names.addresses.into_iter().collect();
 
-        let now = self.judge.now();
-        let signer = self.signer(now)?;
+        let now = self.time.for_issuing()?;
+        let trust = self.trust.get();
+        let signer = trust.signer(now).ok_or_else(|| self.no_signer())?;
         let lifetime = signer.clamp(Lifetime::in_all(now, template::SERVER_LIFE));
         let serial = Serial::random().ok_or(rcgen::Error::RingUnspecified)?;
         let (key, pkcs8) = P256Key::generate()?;
@@ -105,30 +104,74 @@ impl Ca {
         let chain = vec![leaf.into(), signer.authority.der.clone()];
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.as_slice()));
         let certified = CertifiedKey::new(chain, ring::sign::any_ecdsa_type(&key)?);
-        let names = hosts.into_iter().chain(addresses.iter().map(ToString::to_string)).collect();
-        let shown = Shown { certified: Arc::new(certified), lifetime, names };
-        Ok(ServerCertificate { shown: RwLock::new(Arc::new(shown)) })
+        let shown = Shown { certified: Arc::new(certified), life: lifetime.life(), names: all };
+        Ok(ServerCertificate { shown: RwLock::new(Arc::new(shown)), time: Arc::clone(&self.time) })
+    }
+
+    /// Whether `shown` should be replaced by a new one: two thirds of its life are over, names or addresses have
+    /// changed, or another CA issues now.
+    pub fn server_certificate_due(&self, shown: &ServerCertificate, names: &[String], addresses: &[IpAddr]) -> bool {
+        let present = shown.shown();
+        let signer = self.trust.get().newest().map(|newest| newest.authority.der.clone());
+        // Names that are none are found when the new one is made.
+        let names = Names::read(names, addresses).map(|names| names.all());
+        shown.renewal_due(self.time.now())
+            || present.certified.cert.get(1) != signer.as_ref()
+            || names.is_ok_and(|names| names != present.names)
     }
 
     /// TLS 1.2 and 1.3, client certificate required, no resumption: with it, a revoked device came back without any
     /// verifier being asked. The caller sets ALPN where its protocol has one.
+    ///
+    /// It stays right for as long as the gateway runs: rotations and other changes of trust count from the next
+    /// handshake on.
     pub fn server_config(&self, certificate: Arc<ServerCertificate>) -> Result<ServerConfig, CaError> {
-        let provider = Arc::new(ring::default_provider());
-        let now = self.judge.now();
-        let mut roots = RootCertStore::empty();
-        // webpki does not look at the validity of an anchor.
-        for root in self.roots.iter().filter(|root| now <= root.info.not_after) {
-            roots.add(root.der.clone())?;
-        }
-        let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
-        let issuing = self.issuing.iter().map(|authority| authority.der.clone()).collect();
-        let mut config = ServerConfig::builder_with_details(provider, Arc::clone(&self.judge) as _)
+        self.tls(certificate, true)
+    }
+
+    /// For the enrolment port: as [`Self::server_config`], but a client may come without a certificate. One that it does
+    /// show is judged.
+    pub fn enrolment_config(&self, certificate: Arc<ServerCertificate>) -> Result<ServerConfig, CaError> {
+        let mut config = self.tls(certificate, false)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
+    fn tls(&self, certificate: Arc<ServerCertificate>, mandatory: bool) -> Result<ServerConfig, CaError> {
+        let provider = Arc::clone(&self.provider);
+        let verifier = PlantVerifier::new(Arc::clone(&self.trust), Arc::clone(&provider), mandatory);
+        let mut config = ServerConfig::builder_with_details(provider, Arc::clone(&self.time) as _)
             .with_protocol_versions(&[&TLS13, &TLS12])?
-            .with_client_cert_verifier(Arc::new(PlantVerifier::new(inner, issuing)))
+            .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(certificate);
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
+    }
+}
+
+/// What a server certificate is valid for, in its order.
+struct Names {
+    hosts: BTreeSet<String>,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Names {
+    /// An IP address among `names` is taken as an address.
+    fn read(names: &[String], addresses: &[IpAddr]) -> Result<Self, IssueError> {
+        let mut read = Self { hosts: BTreeSet::new(), addresses: addresses.iter().copied().collect() };
+        for name in names {
+            if let Ok(address) = name.parse() {
+                read.addresses.insert(address);
+            } else {
+                read.hosts.insert(dns_name(name)?);
+            }
+        }
+        Ok(read)
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.hosts.iter().cloned().chain(self.addresses.iter().map(ToString::to_string)).collect()
     }
 }
 

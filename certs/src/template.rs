@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use fieldgate_types::{DeviceId, UnixMillis};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod,
+    KeyUsagePurpose, SanType, SerialNumber,
 };
 
 use crate::instant::{date_time, whole_seconds};
-use crate::{IssuerKey, Serial};
+use crate::{IssuerKey, Life, Serial};
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -45,6 +45,10 @@ impl Lifetime {
         Self { not_before, not_after: not_before.plus(life), clamped: false }
     }
 
+    pub(crate) fn life(self) -> Life {
+        Life { not_before: self.not_before, not_after: self.not_after }
+    }
+
     /// Cut to lie within its issuer's.
     pub(crate) fn within(self, not_before: UnixMillis, not_after: UnixMillis) -> Self {
         Self {
@@ -55,7 +59,8 @@ impl Lifetime {
     }
 }
 
-fn backdated(now: UnixMillis) -> UnixMillis {
+/// A day earlier, in whole seconds.
+pub(crate) fn backdated(now: UnixMillis) -> UnixMillis {
     whole_seconds(UnixMillis(now.since(UnixMillis(0).plus(BACKDATING)).as_millis().try_into().unwrap_or_default()))
 }
 
@@ -95,18 +100,6 @@ pub(crate) fn root(gateway: &DeviceId, key: &IssuerKey, lifetime: Lifetime, seri
     let mut params = authority("root", gateway, key, lifetime, serial);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params
-}
-
-/// A root's first revocation list, with nothing on it.
-pub(crate) fn revocation_list(this_update: UnixMillis, next_update: UnixMillis) -> CertificateRevocationListParams {
-    CertificateRevocationListParams {
-        this_update: date_time(this_update),
-        next_update: date_time(next_update),
-        crl_number: SerialNumber::from(1),
-        issuing_distribution_point: None,
-        revoked_certs: Vec::new(),
-        key_identifier_method: KeyIdMethod::Sha256,
-    }
 }
 
 /// An issuing CA: signs devices' and servers' certificates only.

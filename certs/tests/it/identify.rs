@@ -1,6 +1,6 @@
 //! Who is let in by its certificate, and every reason for which it is not.
 
-use fieldgate_certs::{Ca, Peer, Refused, Role};
+use fieldgate_certs::{Ca, HandshakeRefusal, Origin, Peer, Refused, Role};
 use fieldgate_types::UnixMillis;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType,
@@ -28,7 +28,10 @@ fn a_device_is_who_its_certificate_says() {
             fingerprint: record.fingerprint,
             issuer: record.issuer,
             serial: record.serial,
+            not_before: record.not_before,
             not_after: record.not_after,
+            origin: Origin::Own,
+            replaces: None,
         };
         // With its issuing CA, alone, and with the certificates of somebody else behind it.
         let foreign = chain(&Plant::new().ca.trust_bundle_pem());
@@ -202,20 +205,25 @@ fn time_is_judged_to_the_second() {
     let plant = Plant::new();
     let issued = plant.issue_for("press-1", YEAR).unwrap();
     let certificates = chain(&issued.certificate_pem);
-    let at = |ca: &Ca, now| ca.identify(&certificates, &plant.rows, now);
+    let at = |ca: &Ca| ca.identify(&certificates, &plant.rows, plant.now());
     let (first, last) = (issued.record.not_before, issued.record.not_after);
-    assert!(at(&plant.ca, first).is_ok());
-    assert!(at(&plant.ca, UnixMillis(last.0 + 999)).is_ok(), "the last second belongs to it");
-    assert_eq!(at(&plant.ca, UnixMillis(last.0 + 1000)), Err(Refused::Expired { id: id("press-1"), not_after: last }));
+    assert!(plant.ca.identify(&certificates, &plant.rows, first).is_ok());
+    plant.clock.advance(UnixMillis(last.0 + 999).since(NOW));
+    assert!(at(&plant.ca).is_ok(), "the last second belongs to it");
+    plant.clock.advance(std::time::Duration::from_millis(1));
+    assert_eq!(at(&plant.ca), Err(Refused::Expired { id: id("press-1"), not_after: last }));
 
-    // Before its beginning, with a clock that can be right.
-    plant.clock.advance(YEAR);
+    // Before its beginning, with a clock that can be right: it was made while the clock was a week ahead.
+    let plant = Plant::new();
+    let server_before = plant.now();
+    plant.clock.step_to(NOW.plus(7 * DAY));
     let later = plant.issue("press-2");
-    let early = plant.ca.identify(&chain(&later.certificate_pem), &plant.rows, NOW);
+    plant.clock.step_to(server_before);
+    let early = plant.ca.identify(&chain(&later.certificate_pem), &plant.rows, plant.now());
     assert_eq!(early, Err(Refused::NotYetValid { id: id("press-2"), not_before: later.record.not_before }));
     // A clock that was set back by some hours breaks nothing.
-    let back = UnixMillis(plant.now().0 - 20 * 3_600_000);
-    plant.ca.identify(&chain(&later.certificate_pem), &plant.rows, back).unwrap();
+    plant.clock.step_to(UnixMillis(NOW.plus(7 * DAY).0 - 20 * 3_600_000));
+    plant.ca.identify(&chain(&later.certificate_pem), &plant.rows, plant.now()).unwrap();
 }
 
 #[test]
@@ -232,12 +240,19 @@ fn refusals_say_what_to_do_and_have_words_for_metrics() {
         Refused::Mismatch { id: press.clone(), serial },
         Refused::Revoked { id: press.clone(), since: NOW },
         Refused::Expired { id: press.clone(), not_after: NOW },
-        Refused::NotYetValid { id: press, not_before: NOW },
+        Refused::NotYetValid { id: press.clone(), not_before: NOW },
+        Refused::Superseded { id: press.clone(), since: NOW },
+        Refused::IssuerRevoked { id: press, since: NOW },
+        Refused::Unmapped,
+        Refused::Ambiguous,
+        Refused::Handshake(HandshakeRefusal::Weak),
+        Refused::Handshake(HandshakeRefusal::BadSignature),
+        Refused::Handshake(HandshakeRefusal::Broken),
     ];
     let labels: std::collections::BTreeSet<_> = all.iter().map(Refused::label).collect();
     assert_eq!(labels.len(), all.len());
     for refused in &all {
-        assert!(refused.to_string().contains(':'), "{refused}");
+        assert!(refused.to_string().contains(':') || refused.label() == "broken", "{refused}");
         assert_eq!(refused.device().is_some(), refused.to_string().contains("`press-1`"), "{refused}");
     }
 }

@@ -41,6 +41,10 @@ impl Rows {
         self.rows.lock().unwrap().remove(&(record.issuer, record.serial.clone())).unwrap();
     }
 
+    pub fn all(&self) -> Vec<CertificateRecord> {
+        self.rows.lock().unwrap().values().cloned().collect()
+    }
+
     pub fn len(&self) -> usize {
         self.rows.lock().unwrap().len()
     }
@@ -106,7 +110,8 @@ impl Plant {
         der
     }
 
-    fn record(&self, device: &str, der: &CertificateDer<'_>) {
+    /// As if it had been issued.
+    pub fn record(&self, device: &str, der: &CertificateDer<'_>) {
         let (_, certificate) = X509Certificate::from_der(der).unwrap();
         let record = CertificateRecord {
             issuer: self.ca.authorities()[1].issuer_key,
@@ -117,6 +122,8 @@ impl Plant {
             not_before: NOW,
             not_after: NOW.plus(YEAR),
             revoked: None,
+            replaces: None,
+            superseded: None,
         };
         self.rows.record(&record).unwrap();
     }

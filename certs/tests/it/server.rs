@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fieldgate_certs::{IssueError, ServerCertificate};
-use fieldgate_types::UnixMillis;
 use rustls_pki_types::ServerName;
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::certificate::X509Certificate;
@@ -51,12 +51,13 @@ fn lives_thirty_days_and_is_due_at_two_thirds() {
     let life = leaf.validity().not_after.timestamp() - leaf.validity().not_before.timestamp();
     assert_eq!(life, 30 * 86_400);
     assert_eq!(server.not_after(), NOW.plus(29 * DAY));
-    assert!(!server.renewal_due(NOW));
-    assert!(!server.renewal_due(UnixMillis(NOW.plus(19 * DAY).0 - 1)));
-    assert!(server.renewal_due(NOW.plus(19 * DAY)));
-    plant.clock.advance(19 * DAY);
+    assert!(!server.renewal_due(plant.now()));
+    plant.clock.advance((19 * DAY).checked_sub(Duration::from_millis(1)).unwrap());
+    assert!(!server.renewal_due(plant.now()));
+    plant.clock.advance(Duration::from_millis(1));
+    assert!(server.renewal_due(plant.now()));
     server.replace(make(&plant, &["localhost", "gw"], &[]).unwrap());
-    assert!(!server.renewal_due(NOW.plus(19 * DAY)));
+    assert!(!server.renewal_due(plant.now()));
     assert_eq!(server.not_after(), NOW.plus(48 * DAY));
     assert_eq!(server.names(), ["gw", "localhost"]);
 }
@@ -82,4 +83,26 @@ fn a_configuration_says_what_it_must() {
     assert!(!config.ticketer.enabled());
     assert!(!config.session_storage.can_cache());
     assert_eq!(config.max_early_data_size, 0);
+}
+
+#[test]
+fn is_due_when_names_or_addresses_change_or_another_ca_issues() {
+    let plant = Plant::new();
+    let names = ["localhost".to_owned(), "GW.plant.example.".to_owned()];
+    let addresses = ["127.0.0.1".parse().unwrap()];
+    let server = plant.ca.server_certificate(&names, &addresses).unwrap();
+    let due =
+        |names: &[String], addresses: &[std::net::IpAddr]| plant.ca.server_certificate_due(&server, names, addresses);
+    assert!(!due(&names, &addresses));
+    // In another order, written otherwise, an address among the names: the same.
+    let same = ["gw.plant.example".to_owned(), "localhost".to_owned(), "127.0.0.1".to_owned()];
+    assert!(!due(&same, &[]));
+    assert!(due(&names[..1], &addresses));
+    assert!(due(&names, &[addresses[0], "192.0.2.7".parse().unwrap()]));
+    plant.ca.rotate().unwrap();
+    assert!(due(&names, &addresses));
+    server.replace(plant.ca.server_certificate(&names, &addresses).unwrap());
+    assert!(!due(&names, &addresses));
+    plant.clock.advance(19 * DAY);
+    assert!(due(&names, &addresses));
 }

@@ -19,7 +19,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::plant::{NOW, Plant, YEAR, chain, good_params};
 
-const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
+pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
 /// The plant's clock, for the client: certificates of 2027 are to be judged in 2027.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl rustls::time_provider::TimeProvider for At {
 
 /// Sends what it is told, whatever the server asks for.
 #[derive(Debug)]
-struct Insists(Arc<rustls::sign::CertifiedKey>);
+pub struct Insists(pub Arc<rustls::sign::CertifiedKey>);
 
 impl rustls::client::ResolvesClientCert for Insists {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<rustls::sign::CertifiedKey>> {
@@ -51,7 +51,7 @@ fn roots(pem: &str) -> RootCertStore {
     store
 }
 
-fn client_builder(
+pub fn client_builder(
     trust: &str,
     version: &'static SupportedProtocolVersion,
 ) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
@@ -62,7 +62,7 @@ fn client_builder(
 }
 
 /// A client with the issued key and `sent` as its chain.
-fn client(
+pub fn client(
     issued: &Issued,
     sent: Vec<CertificateDer<'static>>,
     trust: &str,
@@ -76,20 +76,20 @@ fn client(
     Arc::new(config)
 }
 
-fn server(plant: &Plant) -> (Arc<ServerCertificate>, Arc<ServerConfig>) {
+pub fn server(plant: &Plant) -> (Arc<ServerCertificate>, Arc<ServerConfig>) {
     let certificate = Arc::new(plant.ca.server_certificate(&["localhost".to_owned()], &[]).unwrap());
     let config = plant.ca.server_config(Arc::clone(&certificate)).unwrap();
     (certificate, Arc::new(config))
 }
 
-struct Pair {
-    client: ClientConnection,
-    server: ServerConnection,
+pub struct Pair {
+    pub client: ClientConnection,
+    pub server: ServerConnection,
 }
 
 impl Pair {
     /// Handshake until both are done, or one refuses. What the server says is the error.
-    fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Result<Self, Error> {
+    pub fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Result<Self, Error> {
         let name = ServerName::try_from("localhost").unwrap();
         let client = ClientConnection::new(Arc::clone(client), name).unwrap();
         let mut pair = Self { client, server: ServerConnection::new(Arc::clone(server)).unwrap() };
@@ -124,7 +124,7 @@ impl Pair {
     }
 
     /// There and back again.
-    fn say(&mut self, words: &[u8]) -> Result<(), Error> {
+    pub fn say(&mut self, words: &[u8]) -> Result<(), Error> {
         self.client.writer().write_all(words).unwrap();
         self.move_bytes()?;
         let mut heard = vec![0; words.len()];
