@@ -37,12 +37,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::Overview;
 use crate::admin::serve::Doors;
+use crate::admin::{Overview, sys};
 use crate::audit::{Audit, Event};
 use crate::command::{Book, FieldTarget, Router};
 use crate::config::Config;
-use crate::identity::{Authority, Rights};
+use crate::identity::{Authority, Rights, Users};
 use crate::northbound::{Upstream, UpstreamHandle};
 use crate::pipeline::topic;
 use crate::southbound::leaf::LeafGate;
@@ -141,10 +141,12 @@ impl App {
         let admin = doors.address()?;
 
         let stages = Stages::default();
-        let rights = Rights::new(&config.groups, &config.policies);
+        let rights = Arc::new(Rights::new(&config.groups, &config.policies));
+        let users = Arc::new(Users::new(&config.broker.users, Arc::clone(&clock))?);
         let gate = Arc::new(LeafGate::new(
             Arc::clone(&authority),
-            rights,
+            Arc::clone(&rights),
+            users,
             queue.clone(),
             Arc::clone(&book),
             Arc::clone(&presence),
@@ -173,6 +175,8 @@ impl App {
 
         let overview = Arc::new(Overview {
             authority,
+            rights,
+            users: config.broker.users.clone(),
             broker,
             queue,
             presence,
@@ -189,6 +193,7 @@ impl App {
         });
         doors.serve(Arc::clone(&overview), &stages.admin.tasks, &stages.admin.stop);
         stages.commands.tasks.spawn(say_what_is_due(Arc::clone(&overview)));
+        stages.admin.tasks.spawn(sys::run(Arc::clone(&overview), stages.admin.stop.clone()));
         stages.admin.tasks.spawn(keep_house(
             Arc::clone(&overview),
             config.broker.names.clone(),
@@ -256,13 +261,13 @@ async fn within(deadline: Instant, stage: &'static str, work: impl Future<Output
     }
 }
 
-/// An id is a leaf device's or a field device's (DESIGN section 4).
+/// An id is a leaf device's, a field device's or a user's (DESIGN section 4).
 fn refuse_shared_ids(config: &Config, authority: &Authority) -> anyhow::Result<()> {
-    for id in config.field_devices() {
+    for id in config.field_devices().chain(config.users()) {
         let taken = authority.registry.device(id).is_some_and(|entry| entry.revoked.is_none());
         if taken || *id == authority.gateway {
             bail!(
-                "`{id}` is the id of a leaf device or of this gateway, and of a field device in the configuration; rename one, or `fieldgate device revoke {id}`"
+                "`{id}` is the id of a leaf device or of this gateway, and of a field device or user in the configuration; rename one, or `fieldgate device revoke {id}`"
             );
         }
     }

@@ -72,7 +72,7 @@ impl Gate for Open {
 async fn main() {
     let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(5);
     let (server, client) = tls();
-    let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], limits: Limits::default() };
+    let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], ..Config::default() };
     let sessions = Arc::new(MemorySessions::new());
     let broker = Broker::start(config, server, Arc::new(Open::default()), sessions, Arc::new(SystemClock::new()));
     let broker = broker.await.unwrap();

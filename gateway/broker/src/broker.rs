@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fieldgate_types::Clock;
-use tokio::sync::{Notify, Semaphore};
-use tokio_util::sync::{CancellationToken, PollSemaphore};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
@@ -17,7 +17,8 @@ use crate::counters::Counters;
 use crate::durable::{self, Scribe};
 use crate::inbox::Kick;
 use crate::janitor::Janitor;
-use crate::net::listener::{Listener, Pending, bind};
+use crate::net::doors::Doors;
+use crate::net::listener::Pending;
 use crate::penalties::Penalties;
 use crate::registry::Registry;
 use crate::retained::Retained;
@@ -31,7 +32,7 @@ use crate::{
 pub struct Broker {
     core: Arc<Core>,
     pending: Arc<Pending>,
-    addresses: Arc<[SocketAddr]>,
+    addresses: Arc<Addresses>,
     writer: Writer,
 }
 
@@ -40,6 +41,19 @@ pub struct Broker {
 struct Writer {
     task: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Where a broker listens, each list in the order of its configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// With certificates.
+    pub listen: Vec<SocketAddr>,
+    /// With passwords over TLS.
+    pub users_tls: Vec<SocketAddr>,
+    /// With passwords, without TLS.
+    pub plain: Vec<SocketAddr>,
+    /// WebSocket, with certificates.
+    pub websocket: Vec<SocketAddr>,
 }
 
 /// The broker can't start.
@@ -53,6 +67,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The TLS settings can't be used.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
     /// Stored rows can't be read.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -89,39 +106,26 @@ impl Broker {
         sessions: Arc<dyn Sessions>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let mut sockets = Vec::new();
-        let mut addresses = Vec::new();
-        for address in config.listen {
-            let failed = |source| StartError::Bind { address, source };
-            let socket = bind(address).map_err(failed)?;
-            addresses.push(socket.local_addr().map_err(failed)?);
-            sockets.push(socket);
-        }
+        let doors = Doors::bind(&config, &tls)?;
         let core = Arc::new(core(config.limits, gate, sessions, clock));
         load_retained(&core).await?;
         load_sessions(&core).await?;
         let writer = Writer { task: TaskTracker::new(), stop: CancellationToken::new() };
         writer.task.spawn(Arc::clone(&core.scribe).run(Arc::clone(&core.sessions), writer.stop.clone()));
         writer.task.close();
-        let pending = Arc::new(Pending::default());
-        let computing = PollSemaphore::new(Arc::new(Semaphore::new(core.limits.handshakes.max(1))));
-        for socket in sockets {
-            let listener = Listener {
-                core: Arc::clone(&core),
-                socket,
-                tls: Arc::clone(&tls),
-                pending: Arc::clone(&pending),
-                computing: computing.clone(),
-            };
-            core.tasks.spawn(listener.run());
-        }
+        let (addresses, pending) = doors.serve(&core);
         core.tasks.spawn(Janitor { core: Arc::clone(&core) }.run());
         Ok(Self { core, pending, addresses: addresses.into(), writer })
     }
 
     /// The addresses really bound, in the order of [`Config::listen`].
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.addresses.to_vec()
+        self.addresses.listen.clone()
+    }
+
+    /// All addresses really bound.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Routes a message of the gateway itself; nobody's rights are asked and nothing goes to [`Gate::commit`].

@@ -43,11 +43,18 @@ pub enum Decision {
 pub struct Refusal {
     /// For people: never secrets.
     pub words: String,
+    /// MQTT 5 reason code, where the usual one for the occasion doesn't tell the client what to do.
+    pub code: Option<u8>,
 }
 
 impl Refusal {
     /// With these words.
     pub fn new(words: impl Into<String>) -> Self {
-        Self { words: words.into() }
+        Self { words: words.into(), code: None }
+    }
+
+    /// With these words and a reason code of MQTT 5; on 3.1.1 its nearest equivalent is sent.
+    pub fn with_code(code: u8, words: impl Into<String>) -> Self {
+        Self { words: words.into(), code: Some(code) }
     }
 }

@@ -83,7 +83,7 @@ mod session;
 mod stored;
 pub mod topic;
 
-pub use broker::{Broker, Delivery, PublishError, StartError};
+pub use broker::{Addresses, Broker, Delivery, PublishError, StartError};
 pub use event::{DisconnectReason, DropReason, Event};
 pub use identity::{Decision, Identity, Refusal, Role};
 pub use limits::{Config, Limits};

@@ -8,6 +8,15 @@ use std::time::Duration;
 pub struct Config {
     /// Addresses with mTLS; port 0 takes a free one, see [`crate::Broker::local_addrs`].
     pub listen: Vec<SocketAddr>,
+    /// Addresses with TLS and passwords, see [`crate::Gate::identify_user`].
+    pub users_tls: Vec<SocketAddr>,
+    /// Addresses without TLS, with passwords.
+    pub plain: Vec<SocketAddr>,
+    /// Addresses with MQTT over WebSocket over mTLS.
+    pub websocket: Vec<SocketAddr>,
+    /// Web pages that may use `websocket`, as browsers name them (`https://hmi.example`), besides those of the host
+    /// that the WebSocket is opened to.
+    pub websocket_origins: Vec<String>,
     /// The limits.
     pub limits: Limits,
 }
@@ -63,7 +72,7 @@ pub struct Limits {
     pub message_burst: u32,
     /// All buffers together: messages wherever they wait, input and output.
     pub buffers: usize,
-    /// From accept to a finished TLS handshake.
+    /// From accept to a finished TLS handshake, and on WebSocket to its HTTP request.
     pub client_hello_timeout: Duration,
     /// From the handshake to the CONNECT.
     pub connect_timeout: Duration,
@@ -71,6 +80,8 @@ pub struct Limits {
     pub pending_sockets: usize,
     /// Handshakes that compute at the same time.
     pub handshakes: usize,
+    /// Completed handshakes per second that go on to their CONNECT; 0 = no limit. The rest wait, pending.
+    pub handshakes_per_second: u32,
 }
 
 impl Default for Limits {
@@ -104,6 +115,7 @@ impl Default for Limits {
             connect_timeout: Duration::from_secs(5),
             pending_sockets: 4_096,
             handshakes: 64,
+            handshakes_per_second: 500,
         }
     }
 }

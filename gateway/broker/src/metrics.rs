@@ -32,6 +32,8 @@ pub struct BrokerMetrics {
     pub handshake_timeouts: u64,
     /// TLS handshakes that failed.
     pub handshake_failures: u64,
+    /// Newcomers that waited behind their handshake for `handshakes_per_second`.
+    pub handshakes_paced: u64,
     /// CONNECTs accepted.
     pub connected: u64,
     /// CONNECTs refused.

@@ -18,6 +18,19 @@ pub trait Gate: Send + Sync + 'static {
     /// After the TLS handshake, before the CONNECT is read. On `Err`, which the implementation audits, the
     /// connection is refused after its CONNECT with a reason code (v5 0x87, 3.1.1 0x05), so that it is visible.
     fn identify(&self, chain: &[CertificateDer<'_>], peer: SocketAddr) -> Result<Identity, Refusal>;
+    /// Who claims to be `name` on a listener without client certificates, and proves it with `password`; asked after
+    /// the CONNECT. The identity's id is `name`. The check may take its time, in the future. On `Err` the CONNECT is
+    /// refused with 0x86 (3.1.1: 0x04), or with the refusal's own code.
+    fn identify_user(
+        &self,
+        name: &str,
+        password: &[u8],
+        peer: SocketAddr,
+    ) -> BoxFuture<'static, Result<Identity, Refusal>> {
+        // Who knows no users lets none in.
+        let _: (&str, &[u8], SocketAddr) = (name, password, peer);
+        async { Err(Refusal::new("there are no users here")) }.boxed()
+    }
     /// Asked just before a session is attached and again after [`crate::Broker::recheck`]: revoked meanwhile?
     fn still_valid(&self, who: &Identity) -> Result<(), Refusal>;
     /// May `who` publish to `topic`? Wills are asked at CONNECT and again when fired.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::overview::{Buffer, Overview, Status};
 use crate::audit;
+use crate::identity::explain::{CantExplain, Explanation, Question, explain};
 use crate::identity::{AuthorityError, DeviceDetails};
 
 type Shared = State<Arc<Overview>>;
@@ -43,6 +44,7 @@ pub fn all(overview: Arc<Overview>) -> Router {
         .route("/api/v1/devices", post(add_device))
         .route("/api/v1/devices/{id}/revoke", post(revoke_device))
         .route("/api/v1/points/{device}/{command}", post(point_command))
+        .route("/api/v1/policy/explain", post(explain_policy))
         .layer(DefaultBodyLimit::max(64 * 1024))
         .with_state(Arc::clone(&overview));
     reading(overview).merge(changing)
@@ -67,7 +69,7 @@ impl From<AuthorityError> for Failed {
     fn from(error: AuthorityError) -> Self {
         use crate::identity::RegisterError;
         let code = match &error {
-            AuthorityError::FieldDevice { .. } | AuthorityError::Register(RegisterError::Exists { .. }) => {
+            AuthorityError::Configured { .. } | AuthorityError::Register(RegisterError::Exists { .. }) => {
                 StatusCode::CONFLICT
             }
             AuthorityError::Register(RegisterError::Unknown { .. }) => StatusCode::NOT_FOUND,
@@ -201,6 +203,21 @@ async fn revoke_device(State(overview): Shared, Path(id): Path<DeviceId>) -> Res
     blocking(move || authority.revoke(&of)).await??;
     overview.broker.disconnect(id.as_str(), DisconnectReason::Revoked, true);
     Ok(Json(overview.authority.details(&id)?))
+}
+
+impl From<CantExplain> for Failed {
+    fn from(error: CantExplain) -> Self {
+        let code = match &error {
+            CantExplain::NoUser(_) => StatusCode::NOT_FOUND,
+            CantExplain::Nobody(..) | CantExplain::Topic(..) => StatusCode::BAD_REQUEST,
+        };
+        Self(code, error.to_string())
+    }
+}
+
+async fn explain_policy(State(overview): Shared, Json(question): Json<Question>) -> Result<Json<Explanation>, Failed> {
+    let registry = &overview.authority.registry;
+    Ok(Json(explain(&question, &overview.rights, &overview.users, registry)?))
 }
 
 /// Runs what waits for the disk where it holds up nobody.

@@ -128,7 +128,52 @@ impl Figures {
 
     fn broker(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let metrics = self.0.broker.metrics();
-        gauge(out, "fieldgate_broker_connections", "Leaf connections", metrics.connections)?;
+        let gauges = [
+            ("connections", "Leaf connections", metrics.connections),
+            ("pending_sockets", "Sockets before their CONNECT", metrics.pending_sockets),
+            ("sessions", "Sessions, connected or not", metrics.sessions),
+            ("subscriptions", "Subscriptions", metrics.subscriptions),
+            ("retained_messages", "Retained messages", metrics.retained_messages),
+            ("retained_bytes", "Bytes of retained messages", metrics.retained_bytes),
+        ];
+        for (name, help, value) in gauges {
+            gauge(out, &format!("fieldgate_broker_{name}"), help, value)?;
+        }
+        let counts = [
+            ("accepted_sockets", "Sockets accepted", metrics.accepted),
+            ("pending_evicted_sockets", "Pending sockets closed for newer ones", metrics.pending_evicted),
+            ("handshake_timeouts", "Sockets without a handshake or CONNECT in time", metrics.handshake_timeouts),
+            ("handshake_failures", "Handshakes that failed", metrics.handshake_failures),
+            ("handshakes_paced", "Newcomers that waited for handshakes_per_second", metrics.handshakes_paced),
+            ("connects", "CONNECTs accepted", metrics.connected),
+            ("refused_connects", "CONNECTs refused", metrics.refused),
+            ("takeovers", "Connections taken over by newer ones", metrics.took_over),
+            ("received_messages", "PUBLISH packets received", metrics.messages_in),
+            ("sent_messages", "PUBLISH packets sent", metrics.messages_out),
+            ("received_bytes", "Bytes received from connected clients", metrics.bytes_in),
+            ("sent_bytes", "Bytes sent to connected clients", metrics.bytes_out),
+            ("refused_messages", "PUBLISH packets refused", metrics.publish_refused),
+            ("refused_subscriptions", "Filters refused", metrics.subscription_refused),
+            ("queue_waits", "Times that a publisher waited for a full queue", metrics.queue_waits),
+            ("rate_waits", "Times that a device was slowed by the message rate", metrics.rate_waits),
+            ("slow_receivers", "Receivers disconnected for being slow", metrics.slow_receivers),
+            ("retained_refused_messages", "Retained messages not kept because of a limit", metrics.retained_refused),
+            ("wills", "Wills published", metrics.wills_fired),
+            ("failed_commits", "Commits that failed", metrics.commits_failed),
+        ];
+        for (name, help, value) in counts {
+            counter(out, &format!("fieldgate_broker_{name}"), help, value)?;
+        }
+        let dropped = [
+            ("queue-full", metrics.dropped_queue_full),
+            ("expired", metrics.dropped_expired),
+            ("not-authorized", metrics.dropped_not_authorized),
+            ("session-ended", metrics.dropped_session_ended),
+            ("too-large", metrics.dropped_too_large),
+            ("slow-receiver", metrics.dropped_slow_receiver),
+        ];
+        let dropped = dropped.map(|(reason, count)| ([("reason", reason.to_owned())], count));
+        counters(out, "fieldgate_broker_dropped_messages", "Messages that a receiver did not get", dropped)?;
         let refusals =
             self.0.leaf.snapshot().into_iter().map(|(reason, count)| ([("reason", reason.to_owned())], count));
         counters(out, "fieldgate_broker_refusals", "What leaves were refused", refusals)

@@ -7,10 +7,12 @@
 //! - [`api`]: the routes.
 //! - [`metrics`]: the same figures for Prometheus.
 //! - [`serve`]: the two doors.
+//! - [`sys`]: a few of the figures on `$SYS`, for programs.
 
 pub mod api;
 pub mod metrics;
 pub mod overview;
 pub mod serve;
+pub mod sys;
 
 pub use overview::{Overview, Status};

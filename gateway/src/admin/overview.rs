@@ -1,6 +1,7 @@
 //! Handles to every part of a running gateway, and the status made from them.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use fieldgate_types::{Clock, DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Book, Router};
-use crate::identity::Authority;
+use crate::identity::{Authority, Rights, User};
 use crate::northbound::UpstreamHandle;
 use crate::southbound::Presence;
 use crate::southbound::leaf::LeafCounters;
@@ -23,6 +24,10 @@ use crate::southbound::link::LinkHandle;
 pub struct Overview {
     /// CA and registry.
     pub authority: Arc<Authority>,
+    /// Rights of all.
+    pub rights: Arc<Rights>,
+    /// Who comes in with a password.
+    pub users: Vec<User>,
     /// The MQTT server.
     pub broker: Broker,
     /// The buffer.
@@ -126,8 +131,17 @@ pub struct Buffer {
 /// The MQTT server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Leaves {
-    /// Where it listens.
+    /// Where it listens, with certificates.
     pub listen: Vec<String>,
+    /// With passwords over TLS.
+    #[serde(default)]
+    pub users_tls: Vec<String>,
+    /// With passwords, without TLS.
+    #[serde(default)]
+    pub plain: Vec<String>,
+    /// WebSocket, with certificates.
+    #[serde(default)]
+    pub websocket: Vec<String>,
     /// Connections now.
     pub connections: u64,
     /// Connections refused so far.
@@ -219,7 +233,7 @@ impl Overview {
         if !self.clock.plausible() {
             problems.push("the clock is earlier than this program; time stamps are marked until it is set".to_owned());
         }
-        let metrics = self.broker.metrics();
+        let (metrics, addresses) = (self.broker.metrics(), self.broker.addresses());
         Status {
             gateway: self.authority.gateway.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -229,7 +243,10 @@ impl Overview {
             upstream,
             buffer,
             broker: Leaves {
-                listen: self.broker.local_addrs().iter().map(ToString::to_string).collect(),
+                listen: texts(&addresses.listen),
+                users_tls: texts(&addresses.users_tls),
+                plain: texts(&addresses.plain),
+                websocket: texts(&addresses.websocket),
                 connections: metrics.connections,
                 refused: self.leaf.refused(),
             },
@@ -283,6 +300,10 @@ impl Overview {
             id,
         }
     }
+}
+
+fn texts(addresses: &[SocketAddr]) -> Vec<String> {
+    addresses.iter().map(ToString::to_string).collect()
 }
 
 fn upstream(handle: &UpstreamHandle) -> Upstream {

@@ -8,8 +8,10 @@ mod client;
 mod device;
 mod offline;
 mod point;
+mod policy;
 mod show;
 mod show_status;
+mod user;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +23,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::app;
 use crate::config::{Config, LoadError, load};
+use crate::identity::explain::Question;
+use crate::identity::policy::Action;
 
 /// Configuration is wrong (sysexits.h EX_CONFIG).
 const BAD_CONFIGURATION: u8 = 78;
@@ -56,6 +60,12 @@ enum Verb {
     /// List, read and write points of field devices
     #[command(subcommand)]
     Point(Point),
+    /// Rights
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Users with passwords
+    #[command(subcommand)]
+    User(User),
     /// The store-and-forward buffer
     #[command(subcommand)]
     Buffer(Buffer),
@@ -152,6 +162,40 @@ enum Point {
 }
 
 #[derive(Debug, Subcommand)]
+enum Policy {
+    /// Say whether somebody may publish or subscribe somewhere, and which rule says so
+    Explain {
+        /// An id, or user:NAME
+        who: String,
+        /// publish or subscribe
+        #[arg(value_parser = action)]
+        action: Action,
+        /// A topic to publish on, or a filter to subscribe to
+        topic: String,
+        #[command(flatten)]
+        json: Json,
+    },
+}
+
+fn action(word: &str) -> Result<Action, &'static str> {
+    match word {
+        "publish" => Ok(Action::Publish),
+        "subscribe" => Ok(Action::Subscribe),
+        _ => Err("publish or subscribe is allowed"),
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum User {
+    /// Read a password from standard input and make the file for `password_hash_file`
+    Hash {
+        /// File; default: standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 enum Buffer {
     /// What waits, and what became of the rest, per device
     Status(Json),
@@ -193,6 +237,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
                 point::write(config, &device, &point, &value, json.json).await
             }
         }),
+        Verb::Policy(Policy::Explain { who, action, topic, json }) => {
+            verb(&path, async |config| policy::explain(config, Question { who, action, topic }, json.json).await)
+        }
+        Verb::User(User::Hash { out }) => user::hash(out),
         Verb::Buffer(Buffer::Status(json)) => verb(&path, async |config| show::buffer(config, json.json).await),
         Verb::Audit { lines } => verb(&path, async |config| show::audit(config, lines)),
     }

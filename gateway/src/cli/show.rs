@@ -67,7 +67,9 @@ pub fn check(path: &Path, as_json: bool) -> anyhow::Result<ExitCode> {
 /// Each connection is an open file; `run` raises the soft limit to the hard one.
 fn warn_of_few_files(path: &Path) {
     let Ok(config) = load(path) else { return };
-    let needed = config.broker.limits.connections as u64 + 256;
+    let limits = &config.broker.limits;
+    // The rest: the store, the log, links, listeners.
+    let needed = (limits.connections + limits.pending_sockets) as u64 + 100;
     let allowed = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     if let Some(allowed) = allowed.filter(|allowed| *allowed < needed) {
         eprintln!(

@@ -50,7 +50,14 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         bytes(buffer.bytes),
         bytes(buffer.file_bytes)
     )?;
-    writeln!(out, "broker    {} connections on {}", status.broker.connections, status.broker.listen.join(", "))?;
+    let broker = &status.broker;
+    write!(out, "broker    {} connections on {}", broker.connections, broker.listen.join(", "))?;
+    let others =
+        [("users over TLS", &broker.users_tls), ("users in plain", &broker.plain), ("WebSocket", &broker.websocket)];
+    for (what, addresses) in others.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {
+        write!(out, "; {what} on {}", addresses.join(", "))?;
+    }
+    writeln!(out)?;
     for link in &status.links {
         writeln!(
             out,

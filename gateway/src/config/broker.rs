@@ -1,18 +1,30 @@
 //! `[broker]`: where leaf devices connect, and every limit on what they can do (DESIGN section 8).
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use fieldgate_broker::{Config, Limits};
 use fieldgate_types::{Section, Size};
 
-use super::load::not_yet;
+use super::load::Ids;
+use crate::identity::User;
 
 /// The `[broker]` section.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
     /// mTLS listeners.
     pub listen: Vec<SocketAddr>,
+    /// TLS listeners for users with passwords.
+    pub users_tls: Vec<SocketAddr>,
+    /// Listeners without TLS for users with passwords: loopback addresses.
+    pub plain: Vec<SocketAddr>,
+    /// MQTT over WebSocket with mTLS.
+    pub websocket: Vec<SocketAddr>,
+    /// Web pages that may use `websocket` besides those of its own host.
+    pub websocket_origins: Vec<String>,
+    /// Who comes in with a password.
+    pub users: Vec<User>,
     /// Further names of the server certificate.
     pub names: Vec<String>,
     /// The limits.
@@ -20,8 +32,8 @@ pub struct BrokerConfig {
 }
 
 impl BrokerConfig {
-    /// Reads the section.
-    pub fn read(section: &Section) -> Self {
+    /// Reads the section; its users' names are noted in `ids`.
+    pub(super) fn read(section: &Section, ids: &mut Ids) -> Self {
         let listen = section.get_or("listen", vec![SocketAddr::from(([0, 0, 0, 0], 8883))]);
         if listen.is_empty() {
             section.problem("listen", "is empty, at least one address such as \"0.0.0.0:8883\" is expected");
@@ -37,17 +49,87 @@ impl BrokerConfig {
                 );
             }
         }
-        not_yet(section, "users_tls", "password over TLS");
-        not_yet(section, "plain", "the listener without TLS");
-        not_yet(section, "websocket", "MQTT over WebSocket");
-        not_yet(section, "user", "a user with a password");
-        Self { listen, names, limits: limits(&section.section_or_empty("limits")) }
+        let read = |section: &Section| {
+            let user = User::read(section)?;
+            ids.take(section, "name", &user.name, "broker.user");
+            Some(user)
+        };
+        Self {
+            listen,
+            users_tls: section.get_or("users_tls", Vec::new()),
+            plain: plain(section),
+            websocket: section.get_or("websocket", Vec::new()),
+            websocket_origins: origins(section),
+            users: section.sections("user").iter().filter_map(read).collect(),
+            names,
+            limits: limits(&section.section_or_empty("limits")),
+        }
+        .with_each_address_once(section)
+    }
+
+    fn with_each_address_once(self, section: &Section) -> Self {
+        let lists = [
+            ("listen", &self.listen),
+            ("users_tls", &self.users_tls),
+            ("plain", &self.plain),
+            ("websocket", &self.websocket),
+        ];
+        let mut seen = BTreeMap::new();
+        for (key, addresses) in lists {
+            for address in addresses.iter().filter(|address| address.port() != 0) {
+                if let Some(other) = seen.insert(address, key) {
+                    section
+                        .problem(key, format_args!("`{address}` stands in `{other}` already, each needs its own port"));
+                }
+            }
+        }
+        self
     }
 
     /// As the broker wants it.
     pub fn config(&self) -> Config {
-        Config { listen: self.listen.clone(), limits: self.limits.clone() }
+        Config {
+            listen: self.listen.clone(),
+            users_tls: self.users_tls.clone(),
+            plain: self.plain.clone(),
+            websocket: self.websocket.clone(),
+            websocket_origins: self.websocket_origins.clone(),
+            limits: self.limits.clone(),
+        }
     }
+}
+
+/// Passwords and data cross it in the clear.
+fn plain(section: &Section) -> Vec<SocketAddr> {
+    let addresses = section.get_or("plain", Vec::<SocketAddr>::new());
+    for address in addresses.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
+        let port = address.port();
+        section.problem(
+            "plain",
+            format_args!(
+                "`{address}` can be reached from the network and has no TLS; a loopback address such as \"127.0.0.1:{port}\" is allowed, `users_tls` takes passwords from the network"
+            ),
+        );
+    }
+    addresses
+}
+
+fn origins(section: &Section) -> Vec<String> {
+    let origins = section.get_or("websocket_origins", Vec::<String>::new());
+    let is_origin = |origin: &str| {
+        origin.split_once("://").is_some_and(|(scheme, host)| {
+            matches!(scheme, "https" | "http") && !host.is_empty() && !host.contains(['/', '?', '#', '*', ' '])
+        })
+    };
+    for origin in origins.iter().filter(|origin| !is_origin(origin)) {
+        section.problem(
+            "websocket_origins",
+            format_args!(
+                "`{origin}` is not an origin, such as \"https://hmi.plant.example\" or \"http://localhost:3000\""
+            ),
+        );
+    }
+    origins
 }
 
 fn limits(section: &Section) -> Limits {
@@ -56,13 +138,16 @@ fn limits(section: &Section) -> Limits {
     let seconds = Duration::from_millis(100)..=Duration::from_secs(3600);
     Limits {
         connections: section.number("connections", many.clone(), default.connections),
+        connections_per_app: section.number("connections_per_app", many.clone(), default.connections_per_app),
         packet: size(section, "packet", 1 << 10, 256 << 20, default.packet),
+        connect_packet: size(section, "connect_packet", 256, 1 << 20, default.connect_packet),
         topic: size(section, "topic", 64, 65_535, default.topic),
         topic_levels: section.number("topic_levels", 1..=1024, default.topic_levels),
         subscriptions: section.number("subscriptions", many.clone(), default.subscriptions),
         filters_per_subscribe: section.number("filters_per_subscribe", 1..=10_000, default.filters_per_subscribe),
         receive_maximum: section.number("receive_maximum", 1..=u16::MAX, default.receive_maximum),
         in_flight: section.number("in_flight", 1..=u16::MAX, default.in_flight),
+        topic_alias_maximum: section.number("topic_alias_maximum", 0..=u16::MAX, default.topic_alias_maximum),
         session_queue_messages: section.number("session_queue_messages", many.clone(), default.session_queue_messages),
         session_queue_bytes: size(section, "session_queue_bytes", 1 << 10, 1 << 30, default.session_queue_bytes),
         session_expiry: section.duration(
@@ -72,6 +157,12 @@ fn limits(section: &Section) -> Limits {
         ),
         output_buffer: size(section, "output_buffer", 1 << 10, 256 << 20, default.output_buffer),
         receiver_stall: section.duration("receiver_stall", seconds.clone(), default.receiver_stall),
+        full_queue_wait: section.duration(
+            "full_queue_wait",
+            Duration::ZERO..=Duration::from_secs(60),
+            default.full_queue_wait,
+        ),
+        keep_alive: section.duration("keep_alive", Duration::ZERO..=Duration::from_secs(65_535), default.keep_alive),
         message_rate: section.number("message_rate", 0..=10_000_000, default.message_rate),
         message_burst: section.number("message_burst", 1..=10_000_000, default.message_burst),
         retained_per_client: section.number("retained_per_client", many.clone(), default.retained_per_client),
@@ -81,7 +172,7 @@ fn limits(section: &Section) -> Limits {
         connect_timeout: section.duration("connect_timeout", seconds, default.connect_timeout),
         pending_sockets: section.number("pending_sockets", 16..=100_000, default.pending_sockets),
         handshakes: section.number("handshakes", 1..=10_000, default.handshakes),
-        ..default
+        handshakes_per_second: section.number("handshakes_per_second", 0..=1_000_000, default.handshakes_per_second),
     }
 }
 

@@ -75,8 +75,9 @@ fn compose(root: &Section) -> Option<Config> {
     let policies = root.sections("policy").iter().filter_map(|section| Policy::read(section, &names)).collect();
 
     let id: Option<DeviceId> = gateway.get("id");
-    let mut seen = FieldIds::default();
-    seen.extend(id.clone().map(|id| (id, "gateway")));
+    let mut seen = Ids::default();
+    seen.0.extend(id.clone().map(|id| (id, "gateway")));
+    let broker = BrokerConfig::read(&root.section_or_empty("broker"), &mut seen);
     let modbus = links(
         root,
         "modbus",
@@ -91,7 +92,7 @@ fn compose(root: &Section) -> Option<Config> {
     let config = Config {
         id,
         data_dir: gateway.path_or("data_dir", "data"),
-        broker: BrokerConfig::read(&root.section_or_empty("broker")),
+        broker,
         certs: CertsConfig::read(&root.section_or_empty("certs")),
         upstream: None,
         buffer: BufferConfig::read(&root.section_or_empty("buffer")),
@@ -110,26 +111,36 @@ fn compose(root: &Section) -> Option<Config> {
     Some(Config { upstream, ..config })
 }
 
-/// Ids of field devices and where they were first used.
-type FieldIds = BTreeMap<DeviceId, &'static str>;
+/// Ids of the gateway, its users and its field devices, and where they were first used.
+#[derive(Debug, Default)]
+pub(super) struct Ids(BTreeMap<DeviceId, &'static str>);
+
+impl Ids {
+    /// Notes that `id` is used in `place`; a second use is a problem of `key`.
+    pub(super) fn take(&mut self, section: &Section, key: &'static str, id: &DeviceId, place: &'static str) {
+        if let Some(other) = self.0.insert(id.clone(), place) {
+            section.problem(
+                key,
+                format_args!(
+                    "the id `{id}` is used in `{other}` too, each device, user and the gateway need their own"
+                ),
+            );
+        }
+    }
+}
 
 fn links<T>(
     root: &Section,
     key: &'static str,
     read: impl Fn(&Section) -> Option<T>,
     ids: impl Fn(&T) -> Vec<DeviceId>,
-    seen: &mut FieldIds,
+    seen: &mut Ids,
 ) -> Vec<T> {
     let mut links = Vec::new();
     for section in root.sections(key) {
         let Some(link) = read(&section) else { continue };
         for id in ids(&link) {
-            if let Some(other) = seen.insert(id.clone(), key) {
-                section.problem(
-                    "device",
-                    format_args!("the id `{id}` is used in `{other}` too, each device and the gateway need their own"),
-                );
-            }
+            seen.take(&section, "device", &id, key);
         }
         links.push(link);
     }

@@ -59,6 +59,11 @@ impl Config {
         Ok(DirectoryLock::acquire(dir)?)
     }
 
+    /// The names of all users.
+    pub fn users(&self) -> impl Iterator<Item = &DeviceId> {
+        self.broker.users.iter().map(|user| &user.name)
+    }
+
     /// The ids of all field devices.
     pub fn field_devices(&self) -> impl Iterator<Item = &DeviceId> {
         let modbus = self.modbus.iter().flat_map(|link| link.devices.iter().map(|device| &device.id));

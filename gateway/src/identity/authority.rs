@@ -18,8 +18,10 @@ use crate::config::Config;
 #[derive(Debug, Error)]
 pub enum AuthorityError {
     /// The id belongs to something else.
-    #[error("`{id}` is a field device of the configuration, ids may not coincide; choose another")]
-    FieldDevice {
+    #[error(
+        "`{id}` is a field device or a user of the configuration, or this gateway; ids may not coincide, choose another"
+    )]
+    Configured {
         /// Which.
         id: DeviceId,
     },
@@ -79,7 +81,8 @@ pub struct Authority {
     audit: Audit,
     clock: Arc<dyn Clock>,
     validity: Duration,
-    field_devices: BTreeSet<DeviceId>,
+    /// Ids of field devices and users.
+    configured: BTreeSet<DeviceId>,
 }
 
 impl Authority {
@@ -96,14 +99,14 @@ impl Authority {
             audit,
             clock,
             validity,
-            field_devices: config.field_devices().cloned().collect(),
+            configured: config.field_devices().chain(config.users()).cloned().collect(),
         })
     }
 
     /// Registers `id` and issues its certificate: with a new key, or for the public key of `csr`.
     pub fn add(&self, id: &DeviceId, role: Role, csr: Option<&[u8]>) -> Result<Issued, AuthorityError> {
-        if self.field_devices.contains(id) || *id == self.gateway {
-            return Err(AuthorityError::FieldDevice { id: id.clone() });
+        if self.configured.contains(id) || *id == self.gateway {
+            return Err(AuthorityError::Configured { id: id.clone() });
         }
         self.registry.add(id, role, self.clock.now())?;
         let registry = &*self.registry;

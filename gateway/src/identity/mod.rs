@@ -1,12 +1,18 @@
-//! Who is who on this gateway: the registry of devices and certificates in state.db, and their rights.
+//! Who is who on this gateway: the registry of devices and certificates in state.db, the users of the configuration,
+//! and the rights of all of them.
 //!
 //! The registry is the truth: a certificate that it doesn't know, or knows as revoked, is nobody, whatever the
 //! handshake said. `fieldgate-certs` makes and verifies certificates; here is only what must be remembered.
 
 mod authority;
+pub mod explain;
+pub mod password;
 pub mod policy;
 mod registry;
+mod throttle;
+mod users;
 
 pub use authority::{Authority, AuthorityError, DeviceDetails, OpenError};
 pub use policy::Rights;
 pub use registry::{DeviceEntry, DeviceRegistry, RegisterError};
+pub use users::{User, Users};

@@ -2,10 +2,12 @@
 //! ORed; what no rule allows is denied.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use fieldgate_broker::topic;
 use fieldgate_certs::Role;
 use fieldgate_types::{DeviceId, Section};
+use serde::{Deserialize, Serialize};
 
 /// `[[group]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Policy {
     pub allow: Action,
     /// Where: an MQTT topic filter in which `{device}` stands for the id of whoever asks.
     pub filter: String,
+    /// Where it stands: file and line.
+    pub at: String,
 }
 
 /// Whom a policy is about.
@@ -43,12 +47,34 @@ pub enum Who {
 }
 
 /// What a policy allows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Action {
     /// `"publish"`
     Publish,
     /// `"subscribe"`
     Subscribe,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+        })
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => write!(f, "{id}"),
+            Self::Group(name) => write!(f, "group:{name}"),
+            Self::Role(role) => write!(f, "role:{role}"),
+            Self::User(name) => write!(f, "user:{name}"),
+            Self::Everybody => f.write_str("*"),
+        }
+    }
 }
 
 impl Group {
@@ -71,7 +97,13 @@ impl Policy {
             section.problem("allow", "is missing, \"publish\" or \"subscribe\" is allowed");
         }
         let filter = section.required_with("filter", |value| value.parse("a topic filter", parse_filter));
-        Some(Self { who: who?, allow: allow?, filter: filter? })
+        let (file, span) = section.place();
+        let at = format!("{file}:{}", span.line);
+        let policy = Self { who: who?, allow: allow?, filter: filter?, at };
+        if policy.allow == Action::Publish && is_below(&policy.filter, &OURS) {
+            section.problem("filter", "nobody may publish there but the gateway itself, \"subscribe\" is allowed");
+        }
+        Some(policy)
     }
 }
 
@@ -109,6 +141,45 @@ const DEVICE_PUBLISH: [&str; 3] =
     ["devices/{device}/telemetry/#", "devices/{device}/twin/reported", "devices/{device}/commands/+/+/result"];
 const DEVICE_SUBSCRIBE: [&str; 2] = ["devices/{device}/#", super::super::pipeline::topic::CA];
 
+/// First levels that the gateway alone publishes below.
+const OURS: [&str; 2] = ["$SYS", "$fieldgate"];
+const SYS: [&str; 1] = ["$SYS"];
+
+fn is_below(topic: &str, first: &[&str]) -> bool {
+    topic.split('/').next().is_some_and(|level| first.contains(&level))
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Device id or user name.
+    pub id: &'a str,
+    /// Its role.
+    pub role: Role,
+    /// Whether it came in with a password.
+    pub user: bool,
+}
+
+/// A rule that allows something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule<'a> {
+    /// A default right of the role.
+    Default(&'static str),
+    /// A policy.
+    Policy(&'a Policy),
+}
+
+impl Rule<'_> {
+    /// Its filter for `id`.
+    fn filter(&self, id: &str) -> String {
+        let filter = match self {
+            Self::Default(filter) => filter,
+            Self::Policy(policy) => policy.filter.as_str(),
+        };
+        filter.replace("{device}", id)
+    }
+}
+
 /// All rules that are in force.
 #[derive(Debug, Default)]
 pub struct Rights {
@@ -126,40 +197,72 @@ impl Rights {
         Self { groups: members, policies: policies.to_vec() }
     }
 
-    /// Whether `id` may publish on `name`, a topic name.
-    pub fn may_publish(&self, id: &str, role: Role, name: &str) -> bool {
-        self.filters(id, role, Action::Publish).any(|filter| topic::matches(&filter, name))
+    /// Whether `who` may publish on `name`, a topic name.
+    pub fn may_publish(&self, who: &Subject<'_>, name: &str) -> bool {
+        self.rule(who, Action::Publish, name).is_some()
     }
 
-    /// Whether `id` may subscribe to `wanted`, a filter without its `$share` part: one rule must cover it all.
-    pub fn may_subscribe(&self, id: &str, role: Role, wanted: &str) -> bool {
-        self.filters(id, role, Action::Subscribe).any(|filter| topic::covers(&filter, wanted))
+    /// Whether `who` may subscribe to `wanted`, a filter without its `$share` part: one rule must cover it all.
+    pub fn may_subscribe(&self, who: &Subject<'_>, wanted: &str) -> bool {
+        self.rule(who, Action::Subscribe, wanted).is_some()
     }
 
-    /// Whether `id` may be sent a message on `name`.
-    pub fn may_receive(&self, id: &str, role: Role, name: &str) -> bool {
-        self.filters(id, role, Action::Subscribe).any(|filter| topic::matches(&filter, name))
+    /// Whether `who` may be sent a message on `name`. A name is a filter that matches itself alone.
+    pub fn may_receive(&self, who: &Subject<'_>, name: &str) -> bool {
+        self.rule(who, Action::Subscribe, name).is_some()
     }
 
-    fn filters<'a>(&'a self, id: &'a str, role: Role, action: Action) -> impl Iterator<Item = String> + 'a {
-        let defaults: &[&str] = match (role, action) {
+    /// The rule that allows it: to publish on a name, to subscribe to a filter without its `$share` part.
+    pub fn rule(&self, who: &Subject<'_>, action: Action, wanted: &str) -> Option<Rule<'_>> {
+        if Self::reserved(who, action, wanted).is_some() {
+            return None;
+        }
+        self.rules(who, action).find(|rule| topic::covers(&rule.filter(who.id), wanted))
+    }
+
+    /// Why no rule can allow it.
+    pub fn reserved(who: &Subject<'_>, action: Action, wanted: &str) -> Option<&'static str> {
+        match action {
+            Action::Publish if is_below(wanted, &OURS) => Some("nobody may publish there but the gateway itself"),
+            Action::Subscribe if is_below(wanted, &SYS) && who.role != Role::App => {
+                Some("$SYS is for programs (role app) alone")
+            }
+            Action::Publish | Action::Subscribe => None,
+        }
+    }
+
+    /// Of the rules for the same action that are about `who`, the one that shares most levels with `wanted`.
+    pub fn closest(&self, who: &Subject<'_>, action: Action, wanted: &str) -> Option<Rule<'_>> {
+        let shared = |rule: &Rule<'_>| {
+            let filter = rule.filter(who.id);
+            let levels = filter.split('/').zip(wanted.split('/'));
+            levels.take_while(|(ours, theirs)| ours == theirs || *ours == "+").count()
+        };
+        self.rules(who, action).max_by_key(shared)
+    }
+
+    fn rules<'a, 'w>(
+        &'a self,
+        who: &'w Subject<'w>,
+        action: Action,
+    ) -> impl Iterator<Item = Rule<'a>> + use<'a, 'w> {
+        let defaults: &[&'static str] = match (who.role, action) {
             (Role::Device, Action::Publish) => &DEVICE_PUBLISH,
             (Role::Device, Action::Subscribe) => &DEVICE_SUBSCRIBE,
             (Role::App | Role::Gateway, _) => &[],
         };
-        let rules =
-            self.policies.iter().filter(move |policy| policy.allow == action && self.is_about(&policy.who, id, role));
-        let filters = defaults.iter().copied().chain(rules.map(|policy| policy.filter.as_str()));
-        filters.map(move |filter| filter.replace("{device}", id))
+        let about = move |policy: &&Policy| policy.allow == action && self.is_about(&policy.who, who);
+        defaults.iter().copied().map(Rule::Default).chain(self.policies.iter().filter(about).map(Rule::Policy))
     }
 
-    fn is_about(&self, who: &Who, id: &str, role: Role) -> bool {
-        match who {
-            Who::Id(wanted) => wanted.as_str() == id,
-            Who::Group(name) => self.groups.get(name).is_some_and(|members| members.contains(id)),
-            Who::Role(wanted) => *wanted == role,
-            // Password users don't exist yet; a certificate is never one.
-            Who::User(_) => false,
+    fn is_about(&self, rule: &Who, who: &Subject<'_>) -> bool {
+        match rule {
+            // Ids of devices and users are of one kind and don't coincide.
+            Who::Id(wanted) => wanted.as_str() == who.id,
+            Who::Group(name) => self.groups.get(name).is_some_and(|members| members.contains(who.id)),
+            Who::Role(wanted) => *wanted == who.role,
+            // A certificate is never a user.
+            Who::User(name) => who.user && name.as_str() == who.id,
             Who::Everybody => true,
         }
     }
@@ -172,41 +275,46 @@ mod tests {
     fn rights(who: &str, allow: Action, filter: &str) -> Rights {
         let groups = [Group { name: "presses".to_owned(), members: vec![DeviceId::new("press-1").unwrap()] }];
         let names = BTreeSet::from(["presses".to_owned()]);
-        let policy = Policy { who: parse_who(who, &names).unwrap(), allow, filter: parse_filter(filter).unwrap() };
+        let (who, filter) = (parse_who(who, &names).unwrap(), parse_filter(filter).unwrap());
+        let policy = Policy { who, allow, filter, at: "gateway.toml:1".to_owned() };
         Rights::new(&groups, &[policy])
+    }
+
+    fn who(id: &str, role: Role) -> Subject<'_> {
+        Subject { id, role, user: false }
     }
 
     #[test]
     fn a_device_has_its_own_tree_and_nothing_else() {
         let rights = Rights::default();
-        let publish = |topic| rights.may_publish("a", Role::Device, topic);
+        let publish = |topic| rights.may_publish(&who("a", Role::Device), topic);
         assert!(publish("devices/a/telemetry/t") && publish("devices/a/commands/x/1/result"));
         for denied in ["devices/b/telemetry/t", "devices/a/state", "devices/a/commands/x/1", "plant/x", "$fieldgate/ca"]
         {
             assert!(!publish(denied), "{denied}");
         }
-        let subscribe = |filter| rights.may_subscribe("a", Role::Device, filter);
+        let subscribe = |filter| rights.may_subscribe(&who("a", Role::Device), filter);
         assert!(subscribe("devices/a/#") && subscribe("devices/a/commands/+/+") && subscribe("$fieldgate/ca"));
         for denied in ["#", "devices/+/state", "devices/#", "devices/b/#", "$fieldgate/#", "+/a/state"] {
             assert!(!subscribe(denied), "{denied}");
         }
-        assert!(!rights.may_publish("a", Role::App, "devices/a/telemetry/t"));
+        assert!(!rights.may_publish(&who("a", Role::App), "devices/a/telemetry/t"));
     }
 
     #[test]
     fn policies_add_rights() {
         let all = rights("role:app", Action::Subscribe, "devices/#");
-        assert!(all.may_subscribe("hmi", Role::App, "devices/+/telemetry/#"));
-        assert!(!all.may_subscribe("hmi", Role::App, "#"));
-        assert!(!all.may_publish("hmi", Role::App, "devices/a/telemetry/x"));
+        assert!(all.may_subscribe(&who("hmi", Role::App), "devices/+/telemetry/#"));
+        assert!(!all.may_subscribe(&who("hmi", Role::App), "#"));
+        assert!(!all.may_publish(&who("hmi", Role::App), "devices/a/telemetry/x"));
 
         let own = rights("*", Action::Publish, "plant/{device}/#");
-        assert!(own.may_publish("x", Role::Device, "plant/x/speed"));
-        assert!(!own.may_publish("x", Role::Device, "plant/y/speed"));
+        assert!(own.may_publish(&who("x", Role::Device), "plant/x/speed"));
+        assert!(!own.may_publish(&who("x", Role::Device), "plant/y/speed"));
 
         let group = rights("group:presses", Action::Publish, "shared/t");
-        assert!(group.may_publish("press-1", Role::Device, "shared/t"));
-        assert!(!group.may_publish("press-2", Role::Device, "shared/t"));
+        assert!(group.may_publish(&who("press-1", Role::Device), "shared/t"));
+        assert!(!group.may_publish(&who("press-2", Role::Device), "shared/t"));
     }
 
     #[test]
@@ -218,5 +326,39 @@ mod tests {
         for bad in ["", "a/#/b", "a+", "$share/g/a"] {
             assert!(parse_filter(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_rule_for_a_user_is_not_for_a_certificate_of_that_name() {
+        let rights = rights("user:hmi", Action::Subscribe, "devices/#");
+        let user = Subject { id: "hmi", role: Role::App, user: true };
+        assert!(rights.may_subscribe(&user, "devices/+/state"));
+        assert!(!rights.may_subscribe(&who("hmi", Role::App), "devices/+/state"));
+        assert!(!rights.may_subscribe(&Subject { id: "scada", ..user }, "devices/+/state"));
+    }
+
+    #[test]
+    fn the_gateways_own_trees_are_read_by_right_and_written_by_nobody() {
+        let all = rights("*", Action::Publish, "#");
+        assert!(all.may_publish(&who("a", Role::App), "plant/x"));
+        let sys = rights("*", Action::Publish, "$SYS/#");
+        assert!(!sys.may_publish(&who("a", Role::App), "$SYS/broker/uptime"));
+        let read = rights("*", Action::Subscribe, "$SYS/#");
+        assert!(read.may_subscribe(&who("a", Role::App), "$SYS/broker/#"));
+        assert!(!read.may_subscribe(&who("a", Role::Device), "$SYS/broker/#"));
+        assert!(!rights("*", Action::Subscribe, "#").may_subscribe(&who("a", Role::App), "$SYS/broker/#"));
+    }
+
+    #[test]
+    fn finds_the_rule_that_comes_closest() {
+        let rights = rights("*", Action::Subscribe, "devices/+/telemetry/#");
+        let app = who("a", Role::App);
+        assert!(rights.rule(&app, Action::Subscribe, "devices/+/state").is_none());
+        let closest = rights.closest(&app, Action::Subscribe, "devices/+/state").unwrap();
+        assert_eq!(closest.filter("a"), "devices/+/telemetry/#");
+        assert_eq!(rights.closest(&app, Action::Publish, "devices/a/state"), None);
+        let device = who("d", Role::Device);
+        let rule = rights.rule(&device, Action::Publish, "devices/d/commands/x/1/result");
+        assert_eq!(rule, Some(Rule::Default("devices/{device}/commands/+/+/result")));
     }
 }

@@ -20,7 +20,8 @@ use super::sessions::{add_changes, begun, commit};
 use crate::audit::{self, Audit};
 use crate::command::book::{Answer, Book};
 use crate::command::{Router, outcome};
-use crate::identity::{Authority, Rights};
+use crate::identity::policy::Subject;
+use crate::identity::{Authority, Rights, Users};
 use crate::pipeline::record::{Destination, Upbound};
 use crate::pipeline::route;
 use crate::pipeline::topic::LocalTopic;
@@ -48,7 +49,8 @@ impl LeafCounters {
 /// The gate. Look-ups are from memory; commits go to the queue.
 pub struct LeafGate {
     authority: Arc<Authority>,
-    rights: Rights,
+    rights: Arc<Rights>,
+    users: Arc<Users>,
     queue: Queue,
     book: Arc<Book>,
     presence: Arc<Presence>,
@@ -67,7 +69,8 @@ impl LeafGate {
     #[allow(clippy::too_many_arguments)] // Each is a part of the gateway that the gate asks; app.rs shows them.
     pub fn new(
         authority: Arc<Authority>,
-        rights: Rights,
+        rights: Arc<Rights>,
+        users: Arc<Users>,
         queue: Queue,
         book: Arc<Book>,
         presence: Arc<Presence>,
@@ -76,7 +79,7 @@ impl LeafGate {
         upstream: bool,
     ) -> Self {
         let (counters, last_refusal, router) = (Arc::default(), Mutex::default(), OnceLock::new());
-        Self { authority, rights, queue, book, presence, audit, clock, upstream, counters, last_refusal, router }
+        Self { authority, rights, users, queue, book, presence, audit, clock, upstream, counters, last_refusal, router }
     }
 
     /// Commands that local programs publish for field devices go there.
@@ -126,7 +129,26 @@ impl Gate for LeafGate {
         })
     }
 
+    fn identify_user(
+        &self,
+        name: &str,
+        password: &[u8],
+        peer: SocketAddr,
+    ) -> BoxFuture<'static, Result<Identity, Refusal>> {
+        let (checking, counters) = (self.users.check(name, password, peer), Arc::clone(&self.counters));
+        let id: Arc<str> = name.into();
+        async move {
+            let role = checking.await.inspect_err(|_| counters.add("password"))?;
+            Ok(Identity { id, role: broker_role(role), fingerprint: None, not_after: None })
+        }
+        .boxed()
+    }
+
     fn still_valid(&self, who: &Identity) -> Result<(), Refusal> {
+        if is_user(who) {
+            let known = self.users.role(&who.id).map(broker_role) == Some(who.role);
+            return known.then_some(()).ok_or_else(|| Refusal::new(format!("there is no user `{}` any more", who.id)));
+        }
         let id = DeviceId::new(&who.id).map_err(|error| Refusal::new(error.to_string()))?;
         if who.fingerprint.as_ref().is_some_and(|fingerprint| self.authority.registry.in_force(&id, fingerprint)) {
             return Ok(());
@@ -138,15 +160,15 @@ impl Gate for LeafGate {
     }
 
     fn may_publish(&self, who: &Identity, topic: &str) -> Decision {
-        decision(self.rights.may_publish(&who.id, role(who), topic))
+        decision(self.rights.may_publish(&subject(who), topic))
     }
 
     fn may_subscribe(&self, who: &Identity, filter: &str) -> Decision {
-        decision(self.rights.may_subscribe(&who.id, role(who), filter))
+        decision(self.rights.may_subscribe(&subject(who), filter))
     }
 
     fn may_receive(&self, who: &Identity, topic: &str) -> Decision {
-        decision(self.rights.may_receive(&who.id, role(who), topic))
+        decision(self.rights.may_receive(&subject(who), topic))
     }
 
     fn commit(
@@ -268,12 +290,18 @@ fn decision(allowed: bool) -> Decision {
     if allowed { Decision::Allow } else { Decision::Deny }
 }
 
-fn role(who: &Identity) -> Role {
-    match who.role {
+/// Whoever has no certificate came in with a password.
+fn is_user(who: &Identity) -> bool {
+    who.fingerprint.is_none()
+}
+
+fn subject(who: &Identity) -> Subject<'_> {
+    let role = match who.role {
         fieldgate_broker::Role::Device => Role::Device,
         fieldgate_broker::Role::App => Role::App,
         fieldgate_broker::Role::Gateway => Role::Gateway,
-    }
+    };
+    Subject { id: &who.id, role, user: is_user(who) }
 }
 
 fn broker_role(role: Role) -> fieldgate_broker::Role {

@@ -89,9 +89,14 @@ impl Gateway {
 
     /// Writes the configuration anew, for the next start.
     pub fn configure(&self, sections: &str) -> anyhow::Result<()> {
+        self.configure_broker("", sections)
+    }
+
+    /// As [`Gateway::configure`], with further keys of `[broker]`.
+    pub fn configure_broker(&self, keys: &str, sections: &str) -> anyhow::Result<()> {
         let Self { id, broker, .. } = self;
         let text = format!(
-            "[gateway]\nid = \"{id}\"\n\n[broker]\nlisten = [\"{broker}\"]\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n{sections}\n"
+            "[gateway]\nid = \"{id}\"\n\n[broker]\nlisten = [\"{broker}\"]\n{keys}\n\n[admin]\nlisten = \"127.0.0.1:0\"\n\n{sections}\n"
         );
         Ok(std::fs::write(self.config(), text)?)
     }

@@ -1,6 +1,7 @@
 //! CONNECT of both versions, brought to one form.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,28 @@ pub(crate) struct Connect {
     /// Whether reason strings are welcome.
     pub problem_information: bool,
     pub authentication_method: bool,
+    pub user_name: Option<String>,
+    pub password: Option<Password>,
+}
+
+/// What a client sends to prove its user name: never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Password(Bytes);
+
+impl Password {
+    fn new(bytes: &[u8]) -> Self {
+        Self(Bytes::copy_from_slice(bytes))
+    }
+
+    pub(crate) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
 }
 
 /// The message to publish when the client is lost.
@@ -113,6 +136,8 @@ fn v311(body: &[u8]) -> Result<Connect, Fault> {
         topic_alias_maximum: 0,
         problem_information: false,
         authentication_method: false,
+        user_name: packet.user_name().map(str::to_owned),
+        password: packet.password().map(Password::new),
     })
 }
 
@@ -127,10 +152,13 @@ fn v5(body: &[u8]) -> Result<Connect, Fault> {
         *flags &= !PASSWORD;
     }
     let (packet, mut used) = v5_0::Connect::parse(&body).map_err(fault)?;
+    let mut password = packet.password().map(Password::new);
     if lone {
         let mut rest = Reader::new(body.get(used..).unwrap_or_default());
         let length = usize::from(rest.u16()?);
-        used += 2 + rest.take(length)?.len();
+        let alone = rest.take(length)?;
+        used += 2 + alone.len();
+        password = Some(Password::new(alone));
     }
     whole(&body, used)?;
     strings(packet.client_id(), packet.user_name())?;
@@ -148,6 +176,8 @@ fn v5(body: &[u8]) -> Result<Connect, Fault> {
         topic_alias_maximum: 0,
         problem_information: true,
         authentication_method: false,
+        user_name: packet.user_name().map(str::to_owned),
+        password,
     };
     for property in packet.props() {
         match property {
@@ -223,5 +253,50 @@ fn whole(body: &[u8], used: usize) -> Result<(), Fault> {
 impl From<MqttError> for Fault {
     fn from(error: MqttError) -> Self {
         fault(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(bytes: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(bytes.len()).unwrap();
+        [&length.to_be_bytes()[..], bytes].concat()
+    }
+
+    fn body(level: u8, flags: u8, fields: &[&[u8]]) -> Vec<u8> {
+        let mut body = [&field(b"MQTT")[..], &[level, flags, 0, 10]].concat();
+        body.extend((level == 5).then_some(0));
+        body.extend(fields.iter().flat_map(|bytes| field(bytes)));
+        body
+    }
+
+    #[test]
+    fn takes_a_password_without_a_user_name_on_version_5_alone() {
+        let with = connect(&body(5, 0x42, &[b"d1", b"se\0cret"])).unwrap();
+        assert_eq!((with.user_name, with.client_id.as_str()), (None, "d1"));
+        assert_eq!(with.password.unwrap().expose(), b"se\0cret");
+        // [MQTT-3.1.2-22] of 3.1.1.
+        assert!(connect(&body(4, 0x42, &[b"d1", b"secret"])).is_err());
+        for bad in [
+            &body(5, 0x42, &[b"d1"])[..],
+            &[&body(5, 0x42, &[b"d1", b"secret"])[..], b"x"].concat(),
+            &[&body(5, 0x42, &[b"d1"])[..], &[0, 9, b'x']].concat(),
+        ] {
+            assert_eq!(connect(bad), Err(Fault::Malformed), "{bad:02x?}");
+        }
+    }
+
+    #[test]
+    fn reads_user_name_and_password_and_prints_no_password() {
+        for level in [4, 5] {
+            let read = connect(&body(level, 0xC2, &[b"", b"hmi", b"secret"])).unwrap();
+            assert_eq!(read.user_name.as_deref(), Some("hmi"));
+            assert_eq!(read.password.as_ref().unwrap().expose(), b"secret");
+            assert!(!format!("{read:?}").contains("secret"));
+            let alone = connect(&body(level, 0x82, &[b"", b"hmi"])).unwrap();
+            assert_eq!((alone.user_name.as_deref(), alone.password), (Some("hmi"), None));
+        }
     }
 }

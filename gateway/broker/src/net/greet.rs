@@ -7,11 +7,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::goodbye;
-use super::handshake::Shaken;
+use super::handshake::{Arrived, Credentials};
 use super::listener::PendingGuard;
 use crate::codec::{Connect, Fault, Incoming, connect_version, decode, encode, frame};
 use crate::connection::{Attached, Connection};
@@ -41,16 +41,22 @@ impl Refused {
 }
 
 /// Serves a connection from its CONNECT to its end.
-pub(super) async fn greet(core: Arc<Core>, mut shaken: Shaken, guard: PendingGuard) {
-    let peer = shaken.peer;
+pub(super) async fn greet<S>(core: Arc<Core>, arrived: Arrived<S>, guard: PendingGuard)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Arrived { mut stream, peer, credentials } = arrived;
     let mut input = BytesMut::new();
-    let reading = read_connect(&mut shaken.stream, &mut input, &core.limits);
+    let reading = read_connect(&mut stream, &mut input, &core.limits);
     let read = tokio::select! {
         // Only here and before may a newcomer push it out: an attached session is handed back properly.
         () = guard.evicted.cancelled() => return,
         read = tokio::time::timeout(core.limits.connect_timeout, reading) => read,
     };
-    let who = shaken.identity.clone().ok();
+    let mut who = match &credentials {
+        Credentials::Certificate(identity) => identity.clone().ok(),
+        Credentials::Password => None,
+    };
     let (version, connect) = match read {
         Ok(Some(read)) => read,
         Ok(None) => return,
@@ -61,7 +67,10 @@ pub(super) async fn greet(core: Arc<Core>, mut shaken: Shaken, guard: PendingGua
         }
     };
     let limit = connect.as_ref().map_or(usize::MAX, |connect| connect.maximum_packet);
-    let admitted = match vet(&core, shaken.identity, connect) {
+    let recognising = async { Some(recognise(&core, credentials, connect, peer).await) };
+    let Some(recognised) = guard.unless_evicted(recognising).await else { return };
+    who = recognised.as_ref().map_or(who, |(identity, _)| Some(Arc::clone(identity)));
+    let admitted = match recognised.and_then(|(identity, connect)| vet(&core, identity, connect)) {
         Err(refused) => Err(refused),
         Ok(vetted) => {
             let penalty = core.penalties.delay(&vetted.who.id, core.clock.monotonic());
@@ -75,7 +84,7 @@ pub(super) async fn greet(core: Arc<Core>, mut shaken: Shaken, guard: PendingGua
     match admitted {
         Ok(attached) => {
             drop(guard);
-            serve(attached, shaken.stream).await;
+            serve(attached, stream).await;
         }
         Err(refused) => {
             core.counters.refused.one();
@@ -86,7 +95,7 @@ pub(super) async fn greet(core: Arc<Core>, mut shaken: Shaken, guard: PendingGua
                 let details = encode::ConnackDetails { reason, ..encode::ConnackDetails::default() };
                 encode::connack(&mut output, version, false, refused.code, &details, limit);
             }
-            goodbye::close(shaken.stream, output).await;
+            goodbye::close(stream, output).await;
         }
     }
 }
@@ -138,17 +147,41 @@ struct Vetted {
     connect: Connect,
 }
 
-/// Everything that must hold before a session is attached.
-fn vet(
+/// Who this is, where the CONNECT can be understood: by its certificate, whatever user name and password say, or by
+/// those.
+async fn recognise(
     core: &Core,
-    identity: Result<Arc<Identity>, crate::Refusal>,
+    credentials: Credentials,
     connect: Result<Connect, Fault>,
-) -> Result<Vetted, Refused> {
-    let connect = connect.map_err(|fault| Refused::new(fault.code(), fault.to_string()))?;
-    let who = identity.map_err(|refusal| Refused::new(0x87, refusal.words))?;
+    peer: SocketAddr,
+) -> Result<(Arc<Identity>, Connect), Refused> {
+    let mut connect = connect.map_err(|fault| Refused::new(fault.code(), fault.to_string()))?;
     if connect.authentication_method {
-        return Err(Refused::new(0x8C, "no authentication methods are known here, the certificate is the identity"));
+        return Err(Refused::new(0x8C, "no authentication methods are known here: a certificate or a password is"));
     }
+    let (name, password) = (connect.user_name.take(), connect.password.take());
+    let identity = match (credentials, &name, &password) {
+        (Credentials::Certificate(identity), _, _) => identity.map_err(|refusal| refused(0x87, refusal))?,
+        (Credentials::Password, Some(name), Some(password)) => {
+            let identified = core.gate.identify_user(name, password.expose(), peer).await;
+            Arc::new(identified.map_err(|refusal| refused(BAD_USER, refusal))?)
+        }
+        (Credentials::Password, _, _) => {
+            return Err(Refused::new(BAD_USER, "a user name and a password are needed on this port"));
+        }
+    };
+    Ok((identity, connect))
+}
+
+/// Bad user name or password.
+const BAD_USER: u8 = 0x86;
+
+fn refused(usual: u8, refusal: crate::Refusal) -> Refused {
+    Refused::new(refusal.code.unwrap_or(usual), refusal.words)
+}
+
+/// Everything that must hold before a session is attached.
+fn vet(core: &Core, who: Arc<Identity>, connect: Connect) -> Result<Vetted, Refused> {
     let client_id = client_id(core, &who, &connect.client_id)?;
     let assigned = if connect.client_id.is_empty() { ASSIGNED + client_id.len() } else { 0 };
     if connect.maximum_packet < CONNACK + assigned {
@@ -335,7 +368,10 @@ fn accepted(attached: &Attached, client_id: &str, present: bool) -> BytesMut {
 }
 
 /// The life of the connection and its end.
-async fn serve(attached: Attached, mut stream: super::handshake::Stream) {
+async fn serve<S>(attached: Attached, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let version = attached.connect.version;
     let problem_information = attached.connect.problem_information;
     let limit = attached.connect.maximum_packet;

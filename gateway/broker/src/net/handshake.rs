@@ -16,43 +16,72 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::PollSemaphore;
 
+use super::hello;
 use crate::core::Core;
 use crate::{Event, Identity, Refusal};
 
-/// What a device talks through.
-pub(crate) type Stream = TlsStream<TcpStream>;
-
-/// A connection whose handshake is done.
-pub(crate) struct Shaken {
-    pub stream: Stream,
+/// A newcomer that can be asked for its CONNECT.
+pub(super) struct Arrived<S> {
+    pub stream: S,
     pub peer: SocketAddr,
-    /// A refusal is told after the CONNECT, where the client can see it.
-    pub identity: Result<Arc<Identity>, Refusal>,
+    pub credentials: Credentials,
 }
 
+/// What says who a newcomer is.
+pub(super) enum Credentials {
+    /// Its certificate. A refusal is told after the CONNECT, where the client can see it.
+    Certificate(Result<Arc<Identity>, Refusal>),
+    /// The user name and password of its CONNECT.
+    Password,
+}
+
+/// Why a newcomer didn't get as far as that.
+pub(super) struct Lost {
+    words: String,
+}
+
+impl Lost {
+    pub(super) fn failed(words: impl Into<String>) -> Self {
+        Self { words: words.into() }
+    }
+}
+
+/// The handshake, within the deadline of [`in_time`]. Boxed: only those with a ClientHello pay for its size.
 pub(super) async fn shake(
-    core: &Arc<Core>,
     stream: TcpStream,
-    peer: SocketAddr,
     tls: Arc<ServerConfig>,
     computing: PollSemaphore,
-) -> Option<Shaken> {
-    let accept = TlsAcceptor::from(tls).accept(stream);
-    let paced = in_turn(accept, computing);
-    match tokio::time::timeout(core.limits.client_hello_timeout, paced).await {
+) -> Result<Box<TlsStream<TcpStream>>, Lost> {
+    hello::complete(&stream).await?;
+    let shaking = Box::pin(async move {
+        let shaken = in_turn(TlsAcceptor::from(tls).accept(stream), computing).await;
+        shaken.map(Box::new).map_err(|error| Lost::failed(format!("TLS: {error}")))
+    });
+    shaking.await
+}
+
+/// Who the certificate says that this is.
+pub(super) fn identify(core: &Core, stream: &TlsStream<TcpStream>, peer: SocketAddr) -> Credentials {
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    Credentials::Certificate(core.gate.identify(chain, peer).map(Arc::new))
+}
+
+/// Gives `work` until the deadline for handshakes; counts and reports what doesn't end well.
+pub(super) async fn in_time<T>(
+    core: &Core,
+    peer: SocketAddr,
+    work: impl Future<Output = Result<T, Lost>>,
+) -> Option<T> {
+    match tokio::time::timeout(core.limits.client_hello_timeout, work).await {
+        Ok(Ok(done)) => Some(done),
+        Ok(Err(Lost { words })) => {
+            core.counters.handshake_failures.one();
+            core.gate.event(Event::Refused { who: None, peer, code: None, words });
+            None
+        }
         Err(_) => {
             core.counters.handshake_timeouts.one();
             None
-        }
-        Ok(Err(error)) => {
-            core.counters.handshake_failures.one();
-            core.gate.event(Event::Refused { who: None, peer, code: None, words: format!("TLS: {error}") });
-            None
-        }
-        Ok(Ok(stream)) => {
-            let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let identity = core.gate.identify(chain, peer).map(Arc::new);
-            Some(Shaken { stream, peer, identity })
         }
     }
 }

@@ -2,17 +2,22 @@
 //! is nobody else's problem. Sockets before their CONNECT are bounded; the oldest goes for the newest.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 
-use super::{greet, handshake};
+use super::doors::Door;
+use super::greet::greet;
+use super::handshake::{Arrived, Credentials, Lost, identify, in_time, shake};
+use super::pace::Pace;
+use super::websocket;
 use crate::core::Core;
 
 /// Sockets that may wait in the kernel between two accepts.
@@ -62,6 +67,16 @@ impl Drop for PendingGuard {
     }
 }
 
+impl PendingGuard {
+    /// What `work` gives; `None` too when a newcomer needs the place before it is done.
+    pub(super) async fn unless_evicted<T>(&self, work: impl Future<Output = Option<T>>) -> Option<T> {
+        tokio::select! {
+            () = self.evicted.cancelled() => None,
+            done = work => done,
+        }
+    }
+}
+
 impl Pending {
     fn lock(&self) -> MutexGuard<'_, PendingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,19 +109,26 @@ impl Pending {
 }
 
 /// One listening address.
-pub(crate) struct Listener {
+#[derive(Clone)]
+pub(super) struct Entrance {
     pub core: Arc<Core>,
-    pub socket: TcpListener,
-    pub tls: Arc<ServerConfig>,
-    pub pending: Arc<Pending>,
+    pub door: Door,
     /// Bounds the handshakes that compute at a time; the rest queue in their order.
     pub computing: PollSemaphore,
+    pub pace: Arc<Pace>,
+}
+
+/// Accepts at an entrance.
+pub(super) struct Listener {
+    pub entrance: Entrance,
+    pub socket: TcpListener,
+    pub pending: Arc<Pending>,
 }
 
 impl Listener {
     /// Accepts until the broker stops.
-    pub(crate) async fn run(self) {
-        let stopping = self.core.stopping.clone();
+    pub(super) async fn run(self) {
+        let stopping = self.entrance.core.stopping.clone();
         loop {
             let accepted = tokio::select! {
                 () = stopping.cancelled() => return,
@@ -123,27 +145,65 @@ impl Listener {
     }
 
     fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
-        self.core.counters.accepted.one();
+        let core = &self.entrance.core;
+        core.counters.accepted.one();
         if let Err(error) = tune(&stream) {
             // The socket is dead already, or soon found to be.
             tracing::debug!(%peer, %error, "can't set socket options");
         }
-        let (guard, evicted) = self.pending.enter(self.core.limits.pending_sockets.max(1));
+        let (guard, evicted) = self.pending.enter(core.limits.pending_sockets.max(1));
         if evicted {
-            self.core.counters.pending_evicted.one();
+            core.counters.pending_evicted.one();
         }
+        core.tasks.spawn(self.entrance.clone().receive(stream, peer, guard));
+    }
+}
+
+impl Entrance {
+    /// From the accept to the end of the connection. What only a few get to is boxed: a pending socket is this
+    /// future's size.
+    async fn receive(self, stream: TcpStream, peer: SocketAddr, guard: PendingGuard) {
         let core = Arc::clone(&self.core);
-        let (tls, computing) = (Arc::clone(&self.tls), self.computing.clone());
-        self.core.tasks.spawn(async move {
-            let shaking = handshake::shake(&core, stream, peer, tls, computing);
-            let shaken = tokio::select! {
-                () = guard.evicted.cancelled() => None,
-                shaken = shaking => shaken,
-            };
-            if let Some(shaken) = shaken {
-                greet::greet(core, shaken, guard).await;
+        match self.door.clone() {
+            Door::Plain => self.go_on(Arrived { stream, peer, credentials: Credentials::Password }, guard).await,
+            Door::Users(tls) => {
+                let shaking = in_time(&core, peer, shake(stream, tls, self.computing.clone()));
+                if let Some(stream) = guard.unless_evicted(shaking).await {
+                    self.go_on(Arrived { stream, peer, credentials: Credentials::Password }, guard).await;
+                }
             }
-        });
+            Door::Certificate(tls) => {
+                let shaking = in_time(&core, peer, shake(stream, tls, self.computing.clone()));
+                if let Some(stream) = guard.unless_evicted(shaking).await {
+                    let credentials = identify(&core, &stream, peer);
+                    self.go_on(Arrived { stream, peer, credentials }, guard).await;
+                }
+            }
+            Door::Websocket(tls, origins) => {
+                let opening = async {
+                    let stream = shake(stream, tls, self.computing.clone()).await?;
+                    let credentials = identify(&core, &stream, peer);
+                    let stream = Box::new(Box::pin(websocket::open(stream, &origins, &core.limits)).await?);
+                    Ok::<_, Lost>(Arrived { stream, peer, credentials })
+                };
+                if let Some(arrived) = guard.unless_evicted(in_time(&core, peer, opening)).await {
+                    self.go_on(arrived, guard).await;
+                }
+            }
+        }
+    }
+
+    /// Behind the handshake.
+    async fn go_on<S>(self, arrived: Arrived<S>, guard: PendingGuard)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let turn = async { Some(self.pace.turn().await) };
+        let Some(waited) = guard.unless_evicted(turn).await else { return };
+        if waited {
+            self.core.counters.handshakes_paced.one();
+        }
+        Box::pin(greet(self.core, arrived, guard)).await;
     }
 }
 
@@ -158,4 +218,21 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(Duration::from_secs(120)))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tcp_finds_peers_that_vanished_where_mqtt_has_no_keep_alive() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        tune(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+    }
 }

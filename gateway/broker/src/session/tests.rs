@@ -23,6 +23,8 @@ fn connect(version: Version) -> Connect {
         topic_alias_maximum: 0,
         problem_information: true,
         authentication_method: false,
+        user_name: None,
+        password: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -15,8 +15,8 @@ use super::packets;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub struct Client {
-    pub stream: TlsStream<TcpStream>,
+pub struct Client<S = TlsStream<TcpStream>> {
+    pub stream: S,
     v5: bool,
     next_id: u16,
 }
@@ -62,6 +62,12 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+        Self::over(stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    pub fn over(stream: S) -> Self {
         Self { stream, v5: true, next_id: 1000 }
     }
 

@@ -23,6 +23,8 @@ pub struct TestGate {
 #[derive(Default)]
 struct State {
     roles: HashMap<String, Role>,
+    /// Password users and their passwords.
+    users: HashMap<String, String>,
     revoked: HashSet<String>,
     unknown: HashSet<String>,
     /// Further filters: (id, filter), for both directions.
@@ -50,6 +52,10 @@ impl TestGate {
 
     pub fn role(&self, id: &str, role: Role) {
         self.state.lock().unwrap().roles.insert(id.to_owned(), role);
+    }
+
+    pub fn user(&self, name: &str, password: &str) {
+        self.state.lock().unwrap().users.insert(name.to_owned(), password.to_owned());
     }
 
     pub fn allow(&self, id: &str, filter: &str) {
@@ -119,6 +125,19 @@ impl Gate for TestGate {
         }
         let role = state.roles.get(&id).copied().unwrap_or(Role::Device);
         Ok(Identity { id: id.into(), role, fingerprint: None, not_after: None })
+    }
+
+    fn identify_user(
+        &self,
+        name: &str,
+        password: &[u8],
+        _peer: SocketAddr,
+    ) -> BoxFuture<'static, Result<Identity, Refusal>> {
+        let state = self.state.lock().unwrap();
+        let right = state.users.get(name).is_some_and(|right| right.as_bytes() == password);
+        let role = state.roles.get(name).copied().unwrap_or(Role::App);
+        let identity = Identity { id: name.into(), role, fingerprint: None, not_after: None };
+        async move { if right { Ok(identity) } else { Err(Refusal::new("wrong user name or password")) } }.boxed()
     }
 
     fn still_valid(&self, who: &Identity) -> Result<(), Refusal> {

@@ -105,6 +105,12 @@ impl Connect {
         self
     }
 
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        self.user_name = Some(name.to_owned());
+        self.password = Some(password.into());
+        self
+    }
+
     pub fn build(&self) -> Vec<u8> {
         let mut body = text("MQTT");
         let mut flags = u8::from(self.clean) << 1;

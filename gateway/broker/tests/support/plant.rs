@@ -30,6 +30,11 @@ impl Plant {
     }
 
     pub async fn with_limits(limits: Limits) -> Self {
+        Self::with_config(Config { limits, ..Config::default() }).await
+    }
+
+    /// With these settings, and one mTLS address.
+    pub async fn with_config(config: Config) -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "test root");
@@ -53,7 +58,8 @@ impl Plant {
         let sessions = Arc::new(MemorySessions::new());
         let gate = Arc::new(TestGate::new(Arc::clone(&sessions)));
         let tls = Arc::new(tls);
-        let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], limits: limits.clone() };
+        let limits = config.limits.clone();
+        let config = Config { listen: vec!["127.0.0.1:0".parse().unwrap()], ..config };
         let clock = Arc::new(SystemClock::new());
         let broker = Broker::start(config, tls.clone(), gate.clone(), sessions.clone(), clock).await.unwrap();
         let address = broker.local_addrs()[0];
@@ -88,7 +94,7 @@ impl Plant {
 
     /// Another broker with the same gate and rows.
     pub async fn start_on(&self, address: SocketAddr) -> Result<Broker, StartError> {
-        let config = Config { listen: vec![address], limits: self.limits.clone() };
+        let config = Config { listen: vec![address], limits: self.limits.clone(), ..Config::default() };
         let clock = Arc::new(SystemClock::new());
         Broker::start(config, self.tls.clone(), self.gate.clone(), self.sessions.clone(), clock).await
     }
@@ -122,6 +128,15 @@ impl Plant {
             .with_root_certificates(Arc::clone(&self.roots))
             .with_client_auth_cert(chain, key)
             .unwrap()
+    }
+
+    /// TLS settings of a client without a certificate.
+    pub fn nameless_config(&self) -> ClientConfig {
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(Arc::clone(&self.roots))
+            .with_no_client_auth()
     }
 
     /// A client after its handshake, before its CONNECT.

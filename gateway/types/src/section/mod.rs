@@ -260,17 +260,31 @@ impl Section {
 
     /// The root section of the file that `key` names, when it is there and can be read.
     pub fn include(&self, key: &'static str) -> Option<Self> {
-        let path = self.path(key)?;
-        match (self.sources.load)(&path) {
-            Ok(text) => {
-                let folder = path.parent().unwrap_or(Path::new("."));
-                Some(self.sources.root(&path.display().to_string(), folder, &text))
-            }
-            Err(error) => {
-                self.problem(key, format_args!("can't read `{}`: {error}", path.display()));
-                None
-            }
+        let (path, text) = self.file(key)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Some(self.sources.root(&path.display().to_string(), folder, &text))
+    }
+
+    /// Path and text of the file that `key` names, which must be there.
+    pub fn required_file(&self, key: &'static str) -> Option<(PathBuf, String)> {
+        if self.entry(key).is_none() {
+            self.note(self.start, key, "is missing, it has no default");
         }
+        self.file(key)
+    }
+
+    fn file(&self, key: &'static str) -> Option<(PathBuf, String)> {
+        let path = self.path(key)?;
+        let read = (self.sources.load)(&path);
+        let complain =
+            |error: &std::io::Error| self.problem(key, format_args!("can't read `{}`: {error}", path.display()));
+        let text = read.inspect_err(complain).ok()?;
+        Some((path, text))
+    }
+
+    /// Where this section stands: the file as the user named it, and the place in it.
+    pub fn place(&self) -> (&str, Span) {
+        (&self.file.name, self.file.span(self.start))
     }
 
     /// Notes a problem at the value of `key`, or at the section's header where it is absent.

@@ -44,13 +44,15 @@ pub struct Options {
     pub answers: Answers,
     /// Topic and payload of a will, QoS 1.
     pub will: Option<(String, Vec<u8>)>,
+    /// User name and password.
+    pub user: Option<(String, String)>,
 }
 
 impl Options {
     /// As a device of that version does by itself; commands are answered with `{"status":"ok"}`.
     pub fn new(version: Version) -> Self {
         let answers: Answers = Arc::new(|_| Some(br#"{"status":"ok"}"#.to_vec()));
-        Self { version, client_id: None, trust: None, answers, will: None }
+        Self { version, client_id: None, trust: None, answers, will: None, user: None }
     }
 
     /// Answers commands with what `answer` gives.
@@ -177,11 +179,30 @@ impl Leaf {
     pub async fn connect(bundle: &Bundle, address: SocketAddr, options: Options) -> Result<Self, ConnectError> {
         let broken = |error: anyhow::Error| ConnectError::Broken(format!("{error:#}"));
         let trust = options.trust.as_ref().unwrap_or(bundle);
-        let tls = Tls {
-            ca: trust.ca().map_err(broken)?,
-            identity: (bundle.certificate().map_err(broken)?, bundle.key().map_err(broken)?),
-        };
-        let id = options.client_id.clone().unwrap_or_else(|| bundle.id.clone());
+        let identity = Some((bundle.certificate().map_err(broken)?, bundle.key().map_err(broken)?));
+        let tls = Tls { ca: trust.ca().map_err(broken)?, identity };
+        Self::connect_over(&bundle.id, Some(tls), address, options).await
+    }
+
+    /// Connects as a user with a password; over TLS where there is a CA (PEM) to trust.
+    pub async fn connect_user(
+        name: &str,
+        password: &str,
+        ca: Option<Vec<u8>>,
+        address: SocketAddr,
+        options: Options,
+    ) -> Result<Self, ConnectError> {
+        let options = Options { user: Some((name.to_owned(), password.to_owned())), ..options };
+        Self::connect_over(name, ca.map(|ca| Tls { ca, identity: None }), address, options).await
+    }
+
+    async fn connect_over(
+        own: &str,
+        tls: Option<Tls>,
+        address: SocketAddr,
+        options: Options,
+    ) -> Result<Self, ConnectError> {
+        let id = options.client_id.clone().unwrap_or_else(|| own.to_owned());
         let diary = Diary::default();
         let connecting = async {
             Ok::<_, ConnectError>(match options.version {
@@ -197,7 +218,7 @@ impl Leaf {
         };
         let slow = |_| ConnectError::Broken(format!("not within {PATIENCE:?}"));
         let (client, events) = timeout(PATIENCE, connecting).await.map_err(slow)??;
-        Ok(Self { id: bundle.id.clone(), client, diary, events })
+        Ok(Self { id: own.to_owned(), client, diary, events })
     }
 
     /// Publishes with QoS 1 and waits for the acknowledgement.
@@ -308,7 +329,7 @@ impl Drop for Leaf {
 /// What the TLS side of a client needs, PEM.
 struct Tls {
     ca: Vec<u8>,
-    identity: (Vec<u8>, Vec<u8>),
+    identity: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Messages that wait for room in the client's window; a leaf's sender waits for room.

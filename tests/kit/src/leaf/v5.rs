@@ -14,17 +14,18 @@ use super::{Ack, Answers, CAPACITY, ConnectError, Diary, Options, Received, Tls}
 pub(super) async fn connect(
     id: &str,
     address: SocketAddr,
-    tls: Tls,
+    tls: Option<Tls>,
     options: &Options,
     diary: Diary,
 ) -> Result<(AsyncClient, JoinHandle<()>), ConnectError> {
     let mut mqtt = MqttOptions::new(id, (address.ip().to_string(), address.port()));
     mqtt.set_keep_alive(30);
-    mqtt.set_transport(Transport::tls_with_config(TlsConfiguration::Simple {
-        ca: tls.ca,
-        alpn: None,
-        client_auth: Some(tls.identity),
-    }));
+    if let Some(Tls { ca, identity: client_auth }) = tls {
+        mqtt.set_transport(Transport::tls_with_config(TlsConfiguration::Simple { ca, alpn: None, client_auth }));
+    }
+    if let Some((name, password)) = &options.user {
+        mqtt.set_credentials(name.clone(), password.clone());
+    }
     if let Some((topic, payload)) = &options.will {
         mqtt.set_last_will(LastWill::new(topic.clone(), payload.clone(), QoS::AtLeastOnce, false, None));
     }
