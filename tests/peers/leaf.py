@@ -37,7 +37,8 @@ class Bundle:
 class Leaf:
     """One paho client on the gateway's mTLS port. It doesn't come back by itself: a scenario connects it."""
 
-    def __init__(self, bundle: Bundle, port: int, version: mqtt.MQTTProtocolVersion = mqtt.MQTTv5, client_id: str | None = None) -> None:
+    def __init__(self, bundle: Bundle, port: int, version: mqtt.MQTTProtocolVersion = mqtt.MQTTv5, client_id: str | None = None,
+                 client: mqtt.Client | None = None) -> None:
         self.device = bundle.device
         self.port = port
         self.version = version
@@ -48,7 +49,9 @@ class Leaf:
         self._acknowledged: dict[int, ReasonCode] = {}
         self._granted: dict[int, list[ReasonCode]] = {}
         name = bundle.device if client_id is None else client_id
-        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=version, reconnect_on_failure=False)
+        self.client = client or mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=name, protocol=version, reconnect_on_failure=False
+        )
         self.client.tls_set_context(bundle.context())
         self.client.connect_timeout = 5
         self.client.on_connect = self._on_connect

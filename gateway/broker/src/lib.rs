@@ -1,4 +1,5 @@
-//! The MQTT server that leaf devices talk to: MQTT 3.1.1 and 5 on one mTLS port.
+//! The MQTT server that leaf devices talk to: MQTT 3.1.1 and 5 on one mTLS port; on others with passwords over TLS or
+//! plain, and over WebSocket.
 //!
 //! It takes a [`rustls::ServerConfig`] and two ports that others implement: [`Gate`] (who is this, may it, make this
 //! durable, this happened) and [`Sessions`] (rows that outlive the process). It knows nothing of certificates' rules,
@@ -16,7 +17,7 @@
 //! | `inbox`, `fanout` | the bounded queue of each receiver, and what waits when it is full | wakes tasks |
 //! | `registry` | one slot per client id: live or parked session, take-over | none |
 //! | `connection` | one attached client: a task that polls everything it waits for in one loop | socket |
-//! | `net` | accept, TLS, CONNECT, lingering close | socket |
+//! | `net` | accept, TLS, WebSocket, CONNECT, lingering close | socket |
 //! | `core`, `janitor`, `broker` | what is shared, what falls due, the public handle | |
 //!
 //! # The way of a publish
@@ -46,6 +47,7 @@
 //! | a client that takes no byte for 10 s | disconnected |
 //! | sockets before their CONNECT | the oldest is closed |
 //! | all buffers together | no new connections (0x97), publishes are not read; after a second the largest queues of absent clients lose their oldest |
+//! | completed handshakes a second | they wait, pending |
 //! | connections, subscriptions, filters, retained messages | refused with 0x97 (3.1.1: 0x03, 0x80; a retained message over the limit is delivered, not kept) |
 //!
 //! # Decisions

@@ -241,11 +241,7 @@ impl Rights {
         self.rules(who, action).max_by_key(shared)
     }
 
-    fn rules<'a, 'w>(
-        &'a self,
-        who: &'w Subject<'w>,
-        action: Action,
-    ) -> impl Iterator<Item = Rule<'a>> + use<'a, 'w> {
+    fn rules<'a, 'w>(&'a self, who: &'w Subject<'w>, action: Action) -> impl Iterator<Item = Rule<'a>> + use<'a, 'w> {
         let defaults: &[&'static str] = match (who.role, action) {
             (Role::Device, Action::Publish) => &DEVICE_PUBLISH,
             (Role::Device, Action::Subscribe) => &DEVICE_SUBSCRIBE,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scenarios import certificates, commands, disk, field, harness, identity, load, local, memory, refusals, sessions
+from scenarios import (
+    certificates, commands, disk, doors, field, harness, identity, load, local, memory, refusals, sessions,
+)
 from stage import Stage
 
 Scenario = Callable[[Stage], None]
@@ -15,6 +17,8 @@ ALL: dict[str, Scenario] = {
     "envelope": identity.upstream_over_3_1_1,
     "identity": identity.strangers_are_refused,
     "certificates": certificates.strict_and_never_resumed,
+    "users": doors.passwords,
+    "websocket": doors.websocket,
     "modbus": field.modbus,
     "opcua": field.opcua_without_security,
     "opcua-secure": field.opcua_signed_and_encrypted,

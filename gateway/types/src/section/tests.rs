@@ -58,3 +58,27 @@ fn reports_syntax_errors_and_goes_on() {
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems.iter().all(|p| p.starts_with("gateway.toml:1:5: ")), "{problems:?}");
 }
+
+#[test]
+fn reads_files_and_says_where_a_section_stands() {
+    let text = "a = 1\n[[l]]\nfile = \"x.hash\"\n[[l]]\n[[l]]\nfile = \"gone\"\n";
+    let sources = Sources::new(Box::new(|path| match path.to_str() {
+        Some("/etc/x.hash") => Ok("text".to_owned()),
+        _ => Err(std::io::Error::other("no such file")),
+    }));
+    let root = sources.root("gateway.toml", Path::new("/etc"), text);
+    root.has("a");
+    let lists = root.sections("l");
+    let files: Vec<_> = lists.iter().map(|l| l.required_file("file")).collect();
+    assert_eq!(files, [Some((PathBuf::from("/etc/x.hash"), "text".to_owned())), None, None]);
+    let lines: Vec<_> = lists.iter().map(|l| l.place()).map(|(file, span)| (file, span.line)).collect();
+    assert_eq!(lines, [("gateway.toml", 2), ("gateway.toml", 4), ("gateway.toml", 5)]);
+    let problems: Vec<String> = sources.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "gateway.toml:4:1: l.file: is missing, it has no default",
+            "gateway.toml:6:8: l.file: can't read `/etc/gone`: no such file",
+        ]
+    );
+}
