@@ -70,6 +70,15 @@ fn connect(id: &str) -> Message {
     Message::binary(bytes)
 }
 
+/// The reason code of a CONNACK, whose length takes one byte, or two with a long reason string.
+fn connack_code(packet: &[u8]) -> Option<u8> {
+    match packet {
+        [0x20, length, _, code, ..] if *length < 0x80 => Some(*code),
+        [0x20, _, _, _, code, ..] => Some(*code),
+        _ => None,
+    }
+}
+
 #[tokio::test]
 async fn a_device_publishes_over_websocket_and_is_gone_when_it_is_revoked() -> Told {
     let (gateway, address) = start().await?;
@@ -93,8 +102,7 @@ async fn a_device_publishes_over_websocket_and_is_gone_when_it_is_revoked() -> T
     assert_eq!((goodbye[0], goodbye[2]), (0xE0, 0x87), "{goodbye:02x?}");
     let mut again = open(&bundle, address).await?;
     again.send(connect("press-1")).await?;
-    let refused = frame(&mut again).await?;
-    assert_eq!((refused[0], refused[3]), (0x20, 0x87), "{refused:02x?}");
+    assert_eq!(connack_code(&frame(&mut again).await?), Some(0x87));
     Ok(())
 }
 
@@ -104,6 +112,6 @@ async fn another_client_id_is_refused_over_websocket_too() -> Told {
     let bundle = gateway.add_device("press-1").await?;
     let mut socket = open(&bundle, address).await?;
     socket.send(connect("press-2")).await?;
-    assert_eq!(frame(&mut socket).await?[3], 0x85);
+    assert_eq!(connack_code(&frame(&mut socket).await?), Some(0x85));
     Ok(())
 }
