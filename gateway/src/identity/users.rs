@@ -113,7 +113,7 @@ impl Users {
         async move { users.check_one(name, password, key).await }.boxed()
     }
 
-    async fn check_one(&self, name: Option<DeviceId>, password: Vec<u8>, key: Try) -> Result<Role, Refusal> {
+    async fn check_one(self: Arc<Self>, name: Option<DeviceId>, password: Vec<u8>, key: Try) -> Result<Role, Refusal> {
         let shown = name.as_ref().map_or_else(String::new, |name| format!("user `{name}`: "));
         self.not_too_often(&key, &shown)?;
         let busy = || Refusal::with_code(BUSY, format!("{shown}too many passwords to check, try again"));
@@ -124,19 +124,20 @@ impl Users {
         let user = name.as_ref().and_then(|name| self.by_name.get(name));
         let role = user.map(|user| user.role);
         let hash = user.map(|user| &user.hash).or(self.nobody.as_ref()).cloned();
+        let users = Arc::clone(&self);
         let checking = move || {
             let right = hash.is_some_and(|hash| hash.is_of(&password));
-            // Held until here even if nobody waits for the answer any more.
+            let role = role.filter(|_| right);
+            // Noted here, before the next gets its turn, and even if nobody waits for the answer any more.
+            match role {
+                Some(_) => users.throttle().right(&key),
+                None => users.throttle().wrong(key, users.clock.monotonic()),
+            }
             drop((place, turn));
-            right
+            role
         };
-        let right = tokio::task::spawn_blocking(checking).await.map_err(|_| busy())?;
-        if let Some(role) = role.filter(|_| right) {
-            self.throttle().right(&key);
-            return Ok(role);
-        }
-        self.throttle().wrong(key, self.clock.monotonic());
-        Err(Refusal::new(format!("{shown}wrong user name or password")))
+        let role = tokio::task::spawn_blocking(checking).await.map_err(|_| busy())?;
+        role.ok_or_else(|| Refusal::new(format!("{shown}wrong user name or password")))
     }
 
     fn not_too_often(&self, key: &Try, shown: &str) -> Result<(), Refusal> {
