@@ -128,7 +128,7 @@ async fn bytes(socket: &mut Socket, count: usize) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn packets_travel_over_websocket_however_they_are_framed() {
+async fn v311_6_0_0_2_and_v5_6_0_0_2_packets_travel_over_websocket_however_they_are_framed() {
     let plant = plant(Limits::default()).await;
     let mut socket = websocket(&plant, "d1").await;
     // CONNECT, SUBSCRIBE and a PUBLISH of 100 kB, cut without regard to their borders, with a ping among them.
@@ -159,7 +159,7 @@ async fn packets_travel_over_websocket_however_they_are_framed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn websocket_follows_the_rules_of_certificates_and_takes_binary_frames_only() {
+async fn v311_6_0_0_1_and_6_0_0_4_and_v5_6_0_0_1_and_6_0_0_4_websocket_follows_the_rules_of_certificates_and_takes_binary_frames_only() {
     let plant = plant(Limits::default()).await;
     let mut other = websocket(&plant, "d1").await;
     other.send(Message::binary(Connect::v5("d2").user("hmi", "secret").build())).await.unwrap();

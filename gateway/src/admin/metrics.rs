@@ -130,6 +130,7 @@ impl Figures {
         let metrics = self.0.broker.metrics();
         let gauges = [
             ("connections", "Leaf connections", metrics.connections),
+            ("buffer_bytes", "Bytes in all buffers of the broker together", metrics.buffer_bytes),
             ("pending_sockets", "Sockets before their CONNECT", metrics.pending_sockets),
             ("sessions", "Sessions, connected or not", metrics.sessions),
             ("subscriptions", "Subscriptions", metrics.subscriptions),
@@ -156,6 +157,7 @@ impl Figures {
             ("refused_subscriptions", "Filters refused", metrics.subscription_refused),
             ("queue_waits", "Times that a publisher waited for a full queue", metrics.queue_waits),
             ("rate_waits", "Times that a device was slowed by the message rate", metrics.rate_waits),
+            ("buffer_waits", "Times that a publish waited because all buffers were full", metrics.buffer_waits),
             ("slow_receivers", "Receivers disconnected for being slow", metrics.slow_receivers),
             ("retained_refused_messages", "Retained messages not kept because of a limit", metrics.retained_refused),
             ("wills", "Wills published", metrics.wills_fired),
@@ -166,6 +168,7 @@ impl Figures {
         }
         let dropped = [
             ("queue-full", metrics.dropped_queue_full),
+            ("buffers-full", metrics.dropped_buffers_full),
             ("expired", metrics.dropped_expired),
             ("not-authorized", metrics.dropped_not_authorized),
             ("session-ended", metrics.dropped_session_ended),

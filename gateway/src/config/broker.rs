@@ -168,6 +168,7 @@ fn limits(section: &Section) -> Limits {
         retained_per_client: section.number("retained_per_client", many.clone(), default.retained_per_client),
         retained_messages: section.number("retained_messages", many, default.retained_messages),
         retained_bytes: size(section, "retained_bytes", 1 << 10, 1 << 30, default.retained_bytes),
+        buffers: size(section, "buffers", 1 << 20, 64 << 30, default.buffers),
         client_hello_timeout: section.duration("client_hello_timeout", seconds.clone(), default.client_hello_timeout),
         connect_timeout: section.duration("connect_timeout", seconds, default.connect_timeout),
         pending_sockets: section.number("pending_sockets", 16..=100_000, default.pending_sockets),
