@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Buf, BytesMut};
 use fieldgate_broker::{
-    Broker, CommitError, Config, Decision, Durable, Event, Gate, Identity, Limits, MemorySessions, Message, Refusal,
-    Role,
+    Broker, CommitError, Config, Decision, Durable, Event, Gate, Identity, MemorySessions, Message, Refusal, Role,
 };
 use fieldgate_types::SystemClock;
 use futures_util::future::BoxFuture;

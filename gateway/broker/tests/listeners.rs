@@ -159,7 +159,8 @@ async fn v311_6_0_0_2_and_v5_6_0_0_2_packets_travel_over_websocket_however_they_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn v311_6_0_0_1_and_6_0_0_4_and_v5_6_0_0_1_and_6_0_0_4_websocket_follows_the_rules_of_certificates_and_takes_binary_frames_only() {
+async fn v311_6_0_0_1_and_6_0_0_4_and_v5_6_0_0_1_and_6_0_0_4_websocket_follows_the_rules_of_certificates_and_takes_binary_frames_only()
+ {
     let plant = plant(Limits::default()).await;
     let mut other = websocket(&plant, "d1").await;
     other.send(Message::binary(Connect::v5("d2").user("hmi", "secret").build())).await.unwrap();
