@@ -3,10 +3,10 @@
 //! The broker's port is chosen before the first start and stays, so that devices find the gateway again after a kill;
 //! the admin address gets a new port at each start and is read from the log. What was started ends with the value.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,14 @@ pub struct Verb {
 }
 
 impl Verb {
+    fn of(output: Output) -> anyhow::Result<Self> {
+        Ok(Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout)?,
+            stderr: String::from_utf8(output.stderr)?,
+        })
+    }
+
     /// The output, where the verb succeeded.
     pub fn ok(self) -> anyhow::Result<String> {
         if self.code != Some(0) {
@@ -67,6 +75,7 @@ pub struct Gateway {
     broker: SocketAddr,
     log: Log,
     running: Option<Running>,
+    quiet: bool,
 }
 
 impl Gateway {
@@ -75,7 +84,7 @@ impl Gateway {
     pub fn new(binary: impl Into<PathBuf>, id: &str, sections: &str) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("fieldgate-test-").tempdir()?;
         let (id, binary, broker) = (id.to_owned(), binary.into(), port::free_address()?);
-        let gateway = Self { id, binary, folder, broker, log: Log::default(), running: None };
+        let gateway = Self { id, binary, folder, broker, log: Log::default(), running: None, quiet: false };
         gateway.configure(sections)?;
         Ok(gateway)
     }
@@ -85,6 +94,13 @@ impl Gateway {
         let mut gateway = Self::new(binary, id, sections)?;
         gateway.start().await?;
         Ok(gateway)
+    }
+
+    /// The same, without its log at the end: for a run whose log nobody needs.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
     }
 
     /// Writes the configuration anew, for the next start.
@@ -134,6 +150,11 @@ impl Gateway {
     /// When the process was last started.
     pub fn started(&self) -> anyhow::Result<Instant> {
         Ok(self.running()?.started)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        Ok(self.running()?.child.id())
     }
 
     fn running(&self) -> anyhow::Result<&Running> {
@@ -224,12 +245,24 @@ impl Gateway {
     /// Runs a verb on this gateway's configuration.
     pub async fn verb(&self, arguments: &[&str]) -> anyhow::Result<Verb> {
         let mut command = self.command(arguments);
-        let output = tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output()).await??;
-        Ok(Verb {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout)?,
-            stderr: String::from_utf8(output.stderr)?,
+        Verb::of(tokio::task::spawn_blocking(move || command.stdin(Stdio::null()).output()).await??)
+    }
+
+    /// Runs a verb that reads `input`.
+    pub async fn verb_with_input(&self, arguments: &[&str], input: &str) -> anyhow::Result<Verb> {
+        let mut child =
+            self.command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        let input = format!("{input}\n");
+        tokio::task::spawn_blocking(move || {
+            // A verb that ends without reading says why itself.
+            if let Err(error) = stdin.write_all(input.as_bytes()) {
+                eprintln!("the verb does not read: {error}");
+            }
+            drop(stdin);
+            Verb::of(child.wait_with_output()?)
         })
+        .await?
     }
 
     /// `fieldgate status --json`
@@ -294,6 +327,9 @@ impl Drop for Gateway {
             if let (Err(error), _) | (_, Err(error)) = (killed, ended) {
                 eprintln!("the gateway could not be ended: {error}");
             }
+        }
+        if self.quiet {
+            return;
         }
         // The test runner shows it when the test has failed.
         eprintln!("log of gateway {}:\n{}", self.id, self.log().join("\n"));

@@ -1,0 +1,118 @@
+//! `upstream-bound`: publishes that are acknowledged once they are on disk, beside a mosquitto that keeps nothing.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use fieldgate_testkit::eventually;
+use serde_json::Value as Json;
+
+use crate::identities::Identities;
+use crate::load::{Load, Outcome};
+use crate::peers::{FILTER, Mosquitto, Peer, Who, topic};
+use crate::process;
+use crate::report::{Goal, Report, Row, mebibytes};
+use crate::settings::{Settings, Transport};
+use crate::site::{Site, Wanted};
+use crate::wire::{Seat, Version};
+
+const PUBLISHERS: usize = 50;
+const WINDOW: usize = 20;
+/// What was stored in a round goes up before the next one begins.
+const DRAIN: Duration = Duration::from_secs(120);
+
+pub async fn bound(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let mut identities = Identities::new()?;
+    let cloud = Mosquitto::start(Transport::Plain, &identities).await?;
+    let sections = format!("[upstream]\nurl = \"mqtt://{}\"\n", cloud.address);
+    let wanted = Wanted { publishers: PUBLISHERS, sections, ..Wanted::default() };
+    let site = Site::start(settings, &wanted, &mut identities).await?;
+    report.note(format!("fieldgate: {}, everything else at its default", site.configuration));
+    report.note("upstream-bound: [upstream] is another mosquitto that takes everything while the load runs");
+    if settings.profile.is_some() {
+        println!("fieldgate is process {}", site.pid()?);
+        let peer = Peer::Fieldgate(Box::new(site));
+        let outcome = round(settings.load_time(), &peer, Version::V5, &identities, None).await?;
+        println!("{:.0} acknowledged/s", outcome.acknowledged_per_second());
+        return Ok(());
+    }
+    let peers =
+        [Peer::Fieldgate(Box::new(site)), Peer::Mosquitto(Mosquitto::start(settings.transport, &identities).await?)];
+    let mut acknowledged = 0;
+    for version in settings.versions() {
+        let what = format!(
+            "MQTT {}, {}, QoS 1, 64 B, {PUBLISHERS} publishers (window {WINDOW}); ours fsynced and sent upstream, \
+             mosquitto without persistence and without subscribers",
+            version.name(),
+            settings.transport.name()
+        );
+        let mut row = Row::new("upstream-bound", what, "acknowledged/s", Goal::Times(1.0));
+        let mut memory = Row::new("upstream-bound", "peak memory", "MiB resident", Goal::None);
+        for _ in 0..settings.rounds() {
+            for peer in &peers {
+                process::forget_peak(peer.pid()?)?;
+                let outcome = round(settings.load_time(), peer, version, &identities, None).await?;
+                row.add(peer.name(), outcome.acknowledged_per_second());
+                memory.add(peer.name(), mebibytes(process::peak(peer.pid()?)?));
+                if let Peer::Fieldgate(site) = peer {
+                    acknowledged += outcome.acknowledged;
+                    drained(site, acknowledged).await?;
+                }
+            }
+        }
+        report.row(row);
+        report.row(memory);
+    }
+    // Not measured, since whoever looks takes part of the machine: everything arrives, in order.
+    let [ours, _] = &peers;
+    let duration = settings.load_time().min(Duration::from_secs(1));
+    let outcome = round(duration, ours, Version::V5, &identities, Some(cloud.observer())).await?;
+    match outcome.problem() {
+        Some(problem) => report.problem(format!("upstream-bound: at the cloud: {problem}")),
+        None => report.note(format!(
+            "upstream-bound: a round with an observer at the cloud: {} acknowledged, all there in order",
+            outcome.acknowledged
+        )),
+    }
+    Ok(())
+}
+
+async fn round(
+    duration: Duration,
+    peer: &Peer,
+    version: Version,
+    identities: &Identities,
+    observer: Option<Seat>,
+) -> anyhow::Result<Outcome> {
+    let mut publishers = Vec::new();
+    for number in 0..PUBLISHERS {
+        publishers.push((peer.seat(Who::Publisher(number), version, identities)?, topic(number)));
+    }
+    // As the native dialect names it upstream.
+    let filter = if observer.is_some() { format!("fieldgate/bench/{FILTER}") } else { FILTER.to_owned() };
+    let receivers = observer.into_iter().collect();
+    Load { version, qos: 1, window: WINDOW, lead: None, duration, publishers, receivers, filter }.run().await
+}
+
+/// Waits until the buffer is empty; by the ledger every acknowledged message has gone up.
+async fn drained(site: &Site, acknowledged: u64) -> anyhow::Result<()> {
+    let report = eventually("an empty buffer", DRAIN, async || {
+        let report = site.gateway().buffer().await?;
+        Ok((sum(&report, "waiting")? == 0).then_some(report))
+    })
+    .await?;
+    let (received, delivered) = (sum(&report, "received")?, sum(&report, "delivered")?);
+    // States of the devices go up too.
+    ensure!(
+        received >= acknowledged && delivered == received,
+        "{acknowledged} acknowledged, the ledger says {received} received and {delivered} delivered"
+    );
+    Ok(())
+}
+
+fn sum(report: &Json, key: &str) -> anyhow::Result<u64> {
+    let devices = report.get("devices").and_then(Json::as_array).context("no devices in the buffer's report")?;
+    let loads = devices.iter().filter(|ledger| {
+        ledger.get("device").and_then(Json::as_str).is_some_and(|id| id.starts_with('p') || id.starts_with("source"))
+    });
+    loads.map(|ledger| ledger.get(key).and_then(Json::as_u64).with_context(|| format!("no {key}"))).sum()
+}
