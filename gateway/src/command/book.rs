@@ -236,7 +236,7 @@ impl Book {
                 messages.iter().map(|m| Upbound { destination: Destination::Absolute(response.clone()), ..m.clone() });
             messages = copy.chain(messages.clone()).collect();
         }
-        let lane = route::upward(&local).map_or(fieldgate_store::Lane::Live, |up| up.lane);
+        let lane = route::upward(&topic::LocalTopic::parse(&local)).map_or(fieldgate_store::Lane::Live, |up| up.lane);
         let mut batch = Batch::default();
         for message in messages.iter().filter(|_| self.upstream) {
             let time = self.clock.now();

@@ -16,14 +16,14 @@ pub struct Upward {
     pub retain: bool,
 }
 
-/// Whether a message published on the local topic `topic` goes upstream (DESIGN section 5), and how.
+/// Whether a message published on a local topic goes upstream (DESIGN section 5), and how.
 ///
 /// Everything of a device goes through one lane, so that its messages arrive in commit order; the other lanes
 /// are for `replay = "live-first"`. The retain flag of a leaf doesn't travel: only device states are retained
 /// upstream.
-pub fn upward(topic: &str) -> Option<Upward> {
-    let up = |device, retain| Some(Upward { device, lane: Lane::Live, retain });
-    match LocalTopic::parse(topic) {
+pub fn upward(topic: &LocalTopic<'_>) -> Option<Upward> {
+    let up = |device: &DeviceId, retain| Some(Upward { device: device.clone(), lane: Lane::Live, retain });
+    match topic {
         LocalTopic::Telemetry { device } | LocalTopic::Result { device, .. } => up(device, false),
         LocalTopic::State { device } => up(device, true),
         LocalTopic::Command { .. } | LocalTopic::Other => None,
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn decides_what_goes_up() {
-        let route = |topic| upward(topic).map(|up| up.retain);
+        let route = |topic| upward(&LocalTopic::parse(topic)).map(|up| up.retain);
         assert_eq!(route("devices/a/telemetry/t"), Some(false));
         assert_eq!(route("devices/a/commands/n/1/result"), Some(false));
         assert_eq!(route("devices/a/state"), Some(true));

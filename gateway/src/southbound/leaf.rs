@@ -95,8 +95,11 @@ impl LeafGate {
     }
 
     /// The record for a message that goes upstream.
-    fn append(&self, who: &Identity, message: &Message) -> Result<Option<Append>, CommitError> {
-        let Some(up) = route::upward(&message.topic).filter(|_| self.upstream) else { return Ok(None) };
+    fn append(&self, who: &Identity, message: &Message, topic: &LocalTopic<'_>) -> Result<Option<Append>, CommitError> {
+        if !self.upstream {
+            return Ok(None);
+        }
+        let Some(up) = route::upward(topic) else { return Ok(None) };
         let properties = message.properties();
         let record = Upbound {
             destination: Destination::Local(message.topic.to_string()),
@@ -177,18 +180,20 @@ impl Gate for LeafGate {
         message: &Message,
         durable: &Durable<'_>,
     ) -> Option<BoxFuture<'static, Result<(), CommitError>>> {
-        if let LocalTopic::Command { device, name, rid } = LocalTopic::parse(&message.topic)
-            && let Some(router) = self.router.get().filter(|router| router.is_field(&device))
+        // Taken apart once: this is done for every message.
+        let topic = LocalTopic::parse(&message.topic);
+        if let LocalTopic::Command { device, name, rid } = &topic
+            && let Some(router) = self.router.get().filter(|router| router.is_field(device))
         {
-            router.local(device, name.to_owned(), rid.to_owned(), message.payload.clone());
+            router.local(device.clone(), (*name).to_owned(), (*rid).to_owned(), message.payload.clone());
         }
-        let append = match self.append(who, message) {
+        let append = match self.append(who, message, &topic) {
             Ok(append) => append,
             Err(error) => return Some(async { Err(error) }.boxed()),
         };
         let mut batch = Batch { appends: append.into_iter().collect(), ..Batch::default() };
         add_changes(&mut batch, durable.changes);
-        if let LocalTopic::Result { device, rid, .. } = LocalTopic::parse(&message.topic) {
+        if let LocalTopic::Result { device, rid, .. } = topic {
             return Some(self.answer(device, rid.to_owned(), message, batch));
         }
         if batch.appends.is_empty() && batch.puts.is_empty() && batch.deletes.is_empty() {

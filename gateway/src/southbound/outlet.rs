@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::pipeline::record::Upbound;
 use crate::pipeline::route;
+use crate::pipeline::topic::LocalTopic;
 
 /// A JSON document of the gateway's on a local topic.
 #[derive(Debug, Clone)]
@@ -59,7 +60,7 @@ impl Outlet {
         let now = self.clock.now();
         let mut batch = Batch { puts, ..Batch::default() };
         for document in documents.iter().filter(|_| self.upstream) {
-            let Some(up) = route::upward(&document.topic) else { continue };
+            let Some(up) = route::upward(&LocalTopic::parse(&document.topic)) else { continue };
             let body = Upbound::json(document.topic.clone(), document.payload.clone(), up.retain).encode()?;
             batch.appends.push(Append { device: up.device, lane: up.lane, time: now, expires: None, body });
         }
