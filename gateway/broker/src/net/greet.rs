@@ -43,7 +43,7 @@ impl Refused {
 /// Serves a connection from its CONNECT to its end.
 pub(super) async fn greet<S>(core: Arc<Core>, arrived: Arrived<S>, guard: PendingGuard)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Arrived { mut stream, peer, credentials } = arrived;
     let mut input = BytesMut::new();
@@ -84,7 +84,8 @@ where
     match admitted {
         Ok(attached) => {
             drop(guard);
-            serve(attached, stream).await;
+            // A task of its own: this one, with the handshake and all that greeting needed, ends here.
+            core.tasks.spawn(serve(attached, stream));
         }
         Err(refused) => {
             core.counters.refused.one();
@@ -367,24 +368,27 @@ fn accepted(attached: &Attached, client_id: &str, present: bool) -> BytesMut {
     output
 }
 
-/// The life of the connection and its end.
-async fn serve<S>(attached: Attached, mut stream: S)
+/// The life of the connection and its end. Most of the time there are many of these and little happens in them, so
+/// the future holds the connection once, and what only its end needs is made when it ends.
+fn serve<S>(attached: Attached, mut stream: S) -> impl Future<Output = ()> + Send
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let version = attached.connect.version;
     let problem_information = attached.connect.problem_information;
     let limit = attached.connect.maximum_packet;
     let mut connection = Connection::new(attached);
-    let reason = connection.serve(&mut stream).await;
-    let mut output = connection.take_output();
-    match reason {
-        DisconnectReason::Client | DisconnectReason::ClientWithWill | DisconnectReason::Network => output.clear(),
-        _ if version == Version::V5 => {
-            encode::disconnect(&mut output, reason.code(), problem_information.then(|| reason.word()), limit);
+    async move {
+        let reason = connection.serve(&mut stream).await;
+        let mut output = connection.take_output();
+        match reason {
+            DisconnectReason::Client | DisconnectReason::ClientWithWill | DisconnectReason::Network => output.clear(),
+            _ if version == Version::V5 => {
+                encode::disconnect(&mut output, reason.code(), problem_information.then(|| reason.word()), limit);
+            }
+            _ => {}
         }
-        _ => {}
+        // The session goes back before the socket is drained: a client that was told to go comes back at once.
+        Box::pin(async move { tokio::join!(connection.hand_back(reason, true), goodbye::close(stream, output)) }).await;
     }
-    // The session goes back before the socket is drained: a client that was told to go comes back at once.
-    tokio::join!(connection.hand_back(reason, true), goodbye::close(stream, output));
 }
