@@ -69,6 +69,9 @@ mod counters;
 mod durable;
 mod event;
 mod fanout;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod inbox;
 mod janitor;

@@ -263,6 +263,16 @@ struct MachineLimits {
     session_expiry: Duration,
 }
 
+/// See [`Machine::sizes`].
+#[cfg(any(test, feature = "fuzzing"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub received: usize,
+    pub carried: usize,
+    pub in_flight: usize,
+    pub aliases: usize,
+}
+
 /// QoS 2 ids that a session may leave unreleased: over its connections, and on 3.1.1, which knows no Receive Maximum.
 const UNRELEASED: usize = 1_024;
 
@@ -321,6 +331,17 @@ impl Machine {
 
     fn answerable(&self, filters: usize) -> bool {
         encode::answers_size(filters) <= self.limits.maximum_packet
+    }
+
+    /// Sizes of what it holds, for the harness that holds them to the limits.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            received: self.session.received.len(),
+            carried: self.carried.len(),
+            in_flight: self.session.in_flight.len(),
+            aliases: self.aliases.len(),
+        }
     }
 
     /// The connection has ended: the session goes back. What was being committed is settled by then, or is
