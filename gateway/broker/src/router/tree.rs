@@ -221,12 +221,11 @@ impl<S> Node<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
     use crate::topic;
+    use crate::topic::tests::naive;
 
     fn found(tree: &Tree<()>, name: &str) -> BTreeSet<u64> {
         let mut keys = BTreeSet::new();
@@ -266,56 +265,116 @@ mod tests {
         assert!(tree.root.is_empty());
     }
 
-    fn level() -> impl Strategy<Value = String> {
-        prop_oneof![Just("a"), Just("b"), Just(""), Just("$s"), Just("c")].prop_map(str::to_owned)
-    }
+    /// xorshift64*: the same cases on every machine.
+    struct Random(u64);
 
-    fn name() -> impl Strategy<Value = String> {
-        prop::collection::vec(level(), 1..5).prop_map(|levels| levels.join("/")).prop_filter("empty", |n| !n.is_empty())
-    }
+    impl Random {
+        fn below(&mut self, most: usize) -> usize {
+            self.0 ^= self.0 >> 12;
+            self.0 ^= self.0 << 25;
+            self.0 ^= self.0 >> 27;
+            usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % most
+        }
 
-    fn filter() -> impl Strategy<Value = String> {
-        let level = prop_oneof![3 => level(), 2 => Just("+".to_owned())];
-        (prop::collection::vec(level, 0..5), any::<bool>())
-            .prop_map(|(mut levels, hash)| {
-                if hash || levels.is_empty() {
-                    levels.push("#".to_owned());
-                }
-                levels.join("/")
-            })
-            .prop_filter("empty", |f| !f.is_empty())
-    }
+        fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+            all[self.below(all.len())]
+        }
 
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
-        #[test]
-        fn agrees_with_a_naive_matcher(
-            operations in prop::collection::vec((filter(), 0..4_u64, any::<bool>()), 1..40),
-            names in prop::collection::vec(name(), 1..10),
-        ) {
-            let mut tree = Tree::default();
-            let mut model: BTreeSet<(String, u64)> = BTreeSet::new();
-            for (filter, key, add) in operations {
-                prop_assert_eq!(topic::check_filter(&filter), Ok(()));
-                if add {
-                    prop_assert_eq!(tree.insert(&filter, None, key, ()), model.insert((filter, key)));
-                } else {
-                    prop_assert_eq!(tree.remove(&filter, None, key), model.remove(&(filter, key)));
-                }
+        fn levels(&mut self, alphabet: &[&'static str]) -> Vec<&'static str> {
+            (0..=self.below(5)).map(|_| self.one_of(alphabet)).collect()
+        }
+
+        fn name(&mut self) -> String {
+            let name = self.levels(&["a", "b", "aa", "", "$s", "x"]).join("/");
+            if name.is_empty() { "/".to_owned() } else { name }
+        }
+
+        fn filter(&mut self) -> String {
+            let mut levels = self.levels(&["a", "b", "aa", "", "$s", "+", "+"]);
+            match self.below(4) {
+                0 => levels.push("#"),
+                1 => *levels.last_mut().unwrap() = "#",
+                _ => {}
             }
-            prop_assert_eq!(tree.len(), model.len());
-            for name in names {
-                let mut expected: Vec<u64> =
-                    model.iter().filter(|(filter, _)| topic::matches(filter, &name)).map(|(_, key)| *key).collect();
-                let mut actual = Vec::new();
-                tree.matches(&name, |found| match found {
-                    Match::Plain(key, ()) => actual.push(key),
-                    Match::Shared(_) => {}
-                });
-                expected.sort_unstable();
-                actual.sort_unstable();
-                prop_assert_eq!(actual, expected, "{}", name);
+            let filter = levels.join("/");
+            if filter.is_empty() { "+".to_owned() } else { filter }
+        }
+    }
+
+    /// Plain subscribers of a name, and the members of each group.
+    type Found = (Vec<(u64, u32)>, Vec<Vec<(u64, u32)>>);
+    type Model = BTreeMap<(String, Option<&'static str>, u64), u32>;
+
+    /// What the naive matcher finds in the model: plain subscriptions, and the members of each group.
+    fn expected(model: &Model, name: &str) -> Found {
+        let mut plain = Vec::new();
+        let mut groups: BTreeMap<(&str, &str), Vec<(u64, u32)>> = BTreeMap::new();
+        for ((filter, group, key), serial) in model.iter().filter(|((filter, ..), _)| naive(filter, name)) {
+            match group {
+                None => plain.push((*key, *serial)),
+                Some(group) => groups.entry((filter, group)).or_default().push((*key, *serial)),
             }
         }
+        (plain, groups.into_values().collect())
+    }
+
+    fn actual(tree: &Tree<u32>, name: &str) -> Found {
+        let (mut plain, mut groups) = (Vec::new(), Vec::new());
+        tree.matches(name, |found| match found {
+            Match::Plain(key, serial) => plain.push((key, *serial)),
+            Match::Shared(members) => groups.push(members.to_vec()),
+        });
+        (plain, groups)
+    }
+
+    /// One case: a subscription comes, is replaced or goes, and then one name is looked up. 20,000 of them, or as many
+    /// as `FIELDGATE_TREE_CASES` says; a million take a minute:
+    /// `FIELDGATE_TREE_CASES=1000000 cargo test -p fieldgate-broker --lib agrees_with_a_naive_matcher`.
+    #[test]
+    fn agrees_with_a_naive_matcher() {
+        let cases = std::env::var("FIELDGATE_TREE_CASES").map_or(20_000, |number| number.parse().unwrap());
+        let mut random = Random(0x9E37_79B9_7F4A_7C15);
+        let mut tree = Tree::default();
+        let mut model = Model::new();
+        let mut found = 0_u64;
+        for case in 0..cases {
+            let filter = random.filter();
+            assert_eq!(topic::check_filter(&filter), Ok(()), "{filter}");
+            let group = random.one_of(&[None, None, Some("g"), Some("h"), Some("a")]);
+            let key = random.below(4) as u64;
+            // Grows to some 60 subscriptions and shrinks again, to nothing now and then.
+            let shrinking = case % 400 >= 200;
+            if shrinking && random.below(8) > 0 && !model.is_empty() {
+                let (filter, group, key) = model.keys().nth(random.below(model.len())).unwrap().clone();
+                model.remove(&(filter.clone(), group, key));
+                assert!(tree.remove(&filter, group, key), "{filter} {group:?} {key}");
+            } else if shrinking {
+                let there = model.remove(&(filter.clone(), group, key)).is_some();
+                assert_eq!(tree.remove(&filter, group, key), there, "{filter} {group:?} {key}");
+            } else {
+                let new = model.insert((filter.clone(), group, key), case).is_none();
+                assert_eq!(tree.insert(&filter, group, key, case), new, "{filter} {group:?} {key}");
+            }
+            if model.len() > 60 {
+                let (filter, group, key) = model.keys().nth(random.below(model.len())).unwrap().clone();
+                model.remove(&(filter.clone(), group, key));
+                assert!(tree.remove(&filter, group, key));
+            }
+            assert_eq!(tree.len(), model.len());
+            assert_eq!(tree.root.is_empty(), model.is_empty(), "levels are freed");
+            let name = random.name();
+            let sorted = |(mut plain, mut groups): Found| {
+                plain.sort_unstable();
+                for members in &mut groups {
+                    members.sort_unstable();
+                }
+                groups.sort_unstable();
+                (plain, groups)
+            };
+            let (expected, actual) = (sorted(expected(&model, &name)), sorted(actual(&tree, &name)));
+            found += (expected.0.len() + expected.1.len()) as u64;
+            assert_eq!(actual, expected, "{name} in {model:?}");
+        }
+        assert!(found > u64::from(cases), "the names hit too little: {found}");
     }
 }
