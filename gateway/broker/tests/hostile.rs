@@ -1,4 +1,4 @@
-//! Clients that are silent, slow, broken or greedy, and what their neighbours notice of them: nothing.
+//! Clients that are broken or greedy. Every limit has its test in `limits`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::pedantic)]
 
 mod support;
@@ -12,66 +12,8 @@ use rustls::pki_types::ServerName;
 use support::packets::{self, Connect};
 use support::{Plant, until};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 const TOPIC: &str = "devices/d1/telemetry/t";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn silent_and_stuck_sockets_hold_nobody_up() {
-    let limits = Limits {
-        handshakes: 2,
-        client_hello_timeout: Duration::from_millis(1_500),
-        connect_timeout: Duration::from_millis(500),
-        ..Limits::default()
-    };
-    let plant = Plant::with_limits(limits).await;
-    let mut silent = Vec::new();
-    for _ in 0..20 {
-        silent.push(TcpStream::connect(plant.address).await.unwrap());
-    }
-    // Ten handshakes that stop in the middle: a whole ClientHello, and nothing after it.
-    for _ in 0..10 {
-        let name = ServerName::try_from("localhost").unwrap();
-        let mut tls = rustls::ClientConnection::new(Arc::new(plant.client_config("d1")), name).unwrap();
-        let mut hello = Vec::new();
-        tls.write_tls(&mut hello).unwrap();
-        let mut socket = TcpStream::connect(plant.address).await.unwrap();
-        socket.write_all(&hello).await.unwrap();
-        let mut answer = [0; 64];
-        socket.read_exact(&mut answer).await.unwrap();
-        silent.push(socket);
-    }
-    let mut no_connect = plant.socket("d2").await;
-    let before = tokio::time::Instant::now();
-    let mut good = plant.v5("d1").await;
-    good.publish(2, TOPIC, 1, "x").await;
-    assert_eq!(good.acked(0x40).await, (1, 0));
-    assert!(before.elapsed() < Duration::from_secs(1));
-    assert!(plant.broker.metrics().pending_sockets >= 30);
-    assert_eq!(no_connect.read().await, None);
-    for mut socket in silent {
-        let mut rest = Vec::new();
-        let closed = tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut rest)).await;
-        assert!(closed.is_ok(), "a silent socket is still open");
-    }
-    until("no pending socket", || async { plant.broker.metrics().pending_sockets == 0 }).await;
-    assert_eq!(plant.broker.metrics().handshake_timeouts, 31);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_oldest_pending_socket_goes_for_the_newest() {
-    let plant = Plant::with_limits(Limits { pending_sockets: 5, ..Limits::default() }).await;
-    let mut oldest = TcpStream::connect(plant.address).await.unwrap();
-    until("pending", || async { plant.broker.metrics().pending_sockets == 1 }).await;
-    let mut others = Vec::new();
-    for _ in 0..5 {
-        others.push(TcpStream::connect(plant.address).await.unwrap());
-    }
-    let closed = tokio::time::timeout(Duration::from_secs(5), oldest.read(&mut [0; 1])).await.unwrap();
-    assert_eq!(closed.unwrap_or(0), 0);
-    assert_eq!(plant.broker.metrics().pending_evicted, 1);
-    plant.v5("d1").await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connect_glued_to_the_last_tls_flight_is_heard() {
@@ -184,24 +126,6 @@ async fn a_burst_of_qos_1_beyond_the_receive_maximum_is_read_as_it_is_acknowledg
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reading_pauses_on_3_1_1_while_commits_wait() {
-    let plant = Plant::new().await;
-    plant.gate.hold();
-    let mut device = plant.v311("d1").await;
-    for id in 1..=50 {
-        device.publish(2, TOPIC, id, "x").await;
-    }
-    until("commits", || async { plant.gate.held() == 32 }).await;
-    device.silent(50).await;
-    assert_eq!(plant.gate.held(), 32);
-    for id in 1..=50 {
-        until("a commit", || async { plant.gate.held() > 0 }).await;
-        plant.gate.let_through(Ok(()));
-        assert_eq!(device.acked(0x40).await, (id, 0));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn keep_alive_is_watched() {
     let plant = Plant::new().await;
     let mut client = plant.socket("d1").await;
@@ -215,55 +139,6 @@ async fn keep_alive_is_watched() {
     let mut client = plant.socket("d1").await;
     let connack = client.connect(Connect::v5("d1").keep_alive(0)).await;
     assert!(connack.windows(3).any(|window| window == [0x13, 1, 44]), "{connack:02x?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_stops_reading_is_put_out_and_its_neighbour_gets_everything() {
-    let limits = Limits {
-        session_queue_messages: 50,
-        output_buffer: 16 << 10,
-        full_queue_wait: Duration::from_millis(200),
-        message_rate: 0,
-        ..Limits::default()
-    };
-    let plant = Plant::with_limits(limits).await;
-    plant.gate.role("app", Role::App);
-    plant.gate.allow("app", "#");
-    let mut slow = plant.socket("app").await;
-    slow.connect(Connect::v5("app/slow").persistent()).await;
-    let mut healthy = plant.socket("app").await;
-    healthy.connect(Connect::v5("app/healthy")).await;
-    assert_eq!(slow.subscribe("devices/#", 1).await, 1);
-    assert_eq!(healthy.subscribe("devices/#", 1).await, 1);
-    let mut device = plant.v5("d1").await;
-    let publisher = async {
-        for id in 1..=500 {
-            device.publish(2, TOPIC, id, &format!("{id}")).await;
-            assert_eq!(device.acked(0x40).await, (id, 0));
-        }
-    };
-    let reader = async {
-        for id in 1..=500 {
-            assert_eq!(healthy.receive().await.payload, format!("{id}").into_bytes());
-        }
-    };
-    let before = tokio::time::Instant::now();
-    tokio::join!(publisher, reader);
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
-    let metrics = plant.broker.metrics();
-    assert_eq!(metrics.slow_receivers, 1);
-    // Its session goes on, with the newest that fit.
-    until("put out", || async { plant.broker.metrics().connections == 2 }).await;
-    assert!(metrics.dropped_queue_full > 0);
-    let mut publishes = 0;
-    while let Some(packet) = slow.read().await {
-        match packet.first >> 4 {
-            3 => publishes += 1,
-            14 => assert_eq!(packet.body[0], 0x97),
-            other => panic!("unexpected packet type {other}"),
-        }
-    }
-    assert_eq!(publishes, 32, "the in-flight window and no more");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,46 +163,6 @@ async fn a_client_may_flood_itself() {
         reader.read_exact(&mut bytes).await.unwrap();
     };
     tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(send, receive) }).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn limits_answer_with_their_codes() {
-    let limits = Limits { connections: 2, retained_per_client: 2, subscriptions: 3, ..Limits::default() };
-    let plant = Plant::with_limits(limits).await;
-    let mut device = plant.v5("d1").await;
-    for (id, code) in [(1, 0), (2, 0), (3, 0x97)] {
-        device.publish(3, &format!("devices/d1/telemetry/{id}"), id, "x").await;
-        assert_eq!(device.acked(0x40).await, (id, code));
-    }
-    for (number, code) in [(1, 0), (2, 0), (3, 0), (4, 0x97)] {
-        let got = device.subscribe(&format!("devices/d1/x/{number}"), 0).await;
-        assert_eq!(got, code);
-    }
-    let many: Vec<String> = (0..17).map(|number| format!("devices/d1/{number}")).collect();
-    let many: Vec<(&str, u8)> = many.iter().map(|filter| (filter.as_str(), 0)).collect();
-    device.send(&packets::subscribe(9, Some(&[]), &many)).await;
-    assert_eq!(device.read().await.unwrap().body[3..], [0x97; 17]);
-    assert_eq!(device.subscribe(&["devices/d1", &"/x".repeat(16)].concat(), 0).await, 0x8F);
-    let _second = plant.v5("d2").await;
-    let mut third = plant.socket("d3").await;
-    assert_eq!(third.refused(Connect::v5("d3")).await, 0x97);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_device_is_slowed_to_its_rate_and_loses_nothing() {
-    let limits = Limits { message_rate: 100, message_burst: 50, ..Limits::default() };
-    let plant = Plant::with_limits(limits).await;
-    let mut device = plant.v5("d1").await;
-    let before = tokio::time::Instant::now();
-    for _ in 0..100 {
-        device.publish(0, TOPIC, 0, "x").await;
-    }
-    device.publish(2, TOPIC, 1, "last").await;
-    assert_eq!(device.acked(0x40).await, (1, 0));
-    let took = before.elapsed();
-    assert!(took > Duration::from_millis(400) && took < Duration::from_secs(2), "{took:?}");
-    assert!(plant.broker.metrics().rate_waits > 0);
-    assert_eq!(plant.gate.committed().len(), 101);
 }
 
 #[tokio::test(flavor = "multi_thread")]

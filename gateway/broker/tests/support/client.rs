@@ -232,4 +232,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
         code
     }
+
+    /// Reads up to the end: how many publishes came, and the DISCONNECT's code on MQTT 5.
+    pub async fn disconnected_after_publishes(&mut self) -> (usize, Option<u8>) {
+        let (mut publishes, mut code) = (0, None);
+        while let Some(packet) = self.read().await {
+            match packet.first >> 4 {
+                3 => publishes += 1,
+                14 => code = packet.body.first().copied(),
+                _ => {}
+            }
+        }
+        (publishes, code)
+    }
 }

@@ -32,6 +32,8 @@ struct State {
     /// Whether commits wait to be let through.
     hold: bool,
     held: VecDeque<oneshot::Sender<Outcome>>,
+    /// Whose commits never wait.
+    spared: HashSet<String>,
     fail: Option<CommitError>,
     events: Vec<Event>,
     committed: Vec<Message>,
@@ -78,6 +80,11 @@ impl TestGate {
     /// From now on commits wait.
     pub fn hold(&self) {
         self.state.lock().unwrap().hold = true;
+    }
+
+    /// Commits of this id don't wait with the others.
+    pub fn spare(&self, id: &str) {
+        self.state.lock().unwrap().spared.insert(id.to_owned());
     }
 
     /// From now on commits fail.
@@ -162,7 +169,7 @@ impl Gate for TestGate {
 
     fn commit(
         &self,
-        _who: &Identity,
+        who: &Identity,
         message: &Message,
         durable: &Durable<'_>,
     ) -> Option<BoxFuture<'static, Result<(), CommitError>>> {
@@ -172,7 +179,7 @@ impl Gate for TestGate {
             return Some(async move { Err(error) }.boxed());
         }
         self.sessions.apply(durable.changes);
-        if !state.hold {
+        if !state.hold || state.spared.contains(&*who.id) {
             return (!durable.changes.is_empty()).then(|| async { Ok(()) }.boxed());
         }
         let (sender, receiver) = oneshot::channel();
