@@ -45,6 +45,7 @@ use crate::config::Config;
 use crate::identity::{Authority, Rights, Users};
 use crate::northbound::{Upstream, UpstreamHandle};
 use crate::pipeline::topic;
+use crate::southbound::handshakes::HandshakeThreads;
 use crate::southbound::leaf::LeafGate;
 use crate::southbound::link::{Link, LinkHandle};
 use crate::southbound::sessions::StoredSessions;
@@ -97,6 +98,7 @@ pub struct App {
     admin: SocketAddr,
     audit: Audit,
     stages: Stages,
+    _handshakes: HandshakeThreads,
     _lock: DirectoryLock,
 }
 
@@ -154,7 +156,9 @@ impl App {
             Arc::clone(&clock),
             config.upstream.is_some(),
         ));
-        let (broker, server_certificate) = start_broker(&config, &authority, &gate, &queue, &clock).await?;
+        let handshakes = HandshakeThreads::start()?;
+        let (broker, server_certificate) =
+            start_broker(&config, &authority, &gate, &queue, &handshakes, &clock).await?;
         let outlet = Outlet::new(queue.clone(), broker.clone(), Arc::clone(&clock), config.upstream.is_some());
         let links = start_links(&config, &outlet, &presence, &clock, &stages.links);
         let told = stages.presence.stop.clone().cancelled_owned();
@@ -207,7 +211,7 @@ impl App {
             upstream = config.upstream.as_ref().map(|upstream| format!("{}:{}", upstream.host, upstream.port)),
             "fieldgate is running"
         );
-        Ok(Self { overview, admin, audit, stages, _lock: lock })
+        Ok(Self { overview, admin, audit, stages, _handshakes: handshakes, _lock: lock })
     }
 
     /// Handles to every part.
@@ -279,12 +283,14 @@ async fn start_broker(
     authority: &Arc<Authority>,
     gate: &Arc<LeafGate>,
     queue: &Queue,
+    handshakes: &HandshakeThreads,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<(Broker, Arc<ServerCertificate>)> {
     let certificate = Arc::new(authority.ca.server_certificate(&server_names(&config.broker.names), &addresses())?);
     let tls = Arc::new(authority.ca.server_config(Arc::clone(&certificate))?);
     let sessions = Arc::new(StoredSessions::new(queue.clone()));
-    let broker = Broker::start(config.broker.config(), tls, Arc::clone(gate) as _, sessions, Arc::clone(clock)).await?;
+    let settings = fieldgate_broker::Config { handshakes_on: handshakes.handle(), ..config.broker.config() };
+    let broker = Broker::start(settings, tls, Arc::clone(gate) as _, sessions, Arc::clone(clock)).await?;
     Ok((broker, certificate))
 }
 

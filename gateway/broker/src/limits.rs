@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Settings of the broker.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// Addresses with mTLS; port 0 takes a free one, see [`crate::Broker::local_addrs`].
     pub listen: Vec<SocketAddr>,
@@ -17,6 +17,9 @@ pub struct Config {
     /// Web pages that may use `websocket`, as browsers name them (`https://hmi.example`), besides those of the host
     /// that the WebSocket is opened to.
     pub websocket_origins: Vec<String>,
+    /// Threads for handshakes, so that a thousand of them don't stand before the packets of who is connected. Default:
+    /// the runtime of everything else.
+    pub handshakes_on: Option<tokio::runtime::Handle>,
     /// The limits.
     pub limits: Limits,
 }

@@ -95,6 +95,7 @@ impl BrokerConfig {
             websocket: self.websocket.clone(),
             websocket_origins: self.websocket_origins.clone(),
             limits: self.limits.clone(),
+            ..Config::default()
         }
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! - [`drivers`]: the one table of protocols.
 //! - [`link`]: one supervised task per link: its driver, its restarts, its samples on their way into the store.
+//! - [`handshakes`]: threads of lower priority for TLS handshakes.
 //! - [`leaf`]: the broker's `Gate`: who a leaf is, what it may, and its messages on their way into the store.
 //! - [`presence`]: which device is online, told locally and upstream.
 //! - [`outlet`]: the gateway's own messages into the store and to local subscribers.
 
 pub mod drivers;
+pub mod handshakes;
 pub mod leaf;
 pub mod link;
 pub mod outlet;

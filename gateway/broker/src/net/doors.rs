@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio_util::sync::PollSemaphore;
 
+use super::handshake::Workshop;
 use super::listener::{Entrance, Listener, Pending, bind};
 use super::pace::Pace;
 use crate::Config;
@@ -31,12 +33,15 @@ pub(super) enum Door {
 pub(crate) struct Doors {
     sockets: Vec<(TcpListener, Door)>,
     addresses: Addresses,
+    /// For handshakes.
+    threads: Option<Handle>,
 }
 
 impl Doors {
     /// Binds all of them.
     pub(crate) fn bind(config: &Config, tls: &Arc<ServerConfig>) -> Result<Self, StartError> {
-        let mut doors = Self { sockets: Vec::new(), addresses: Addresses::default() };
+        let mut doors =
+            Self { sockets: Vec::new(), addresses: Addresses::default(), threads: config.handshakes_on.clone() };
         doors.addresses.listen = doors.open(&config.listen, &Door::Certificate(Arc::clone(tls)))?;
         if !config.users_tls.is_empty() {
             let tls = Arc::new(without_client_certificates(tls)?);
@@ -63,11 +68,12 @@ impl Doors {
     pub(crate) fn serve(self, core: &Arc<Core>) -> (Addresses, Arc<Pending>) {
         let pending = Arc::new(Pending::default());
         let pace = Arc::new(Pace::new(core.limits.handshakes_per_second));
-        let computing = PollSemaphore::new(Arc::new(Semaphore::new(core.limits.handshakes.max(1))));
+        let turns = PollSemaphore::new(Arc::new(Semaphore::new(core.limits.handshakes.max(1))));
+        let workshop = Workshop { turns, threads: self.threads };
         let tasks = &core.tasks;
         for (socket, door) in self.sockets {
-            let (core, computing, pace) = (Arc::clone(core), computing.clone(), Arc::clone(&pace));
-            let entrance = Entrance { core, door, computing, pace };
+            let (core, workshop, pace) = (Arc::clone(core), workshop.clone(), Arc::clone(&pace));
+            let entrance = Entrance { core, door, workshop, pace };
             let listener = Listener { entrance, socket, pending: Arc::clone(&pending) };
             tasks.spawn(listener.run());
         }

@@ -2,7 +2,8 @@
 //!
 //! A handshake costs about a millisecond of computing. The permit is held for one poll only, never while a peer is
 //! waited for: a stuck handshake holds nothing. With at most that many handshakes runnable at a time, the tasks of
-//! connected clients get between them even while a thousand devices come back at once.
+//! connected clients get between them even while a thousand devices come back at once; better still on threads of
+//! their own, with a lower priority ([`crate::Config::handshakes_on`]).
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -12,9 +13,11 @@ use std::task::Poll;
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::PollSemaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::hello;
 use crate::core::Core;
@@ -46,18 +49,31 @@ impl Lost {
     }
 }
 
-/// The handshake, within the deadline of [`in_time`]. Boxed: only those with a ClientHello pay for its size.
+/// Where handshakes compute.
+#[derive(Debug, Clone)]
+pub(super) struct Workshop {
+    /// Bounds how many compute at a time; the rest queue in their order.
+    pub turns: PollSemaphore,
+    /// Threads of their own, where there are some.
+    pub threads: Option<Handle>,
+}
+
+/// The handshake, within the deadline of [`in_time`]. In a task of its own: only those with a ClientHello pay for its
+/// size. It ends when nobody waits for it any more.
 pub(super) async fn shake(
     stream: TcpStream,
     tls: Arc<ServerConfig>,
-    computing: PollSemaphore,
+    workshop: Workshop,
 ) -> Result<Box<TlsStream<TcpStream>>, Lost> {
     hello::complete(&stream).await?;
-    let shaking = Box::pin(async move {
-        let shaken = in_turn(TlsAcceptor::from(tls).accept(stream), computing).await;
-        shaken.map(Box::new).map_err(|error| Lost::failed(format!("TLS: {error}")))
-    });
-    shaking.await
+    let Workshop { turns, threads } = workshop;
+    let shaking = in_turn(TlsAcceptor::from(tls).accept(stream), turns);
+    let task = threads.unwrap_or_else(Handle::current).spawn(shaking);
+    match AbortOnDropHandle::new(task).await {
+        Ok(Ok(stream)) => Ok(Box::new(stream)),
+        Ok(Err(error)) => Err(Lost::failed(format!("TLS: {error}"))),
+        Err(error) => Err(Lost::failed(format!("the handshake did not end: {error}"))),
+    }
 }
 
 /// Who the certificate says that this is.

@@ -11,11 +11,11 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::{CancellationToken, PollSemaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::doors::Door;
 use super::greet::greet;
-use super::handshake::{Arrived, Credentials, Lost, identify, in_time, shake};
+use super::handshake::{Arrived, Credentials, Lost, Workshop, identify, in_time, shake};
 use super::pace::Pace;
 use super::websocket;
 use crate::core::Core;
@@ -113,8 +113,7 @@ impl Pending {
 pub(super) struct Entrance {
     pub core: Arc<Core>,
     pub door: Door,
-    /// Bounds the handshakes that compute at a time; the rest queue in their order.
-    pub computing: PollSemaphore,
+    pub workshop: Workshop,
     pub pace: Arc<Pace>,
 }
 
@@ -167,13 +166,13 @@ impl Entrance {
         match self.door.clone() {
             Door::Plain => self.go_on(Arrived { stream, peer, credentials: Credentials::Password }, guard).await,
             Door::Users(tls) => {
-                let shaking = in_time(&core, peer, shake(stream, tls, self.computing.clone()));
+                let shaking = in_time(&core, peer, shake(stream, tls, self.workshop.clone()));
                 if let Some(stream) = guard.unless_evicted(shaking).await {
                     self.go_on(Arrived { stream, peer, credentials: Credentials::Password }, guard).await;
                 }
             }
             Door::Certificate(tls) => {
-                let shaking = in_time(&core, peer, shake(stream, tls, self.computing.clone()));
+                let shaking = in_time(&core, peer, shake(stream, tls, self.workshop.clone()));
                 if let Some(stream) = guard.unless_evicted(shaking).await {
                     let credentials = identify(&core, &stream, peer);
                     self.go_on(Arrived { stream, peer, credentials }, guard).await;
@@ -181,7 +180,7 @@ impl Entrance {
             }
             Door::Websocket(tls, origins) => {
                 let opening = async {
-                    let stream = shake(stream, tls, self.computing.clone()).await?;
+                    let stream = shake(stream, tls, self.workshop.clone()).await?;
                     let credentials = identify(&core, &stream, peer);
                     let stream = Box::new(Box::pin(websocket::open(stream, &origins, &core.limits)).await?);
                     Ok::<_, Lost>(Arrived { stream, peer, credentials })
