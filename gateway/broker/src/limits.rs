@@ -41,7 +41,7 @@ pub struct Limits {
     pub topic_levels: usize,
     /// Subscriptions of one session.
     pub subscriptions: usize,
-    /// Filters in one SUBSCRIBE or UNSUBSCRIBE.
+    /// Filters in one SUBSCRIBE.
     pub filters_per_subscribe: usize,
     /// Unacknowledged publishes from a client: Receive Maximum on MQTT 5, where reading pauses on 3.1.1.
     pub receive_maximum: u16,

@@ -141,14 +141,14 @@ impl Retained {
         Walk { filter, after: None, upto: self.lock().sequence }
     }
 
-    /// Goes on: gives matching messages while `give` returns true, looking at no more than `budget` entries.
+    /// Goes on: gives matching messages, with their owners, while `give` returns true, looking at no more than `budget` entries.
     /// False when the walk has come to its end.
     pub(crate) fn step(
         &self,
         walk: &mut Walk,
         now: Duration,
         budget: usize,
-        mut give: impl FnMut(&Arc<Routed>) -> bool,
+        mut give: impl FnMut(&Arc<Routed>, &str) -> bool,
     ) -> bool {
         let filter = Arc::clone(&walk.filter);
         let state = self.lock();
@@ -166,7 +166,7 @@ impl Retained {
                 return true;
             }
             let wanted = entry.sequence <= walk.upto && topic::matches(&filter, name) && !entry.routed.expired(now);
-            if wanted && !give(&entry.routed) {
+            if wanted && !give(&entry.routed, &entry.owner) {
                 return true;
             }
             walk.after = Some(Arc::clone(name));
@@ -252,7 +252,7 @@ mod tests {
     fn topics(store: &Retained, filter: &str) -> Vec<String> {
         let mut walk = store.walk(filter.into());
         let mut found = Vec::new();
-        while store.step(&mut walk, Duration::ZERO, 2, |routed| {
+        while store.step(&mut walk, Duration::ZERO, 2, |routed, _| {
             found.push(routed.message.topic.to_string());
             true
         }) {}
@@ -280,7 +280,7 @@ mod tests {
         let mut walk = store.walk("#".into());
         put(&store, "b", "").unwrap();
         let mut found = 0;
-        assert!(!store.step(&mut walk, Duration::ZERO, 100, |_| {
+        assert!(!store.step(&mut walk, Duration::ZERO, 100, |_, _| {
             found += 1;
             true
         }));

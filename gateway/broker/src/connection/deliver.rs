@@ -8,7 +8,7 @@ use super::Connection;
 use super::answers::Answer;
 use crate::core::Copies;
 use crate::session::{Queued, Sent};
-use crate::{Decision, DisconnectReason, DropReason, QoS, durable};
+use crate::{Decision, DisconnectReason, DropReason, QoS, Role, durable};
 
 /// Retained entries looked at in one go: about 0.1 ms.
 const WALK: usize = 512;
@@ -73,6 +73,8 @@ impl Connection {
     fn walk(&mut self, limit: usize, tally: &mut Tally) -> bool {
         let mut moved = false;
         let mut places = Copies::new();
+        // No Local goes by client id [MQTT-3.8.3-3], which is the identity's but for apps, which may have several.
+        let own = self.publisher.who.role != Role::App;
         let mut placed = 0;
         while let Some((mut walk, options)) = self.walks.pop_front() {
             if self.machine.must_resend() || self.output.len() + placed >= limit {
@@ -81,7 +83,10 @@ impl Connection {
             }
             let core = Arc::clone(&self.publisher.core);
             let mut stuck = false;
-            let more = core.retained.step(&mut walk, self.now, WALK, |routed| {
+            let more = core.retained.step(&mut walk, self.now, WALK, |routed, owner| {
+                if own && options.no_local && *owner == *self.publisher.who.id {
+                    return true;
+                }
                 let qos = routed.message.qos.min(options.qos);
                 let counted = qos > QoS::AtMostOnce;
                 let quota = self.machine.quota().saturating_sub(self.placing + places.len());

@@ -1,5 +1,7 @@
 //! Subscription options and identifiers of MQTT 5.
 
+use fieldgate_broker::Message;
+
 use crate::support::packets::{self, Connect};
 use crate::support::{Client, Plant, until};
 
@@ -56,6 +58,22 @@ async fn v5_3_8_3_3_no_local_keeps_own_messages_away() {
     subscribe(&mut client, "a", 0, &[]).await;
     client.publish(0, "a", 0, "own").await;
     assert_eq!(client.receive().await.text(), "own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn v5_3_8_3_3_no_local_keeps_a_devices_own_retained_messages_away() {
+    let plant = Plant::open().await;
+    let mut device = plant.v5("d1").await;
+    let own = "devices/d1/telemetry/t";
+    device.publish(3, own, 1, "own").await;
+    assert_eq!(device.acked(0x40).await, (1, 0));
+    let theirs = Message::new("devices/d1/state", "theirs", Default::default()).retained();
+    plant.broker.publish(theirs).await.unwrap();
+    subscribe(&mut device, "devices/d1/#", NO_LOCAL, &[]).await;
+    assert_eq!(device.receive().await.text(), "theirs");
+    device.quiet().await;
+    subscribe(&mut device, own, 0, &[]).await;
+    assert_eq!(device.receive().await.text(), "own");
 }
 
 #[tokio::test(flavor = "multi_thread")]
