@@ -21,7 +21,7 @@ impl Writer {
             if let Err(error) = last {
                 return Err(self.give_up(&error.to_string()));
             }
-            if self.pending.is_empty() && self.removals.is_empty() {
+            if self.pending.is_empty() && self.removals.is_empty() && self.inbox.waiting() == 0 {
                 break;
             }
             if stuck {
@@ -41,6 +41,6 @@ impl Writer {
 
     fn give_up(&self, reason: &str) -> CloseError {
         // Dropping the jobs tells their callers that the queue is closed.
-        CloseError::NotFlushed { batches: self.pending.len(), reason: reason.to_owned() }
+        CloseError::NotFlushed { batches: self.inbox.waiting(), reason: reason.to_owned() }
     }
 }

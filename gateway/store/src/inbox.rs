@@ -1,10 +1,15 @@
-//! What waits for the writer: batches, scans, nudges. Both bounds of the queue's memory are here.
+//! What waits for the writer: batches, scans, nudges.
+//!
+//! A batch is queued in the call itself, in the order of the calls: a place in a line that a caller had to be woken for
+//! would go unused until somebody polls it. The line has no bound of its own: each batch in it is one that its caller
+//! holds and waits for, so it is bounded by what callers may have open. Bounded here is what the writer takes in hand.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use crate::error::{CloseError, CommitError, ScanError};
 use crate::record::{Batch, Committed, Pairs};
@@ -12,13 +17,34 @@ use crate::record::{Batch, Committed, Pairs};
 /// Removals wait this long for a commit to ride along with.
 const REMOVALS_LINGER: Duration = Duration::from_millis(50);
 
-/// A batch and its caller. Its permits bound the memory and go back when it is answered.
+/// A batch and its caller.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub batch: Batch,
     pub bytes: usize,
     pub done: oneshot::Sender<Result<Committed, CommitError>>,
-    pub permits: [OwnedSemaphorePermit; 2],
+    /// Set when the writer takes it; it gives the place back when it is answered.
+    pub place: Option<Place>,
+}
+
+/// A place among the batches in the writer's hands.
+#[derive(Debug)]
+pub(crate) struct Place {
+    in_hand: Arc<InHand>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct InHand {
+    batches: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.in_hand.batches.fetch_sub(1, Ordering::AcqRel);
+        self.in_hand.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
 }
 
 /// A table to be read for a caller.
@@ -26,7 +52,6 @@ pub(crate) struct Job {
 pub(crate) struct Scan {
     pub table: &'static str,
     pub done: oneshot::Sender<Result<Pairs, ScanError>>,
-    pub permit: OwnedSemaphorePermit,
 }
 
 /// What the writer found when it woke.
@@ -56,30 +81,16 @@ struct State {
 pub(crate) struct Inbox {
     state: Mutex<State>,
     wake: Condvar,
-    /// Held while a caller waits for its places, so that batches arrive in the order in which they were begun.
-    turn: tokio::sync::Mutex<()>,
-    /// Bounded by `queued_batches`: the next caller waits.
-    slots: Arc<Semaphore>,
-    /// Bounded by `queued_bytes`: the next caller waits.
-    bytes: Arc<Semaphore>,
-    max_slots: usize,
+    /// At most `queued_batches` and `queued_bytes`; the rest stays in the line.
+    in_hand: Arc<InHand>,
+    max_batches: usize,
     max_bytes: usize,
 }
 
 impl Inbox {
-    pub(crate) fn new(max_slots: usize, max_bytes: usize) -> Self {
-        let max_slots = max_slots.clamp(1, Semaphore::MAX_PERMITS);
-        // One caller takes its bytes with one u32.
-        let max_bytes = max_bytes.clamp(1, (u32::MAX as usize).min(Semaphore::MAX_PERMITS));
-        Self {
-            state: Mutex::default(),
-            wake: Condvar::new(),
-            turn: tokio::sync::Mutex::new(()),
-            slots: Arc::new(Semaphore::new(max_slots)),
-            bytes: Arc::new(Semaphore::new(max_bytes)),
-            max_slots,
-            max_bytes,
-        }
+    pub(crate) fn new(max_batches: usize, max_bytes: usize) -> Self {
+        let (max_batches, max_bytes) = (max_batches.max(1), max_bytes.max(1));
+        Self { state: Mutex::default(), wake: Condvar::new(), in_hand: Arc::default(), max_batches, max_bytes }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -88,7 +99,8 @@ impl Inbox {
 
     /// Batches and scans that wait, those in the writer's hands included.
     pub(crate) fn waiting(&self) -> usize {
-        self.max_slots.saturating_sub(self.slots.available_permits())
+        let state = self.lock();
+        state.jobs.len() + state.scans.len() + self.in_hand.batches.load(Ordering::Acquire)
     }
 
     /// Largest batch.
@@ -96,42 +108,33 @@ impl Inbox {
         self.max_bytes
     }
 
-    /// Queues a batch, waiting for room; the answer comes through the receiver. Cancel-safe.
-    pub(crate) async fn submit(
+    /// Queues a batch; the answer comes through the receiver.
+    pub(crate) fn submit(
         &self,
         batch: Batch,
     ) -> Result<oneshot::Receiver<Result<Committed, CommitError>>, CommitError> {
         let bytes = batch.bytes();
-        let needed = u32::try_from(bytes.clamp(1, self.max_bytes)).unwrap_or(u32::MAX);
-        let turn = self.turn.lock().await;
-        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| CommitError::Closed)?;
-        let room = Arc::clone(&self.bytes).acquire_many_owned(needed).await.map_err(|_| CommitError::Closed)?;
         let (done, answer) = oneshot::channel();
         {
             let mut state = self.lock();
             if state.closing {
                 return Err(CommitError::Closed);
             }
-            state.jobs.push_back(Job { batch, bytes, done, permits: [slot, room] });
+            state.jobs.push_back(Job { batch, bytes, done, place: None });
         }
-        drop(turn);
         self.wake.notify_one();
         Ok(answer)
     }
 
     /// Queues a scan.
-    pub(crate) async fn scan(
-        &self,
-        table: &'static str,
-    ) -> Result<oneshot::Receiver<Result<Pairs, ScanError>>, ScanError> {
-        let permit = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| ScanError::Closed)?;
+    pub(crate) fn scan(&self, table: &'static str) -> Result<oneshot::Receiver<Result<Pairs, ScanError>>, ScanError> {
         let (done, answer) = oneshot::channel();
         {
             let mut state = self.lock();
             if state.closing {
                 return Err(ScanError::Closed);
             }
-            state.scans.push(Scan { table, done, permit });
+            state.scans.push(Scan { table, done });
         }
         self.wake.notify_one();
         Ok(answer)
@@ -164,8 +167,6 @@ impl Inbox {
             state.closing = true;
             state.closers.push(done);
         }
-        self.slots.close();
-        self.bytes.close();
         self.wake.notify_one();
         answer
     }
@@ -189,17 +190,18 @@ impl Inbox {
             let due =
                 state.removals_now || state.removals_since.is_some_and(|since| since.elapsed() >= REMOVALS_LINGER);
             let passed = begin.elapsed();
-            let ready = !state.jobs.is_empty() || !state.scans.is_empty() || state.nudged || due || state.closing;
+            let jobs = state.jobs.front().is_some_and(|first| self.fits(first));
+            let ready = jobs || !state.scans.is_empty() || state.nudged || due || state.closing;
             if ready || passed >= longest {
                 state.nudged = false;
                 // A commit takes the removals along.
-                let removals = due || !state.jobs.is_empty() || state.closing;
+                let removals = due || jobs || state.closing;
                 if removals {
                     state.removals_since = None;
                     state.removals_now = false;
                 }
                 return Woke {
-                    jobs: std::mem::take(&mut state.jobs),
+                    jobs: self.take(&mut state),
                     scans: std::mem::take(&mut state.scans),
                     removals,
                     closing: state.closing,
@@ -212,6 +214,25 @@ impl Inbox {
             let pause = pause.max(Duration::from_millis(1));
             state = self.wake.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Whether the writer may take a batch in hand: any one, however large, when it holds none.
+    fn fits(&self, job: &Job) -> bool {
+        let batches = self.in_hand.batches.load(Ordering::Acquire);
+        let bytes = self.in_hand.bytes.load(Ordering::Acquire);
+        batches == 0 || (batches < self.max_batches && bytes + job.bytes <= self.max_bytes)
+    }
+
+    fn take(&self, state: &mut State) -> VecDeque<Job> {
+        let mut jobs = VecDeque::new();
+        while state.jobs.front().is_some_and(|first| self.fits(first)) {
+            let Some(mut job) = state.jobs.pop_front() else { break };
+            self.in_hand.batches.fetch_add(1, Ordering::AcqRel);
+            self.in_hand.bytes.fetch_add(job.bytes, Ordering::AcqRel);
+            job.place = Some(Place { in_hand: Arc::clone(&self.in_hand), bytes: job.bytes });
+            jobs.push_back(job);
+        }
+        jobs
     }
 
     /// While the disk refuses: waits for the next try, or for the beginning of the end. Batches stay where they are.
@@ -230,8 +251,6 @@ impl Inbox {
             state.scans.clear();
             std::mem::take(&mut state.closers)
         };
-        self.slots.close();
-        self.bytes.close();
         for closer in closers {
             // A caller that went away needs no answer.
             drop(closer.send(result.clone()));

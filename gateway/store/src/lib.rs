@@ -26,7 +26,7 @@
 //! batch and lane.
 //!
 //! # Write path
-//! `commit` puts its batch into the inbox (bounded in batches and bytes: the next caller waits) and waits. The writer
+//! `commit` puts its batch into the inbox, in the call, and waits. The writer
 //! takes whatever is there when its last transaction ends, no linger, up to 1/32 of the size (2 MiB at most) at once,
 //! and in one transaction: takes off what has left, drops what is too old, makes room, appends, sets keys, writes the
 //! counters of the devices concerned. After the sync it publishes counters, hands the records to the desk, then answers.

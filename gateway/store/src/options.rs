@@ -22,9 +22,9 @@ pub struct Options {
     pub max_age: Duration,
     /// What happens at `max_size`.
     pub overflow: Overflow,
-    /// Batches that may wait for their commit; further callers wait for a place.
+    /// Batches that the writer takes in hand at once; the others stay in the line.
     pub queued_batches: usize,
-    /// Bytes that may wait for their commit; further callers wait. Also the largest batch there can be.
+    /// Bytes that the writer takes in hand at once. Also the largest batch there can be.
     pub queued_bytes: usize,
 }
 

@@ -44,7 +44,7 @@ impl Writer {
         self.shared.eased().notify_waiters();
         for receipts in receipts {
             let Some(job) = self.pending.pop_front() else { break };
-            drop(job.permits);
+            drop(job.place);
             // A caller that went away has its batch stored all the same.
             drop(job.done.send(Ok(Committed { receipts })));
         }

@@ -122,23 +122,23 @@ impl Queue {
         self.inner.boot
     }
 
-    /// Resolves when all of `batch` is durable. While the queue's inbox is full, the buffer refuses or the disk fails, it
-    /// waits.
+    /// Resolves when all of `batch` is durable. While the buffer refuses or the disk fails, it waits.
     ///
-    /// Batches are committed in the order in which these futures were first polled. Dropping the future doesn't undo
+    /// Batches are committed in the order in which these futures were first polled, and the first poll queues: it need not
+    /// be polled again for the commit to happen. Dropping the future doesn't undo
     /// a batch that has been queued.
     pub async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let bytes = batch.bytes();
         if bytes > self.inner.max_batch {
             return Err(CommitError::TooLarge { bytes, limit: self.inner.max_batch });
         }
-        let answer = self.inner.inbox.submit(batch).await?;
+        let answer = self.inner.inbox.submit(batch)?;
         answer.await.unwrap_or(Err(CommitError::Closed))
     }
 
     /// All keys and values of a table, sorted by key, after all batches committed so far.
     pub async fn scan(&self, table: &'static str) -> Result<Pairs, ScanError> {
-        let answer = self.inner.inbox.scan(table).await?;
+        let answer = self.inner.inbox.scan(table)?;
         answer.await.unwrap_or(Err(ScanError::Closed))
     }
 

@@ -67,7 +67,7 @@ pub(crate) struct Writer {
     /// Id of the next record.
     pub(crate) next_id: u64,
     pub(crate) boot: u64,
-    /// Batches taken from the inbox and not answered; the inbox's permits bound them.
+    /// Batches taken from the inbox and not answered; the inbox's places bound them.
     pub(crate) pending: VecDeque<Job>,
     /// Taken from the desk and not yet off the disk.
     pub(crate) removals: Vec<Removal>,
@@ -165,7 +165,6 @@ impl Writer {
                 failed = Some(error);
                 text
             });
-            drop(scan.permit);
             // A caller that went away needs no answer.
             drop(scan.done.send(answer));
         }

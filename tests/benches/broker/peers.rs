@@ -175,7 +175,9 @@ impl Rumqttd {
             Version::V311 => self.v311,
             Version::V5 => self.v5,
         };
-        Seat { address, tls: None, client_id: client_id(who), login: None }
+        // rumqttd takes no `/` in a client id.
+        let client_id = client_id(who).replace('/', "-");
+        Seat { address, tls: None, client_id, login: None }
     }
 }
 

@@ -191,7 +191,7 @@ async fn a_dropped_commit_is_stored_all_the_same() {
 }
 
 #[tokio::test]
-async fn callers_wait_while_the_inbox_is_full() {
+async fn the_writer_takes_no_more_in_hand_than_it_may() {
     let mut bench = Bench::new();
     bench.options.queued_batches = 2;
     bench.options.queued_bytes = 4 * RECORD_OVERHEAD;
@@ -208,6 +208,31 @@ async fn callers_wait_while_the_inbox_is_full() {
     assert!(queue.stats().commits >= 25, "at most two batches share a transaction");
     let large = queue.commit(batch("a", &["1", "2", "3", "4", "5"])).await;
     assert!(matches!(large, Err(CommitError::TooLarge { .. })), "{large:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_was_polled_once_holds_nobody_up() {
+    use futures_util::FutureExt;
+
+    let queue = Bench::new().open(1);
+    // Begun on two threads at a time, and then left alone: as the broker does with all but the first of a publisher.
+    let begin = |queue: crate::Queue| async move {
+        let mut begun: Vec<_> = (0..2_000)
+            .map(|_| {
+                let queue = queue.clone();
+                async move { queue.commit(batch("a", &["1"])).await }.boxed()
+            })
+            .collect();
+        for commit in &mut begun {
+            assert!(commit.now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        begun
+    };
+    let (left, right) = (tokio::spawn(begin(queue.clone())), tokio::spawn(begin(queue.clone())));
+    let begun = (left.await.unwrap(), right.await.unwrap());
+    until("all of them", || queue.stats().messages == 4_000).await;
+    drop(begun);
 }
 
 #[tokio::test]
