@@ -69,7 +69,8 @@ impl From<AuthorityError> for Failed {
     fn from(error: AuthorityError) -> Self {
         use crate::identity::RegisterError;
         let code = match &error {
-            AuthorityError::Configured { .. } | AuthorityError::Register(RegisterError::Exists { .. }) => {
+            AuthorityError::Configured { .. }
+            | AuthorityError::Register(RegisterError::Exists { .. } | RegisterError::OtherRole { .. }) => {
                 StatusCode::CONFLICT
             }
             AuthorityError::Register(RegisterError::Unknown { .. }) => StatusCode::NOT_FOUND,

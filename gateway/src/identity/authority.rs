@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_certs::{Ca, CaError, CertificateRecord, IssueError, Issued, Role};
-use fieldgate_store::{State, StateError};
-use fieldgate_types::{Clock, DeviceId, InvalidDeviceId};
+use fieldgate_certs::{Ca, CaError, CertificateKey, CertificateRecord, IssueError, Issued, Reading, Role, Standing};
+use fieldgate_store::{Put, State, StateError};
+use fieldgate_types::{Clock, DeviceId, InvalidDeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -78,8 +78,8 @@ pub struct Authority {
     pub ca: Ca,
     /// The registry.
     pub registry: Arc<DeviceRegistry>,
+    state: Arc<State>,
     audit: Audit,
-    clock: Arc<dyn Clock>,
     validity: Duration,
     /// Ids of field devices and users.
     configured: BTreeSet<DeviceId>,
@@ -89,15 +89,19 @@ impl Authority {
     /// Opens the identities in `config.data_dir`; makes the CA and fixes the gateway's id at the first start.
     pub fn open(config: &Config, state: Arc<State>, audit: Audit, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let gateway = gateway_id(config, &state)?;
-        let ca = Ca::open_or_create(&config.data_dir.join("ca"), &gateway, Arc::clone(&clock))?;
-        let registry = Arc::new(DeviceRegistry::open(state)?);
+        let ca = Ca::open_or_create(&config.data_dir.join("ca"), &gateway, clock)?;
+        let registry = Arc::new(DeviceRegistry::open(Arc::clone(&state))?);
+        let newest = registry.all_certificates().iter().map(|record| record.not_before).max();
+        for past in last_time(&state)?.into_iter().chain(newest) {
+            ca.time().raise(past);
+        }
         let validity = config.certs.device_validity;
         Ok(Self {
             gateway,
             ca,
             registry,
+            state,
             audit,
-            clock,
             validity,
             configured: config.field_devices().chain(config.users()).cloned().collect(),
         })
@@ -108,7 +112,7 @@ impl Authority {
         if self.configured.contains(id) || *id == self.gateway {
             return Err(AuthorityError::Configured { id: id.clone() });
         }
-        self.registry.add(id, role, self.clock.now())?;
+        self.registry.add(id, role, None, self.ca.time().now())?;
         let registry = &*self.registry;
         let issued = match csr {
             None => self.ca.issue(registry, id, role, self.validity)?,
@@ -122,10 +126,31 @@ impl Authority {
 
     /// Revokes `id`: durable when this returns. The caller then closes its session.
     pub fn revoke(&self, id: &DeviceId) -> Result<DeviceEntry, AuthorityError> {
-        let entry = self.registry.revoke(id, self.clock.now())?;
+        let entry = self.registry.revoke(id, self.ca.time().now())?;
         tracing::info!(device = %id, "device revoked");
         self.audit.record(Event::DeviceRevoked { device: id.clone() });
         Ok(entry)
+    }
+
+    /// Notes that the successor of the certificate of `replaced` has arrived: the old one is good for a grace period more.
+    /// The disk is left to a thread that may wait; if it fails, the device's next connection tries again.
+    pub fn supersede(authority: &Arc<Self>, replaced: CertificateKey) {
+        if !authority.registry.to_supersede(&replaced) {
+            return;
+        }
+        let authority = Arc::clone(authority);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = authority.registry.supersede(&replaced, authority.ca.time().now()) {
+                tracing::error!(%error, serial = %replaced.serial, "a replaced certificate can't be marked");
+            }
+        });
+    }
+
+    /// Writes down what time it is, for the floor of later runs, while the clock can be believed.
+    pub fn note_time(&self) -> Result<(), StateError> {
+        let Reading { now, standing: Standing::Sound } = self.ca.time().reading() else { return Ok(()) };
+        let put = Put { table: GATEWAY, key: TIME.to_vec(), value: now.0.to_string().into_bytes() };
+        self.state.commit(&[put], &[])
     }
 
     /// One device with its certificates.
@@ -138,6 +163,13 @@ impl Authority {
 
 const GATEWAY: &str = "gateway";
 const ID: &[u8] = b"id";
+const TIME: &[u8] = b"time";
+
+/// What an earlier run wrote down. What can't be read proves nothing.
+fn last_time(state: &State) -> Result<Option<UnixMillis>, StateError> {
+    let noted = state.get(GATEWAY, TIME)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    Ok(noted.and_then(|millis| millis.parse().ok()).map(UnixMillis))
+}
 
 /// The configured id, else the host name; fixed in state.db at the first start.
 fn gateway_id(config: &Config, state: &State) -> Result<DeviceId, OpenError> {
@@ -157,7 +189,7 @@ fn gateway_id(config: &Config, state: &State) -> Result<DeviceId, OpenError> {
         let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
         DeviceId::new(name.split('.').next().unwrap_or_default())?
     };
-    let put = fieldgate_store::Put { table: GATEWAY, key: ID.to_vec(), value: id.as_str().as_bytes().to_vec() };
+    let put = Put { table: GATEWAY, key: ID.to_vec(), value: id.as_str().as_bytes().to_vec() };
     state.commit(&[put], &[])?;
     Ok(id)
 }

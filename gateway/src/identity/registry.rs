@@ -1,16 +1,20 @@
-//! Devices and their certificates: rows in state.db, and the same in memory for the handshake path.
+//! Devices, their certificates and their enrolment tokens: rows in state.db, and the same in memory for the handshake
+//! path, which never waits for a disk: changes come one after the other, are made on disk first, and only then in memory.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
-use fieldgate_certs::{CertificateRecord, IssuerKey, Registry, RegistryError, Role, Serial};
-use fieldgate_store::{Put, State, StateError};
+use fieldgate_certs::est::{TokenHash, TokenRecord, TokenStore};
+use fieldgate_certs::{CertificateKey, CertificateRecord, IssuerKey, Registry, RegistryError, Role, Serial};
+use fieldgate_store::{Delete, Put, State, StateError};
 use fieldgate_types::{DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 const DEVICES: &str = "devices";
 const CERTIFICATES: &str = "certificates";
+const TOKENS: &str = "tokens";
 
 /// A leaf device, program or nested gateway that has been added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,9 @@ pub struct DeviceEntry {
     pub added: UnixMillis,
     /// When it was revoked; a device that was added again is not.
     pub revoked: Option<UnixMillis>,
+    /// How long its certificates are good, where that was said for it alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validity: Option<Duration>,
 }
 
 /// Why a device can't be added or revoked.
@@ -33,6 +40,14 @@ pub enum RegisterError {
     Exists {
         /// Which.
         id: DeviceId,
+    },
+    /// It has a certificate that works, as something else.
+    #[error("device `{id}` has a valid certificate as {role}; `fieldgate device revoke {id}` ends it")]
+    OtherRole {
+        /// Which.
+        id: DeviceId,
+        /// As what.
+        role: Role,
     },
     /// Nobody has that id.
     #[error("device `{id}` is not known; `fieldgate device list` shows those that are")]
@@ -48,22 +63,45 @@ pub enum RegisterError {
     Row(#[from] serde_json::Error),
 }
 
-type CertificateKey = (IssuerKey, Serial);
+/// A certificate for a device that may have none.
+#[derive(Debug, Error)]
+#[error("device `{0}` is not known, or was revoked meanwhile")]
+struct NotAdmitted(DeviceId);
 
 #[derive(Default)]
 struct Index {
     devices: BTreeMap<DeviceId, DeviceEntry>,
     certificates: HashMap<CertificateKey, CertificateRecord>,
     of_device: HashMap<DeviceId, Vec<CertificateKey>>,
+    tokens: BTreeMap<DeviceId, TokenRecord>,
+    owners: HashMap<TokenHash, DeviceId>,
 }
 
 impl Index {
     fn put(&mut self, record: CertificateRecord) {
-        let key = (record.issuer, record.serial.clone());
+        let key = record.key();
         let device = record.device.clone();
         if self.certificates.insert(key.clone(), record).is_none() {
             self.of_device.entry(device).or_default().push(key);
         }
+    }
+
+    fn put_token(&mut self, token: TokenRecord) {
+        self.remove_token(&token.device);
+        self.owners.insert(token.hash, token.device.clone());
+        self.tokens.insert(token.device.clone(), token);
+    }
+
+    fn remove_token(&mut self, id: &DeviceId) {
+        if let Some(token) = self.tokens.remove(id) {
+            self.owners.remove(&token.hash);
+        }
+    }
+
+    /// The role of those certificates of `id` that work.
+    fn valid_as(&self, id: &DeviceId, now: UnixMillis) -> Option<Role> {
+        let valid = |record: &&CertificateRecord| record.revoked.is_none() && record.not_after > now;
+        self.certificates_of(id).find(valid).map(|record| record.role)
     }
 
     fn certificates_of(&self, id: &DeviceId) -> impl Iterator<Item = &CertificateRecord> {
@@ -74,6 +112,9 @@ impl Index {
 /// The registry. Look-ups are from memory; changes are durable before they return, and block for an fsync.
 pub struct DeviceRegistry {
     state: Arc<State>,
+    /// Held for the whole of a change, the disk included. Look-ups don't wait for it.
+    changes: Mutex<()>,
+    /// Written to for as long as it takes in memory.
     index: RwLock<Index>,
 }
 
@@ -89,7 +130,11 @@ impl DeviceRegistry {
             let record: CertificateRecord = serde_json::from_slice(&row)?;
             index.put(record);
         }
-        Ok(Self { state, index: RwLock::new(index) })
+        for (_, row) in state.scan(TOKENS)? {
+            let token: TokenRecord = serde_json::from_slice(&row)?;
+            index.put_token(token);
+        }
+        Ok(Self { state, changes: Mutex::new(()), index: RwLock::new(index) })
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
@@ -100,39 +145,94 @@ impl DeviceRegistry {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// One change at a time: two adds of one id must not both succeed.
+    fn change(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes `id` known before its certificate is issued. A known one without a valid certificate is taken back.
-    pub fn add(&self, id: &DeviceId, role: Role, now: UnixMillis) -> Result<DeviceEntry, RegisterError> {
-        // Held over the write to disk: two adds of one id must not both succeed.
-        let mut index = self.write();
-        let valid = |record: &CertificateRecord| record.revoked.is_none() && record.not_after > now;
-        if index.certificates_of(id).any(valid) {
+    pub fn add(
+        &self,
+        id: &DeviceId,
+        role: Role,
+        validity: Option<Duration>,
+        now: UnixMillis,
+    ) -> Result<DeviceEntry, RegisterError> {
+        let _change = self.change();
+        if self.read().valid_as(id, now).is_some() {
             return Err(RegisterError::Exists { id: id.clone() });
         }
-        let added = index.devices.get(id).map_or(now, |entry| entry.added);
-        let entry = DeviceEntry { id: id.clone(), role, added, revoked: None };
+        self.enter(id, role, validity, now)
+    }
+
+    /// Makes `id` known before its token is made; one with a valid certificate too, since it may have lost the key.
+    /// Without a role it stays what it is, or becomes a device.
+    pub fn admit(&self, id: &DeviceId, role: Option<Role>, now: UnixMillis) -> Result<DeviceEntry, RegisterError> {
+        let _change = self.change();
+        let known = self.device(id);
+        let role = role.or(known.as_ref().map(|entry| entry.role)).unwrap_or(Role::Device);
+        let present = self.read().valid_as(id, now).filter(|present| *present != role);
+        if let Some(role) = present {
+            return Err(RegisterError::OtherRole { id: id.clone(), role });
+        }
+        match known.filter(|entry| entry.revoked.is_none() && entry.role == role) {
+            Some(entry) => Ok(entry),
+            None => self.enter(id, role, None, now),
+        }
+    }
+
+    fn enter(
+        &self,
+        id: &DeviceId,
+        role: Role,
+        validity: Option<Duration>,
+        now: UnixMillis,
+    ) -> Result<DeviceEntry, RegisterError> {
+        let added = self.device(id).map_or(now, |entry| entry.added);
+        let entry = DeviceEntry { id: id.clone(), role, added, revoked: None, validity };
         self.state.commit(&[put(DEVICES, id.as_str().as_bytes(), &entry)?], &[])?;
+        self.write().devices.insert(id.clone(), entry.clone());
+        Ok(entry)
+    }
+
+    /// Revokes `id`, every certificate of its and its token: durable when this returns, and in force for new connections.
+    pub fn revoke(&self, id: &DeviceId, now: UnixMillis) -> Result<DeviceEntry, RegisterError> {
+        let _change = self.change();
+        let mut entry = self.device(id).ok_or_else(|| RegisterError::Unknown { id: id.clone() })?;
+        entry.revoked.get_or_insert(now);
+        let mut rows = vec![put(DEVICES, id.as_str().as_bytes(), &entry)?];
+        let mut ended = self.certificates(id);
+        ended.retain(|record| record.revoked.is_none());
+        for record in &mut ended {
+            record.revoked = Some(now);
+            rows.push(put(CERTIFICATES, &row_key(&record.key()), record)?);
+        }
+        let token = Delete { table: TOKENS, key: id.as_str().as_bytes().to_vec() };
+        self.state.commit(&rows, &[token])?;
+        let mut index = self.write();
+        for record in ended {
+            index.put(record);
+        }
+        index.remove_token(id);
         index.devices.insert(id.clone(), entry.clone());
         Ok(entry)
     }
 
-    /// Revokes `id` and every certificate of its: durable when this returns, and in force for new connections.
-    pub fn revoke(&self, id: &DeviceId, now: UnixMillis) -> Result<DeviceEntry, RegisterError> {
-        let mut index = self.write();
-        let mut entry = index.devices.get(id).cloned().ok_or_else(|| RegisterError::Unknown { id: id.clone() })?;
-        entry.revoked.get_or_insert(now);
-        let mut rows = vec![put(DEVICES, id.as_str().as_bytes(), &entry)?];
-        let mut ended = Vec::new();
-        for record in index.certificates_of(id).filter(|record| record.revoked.is_none()) {
-            let record = CertificateRecord { revoked: Some(now), ..record.clone() };
-            rows.push(put(CERTIFICATES, &key(&record), &record)?);
-            ended.push(record);
+    /// Marks the certificate of `key` as replaced, its successor having been used at `now`. Nothing is written when it
+    /// was before.
+    pub fn supersede(&self, key: &CertificateKey, now: UnixMillis) -> Result<(), RegisterError> {
+        let _change = self.change();
+        let Some(mut record) = self.certificate(&key.issuer, &key.serial) else { return Ok(()) };
+        if record.supersede(now) {
+            self.state.commit(&[put(CERTIFICATES, &row_key(key), &record)?], &[])?;
+            self.write().put(record);
         }
-        self.state.commit(&rows, &[])?;
-        for record in ended {
-            index.put(record);
-        }
-        index.devices.insert(id.clone(), entry.clone());
-        Ok(entry)
+        Ok(())
+    }
+
+    /// Whether the certificate of `key` is there and not marked as replaced yet.
+    pub fn to_supersede(&self, key: &CertificateKey) -> bool {
+        self.read().certificates.get(key).is_some_and(|record| record.superseded.is_none())
     }
 
     /// All devices, by id.
@@ -158,26 +258,168 @@ impl DeviceRegistry {
         records.sort_by_key(|record| std::cmp::Reverse(record.not_before));
         records
     }
+
+    /// Every certificate there is.
+    pub fn all_certificates(&self) -> Vec<CertificateRecord> {
+        self.read().certificates.values().cloned().collect()
+    }
+
+    /// Of each device that is not revoked the certificate that lasts longest.
+    pub fn lasting(&self) -> Vec<CertificateRecord> {
+        let index = self.read();
+        let known = index.devices.values().filter(|entry| entry.revoked.is_none());
+        let lasting = known.filter_map(|entry| {
+            let valid = index.certificates_of(&entry.id).filter(|record| record.revoked.is_none());
+            valid.max_by_key(|record| record.not_after)
+        });
+        lasting.cloned().collect()
+    }
 }
 
 impl Registry for DeviceRegistry {
     fn certificate(&self, issuer: &IssuerKey, serial: &Serial) -> Option<CertificateRecord> {
-        self.read().certificates.get(&(*issuer, serial.clone())).cloned()
+        let key = CertificateKey { issuer: *issuer, serial: serial.clone() };
+        self.read().certificates.get(&key).cloned()
     }
 
     fn record(&self, certificate: &CertificateRecord) -> Result<(), RegistryError> {
-        let row = put(CERTIFICATES, &key(certificate), certificate).map_err(RegistryError::new)?;
-        let mut index = self.write();
+        let _change = self.change();
+        // It may have been revoked since somebody began to issue this.
+        if self.device(&certificate.device).is_none_or(|entry| entry.revoked.is_some()) {
+            return Err(RegistryError::new(NotAdmitted(certificate.device.clone())));
+        }
+        let row = put(CERTIFICATES, &row_key(&certificate.key()), certificate).map_err(RegistryError::new)?;
         self.state.commit(&[row], &[]).map_err(RegistryError::new)?;
-        index.put(certificate.clone());
+        self.write().put(certificate.clone());
+        Ok(())
+    }
+
+    fn validity(&self, device: &DeviceId) -> Option<Duration> {
+        self.read().devices.get(device)?.validity
+    }
+
+    fn barred(&self, device: &DeviceId) -> Option<UnixMillis> {
+        self.read().devices.get(device)?.revoked
+    }
+}
+
+impl TokenStore for DeviceRegistry {
+    fn token(&self, device: &DeviceId) -> Option<TokenRecord> {
+        self.read().tokens.get(device).cloned()
+    }
+
+    fn owner(&self, hash: &TokenHash) -> Option<DeviceId> {
+        self.read().owners.get(hash).cloned()
+    }
+
+    fn keep(&self, token: &TokenRecord) -> Result<(), RegistryError> {
+        let _change = self.change();
+        let row = put(TOKENS, token.device.as_str().as_bytes(), token).map_err(RegistryError::new)?;
+        self.state.commit(&[row], &[]).map_err(RegistryError::new)?;
+        self.write().put_token(token.clone());
         Ok(())
     }
 }
 
-fn key(record: &CertificateRecord) -> Vec<u8> {
-    format!("{}/{}", record.issuer, record.serial).into_bytes()
+fn row_key(key: &CertificateKey) -> Vec<u8> {
+    format!("{}/{}", key.issuer, key.serial).into_bytes()
 }
 
 fn put(table: &'static str, key: &[u8], row: &impl Serialize) -> Result<Put, serde_json::Error> {
     Ok(Put { table, key: key.to_vec(), value: serde_json::to_vec(row)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldgate_certs::{Fingerprint, SUPERSEDE_GRACE};
+    use fieldgate_types::{ManualClock, UnixMillis};
+
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(2_200_000_000_000);
+
+    fn opened(folder: &std::path::Path) -> DeviceRegistry {
+        let clock = Arc::new(ManualClock::new(NOW));
+        DeviceRegistry::open(Arc::new(State::open(&folder.join("state.db"), clock).unwrap())).unwrap()
+    }
+
+    fn id(id: &str) -> DeviceId {
+        DeviceId::new(id).unwrap()
+    }
+
+    fn certificate(device: &str, serial: u8) -> CertificateRecord {
+        CertificateRecord {
+            issuer: IssuerKey::of(b"issuer"),
+            serial: Serial::from_bytes(&[serial]),
+            device: id(device),
+            role: Role::Device,
+            fingerprint: Fingerprint::of(&[serial]),
+            not_before: NOW,
+            not_after: NOW.plus(Duration::from_hours(24)),
+            revoked: None,
+            replaces: None,
+            superseded: None,
+        }
+    }
+
+    #[test]
+    fn a_replaced_certificate_is_superseded_once_and_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = opened(folder.path());
+        registry.add(&id("press-1"), Role::Device, None, NOW).unwrap();
+        let old = certificate("press-1", 1);
+        let new = CertificateRecord { replaces: Some(old.key()), ..certificate("press-1", 2) };
+        registry.record(&old).unwrap();
+        registry.record(&new).unwrap();
+        assert!(registry.to_supersede(&old.key()));
+        registry.supersede(&old.key(), NOW).unwrap();
+        registry.supersede(&old.key(), NOW.plus(Duration::from_secs(5))).unwrap();
+        assert!(!registry.to_supersede(&old.key()));
+        drop(registry);
+        let registry = opened(folder.path());
+        let read = registry.certificate(&old.issuer, &old.serial).unwrap();
+        assert_eq!(read.superseded, Some(NOW.plus(SUPERSEDE_GRACE)));
+        assert_eq!(registry.certificate(&new.issuer, &new.serial), Some(new));
+    }
+
+    #[test]
+    fn revoking_takes_the_token_and_what_was_being_issued() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = opened(folder.path());
+        registry.admit(&id("press-1"), None, NOW).unwrap();
+        let hash = TokenHash::of("secret");
+        let token = TokenRecord {
+            device: id("press-1"),
+            role: Role::Device,
+            validity: None,
+            hash,
+            expires: NOW.plus(Duration::from_secs(1)),
+            used: None,
+        };
+        registry.keep(&token).unwrap();
+        assert_eq!((registry.token(&id("press-1")), registry.owner(&hash)), (Some(token), Some(id("press-1"))));
+        registry.revoke(&id("press-1"), NOW).unwrap();
+        registry.record(&certificate("press-1", 1)).unwrap_err();
+        registry.record(&certificate("nobody", 2)).unwrap_err();
+        drop(registry);
+        let registry = opened(folder.path());
+        assert_eq!((registry.token(&id("press-1")), registry.owner(&hash)), (None, None));
+        assert_eq!(registry.barred(&id("press-1")), Some(NOW));
+        registry.admit(&id("press-1"), None, NOW).unwrap();
+        assert_eq!(registry.barred(&id("press-1")), None, "a token takes it back");
+    }
+
+    #[test]
+    fn a_token_changes_no_role_under_a_valid_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = opened(folder.path());
+        registry.add(&id("press-1"), Role::Device, Some(Duration::from_secs(9)), NOW).unwrap();
+        registry.record(&certificate("press-1", 1)).unwrap();
+        assert_eq!(registry.admit(&id("press-1"), None, NOW).unwrap().validity, Some(Duration::from_secs(9)));
+        assert_eq!(registry.validity(&id("press-1")), Some(Duration::from_secs(9)));
+        let refused = registry.admit(&id("press-1"), Some(Role::App), NOW).unwrap_err();
+        assert!(matches!(refused, RegisterError::OtherRole { role: Role::Device, .. }), "{refused}");
+        let later = NOW.plus(Duration::from_hours(48));
+        assert_eq!(registry.admit(&id("press-1"), Some(Role::App), later).unwrap().role, Role::App);
+    }
 }

@@ -124,6 +124,9 @@ impl Gate for LeafGate {
             self.counters.add(refused.label());
             Refusal::new(refused.to_string())
         })?;
+        if let Some(replaced) = peer.replaces {
+            Authority::supersede(authority, replaced);
+        }
         Ok(Identity {
             id: peer.id.as_str().into(),
             role: broker_role(peer.role),
