@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use fieldgate_broker::{Broker, QoS};
+use fieldgate_broker::Broker;
 use fieldgate_certs::ServerCertificate;
 use fieldgate_store::{DirectoryLock, Queue, State};
 use fieldgate_types::{Clock, SystemClock};
@@ -44,12 +44,12 @@ use crate::command::{Book, FieldTarget, Router};
 use crate::config::Config;
 use crate::identity::{Authority, Rights, Users};
 use crate::northbound::{Upstream, UpstreamHandle};
-use crate::pipeline::topic;
 use crate::southbound::handshakes::HandshakeThreads;
 use crate::southbound::leaf::LeafGate;
 use crate::southbound::link::{Link, LinkHandle};
 use crate::southbound::sessions::StoredSessions;
-use crate::southbound::{Outlet, Presence, drivers, gateway_message};
+use crate::southbound::{Outlet, Presence, drivers};
+use crate::upkeep::{self, Upkeep, addresses, server_names};
 
 /// A stop takes at most this long; what is not sent by then stays in the queue.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -189,6 +189,7 @@ impl App {
             router,
             book,
             server_certificate,
+            names: config.broker.names.clone(),
             leaf: gate.counters(),
             audit_folder,
             started,
@@ -198,11 +199,7 @@ impl App {
         doors.serve(Arc::clone(&overview), &stages.admin.tasks, &stages.admin.stop);
         stages.commands.tasks.spawn(say_what_is_due(Arc::clone(&overview)));
         stages.admin.tasks.spawn(sys::run(Arc::clone(&overview), stages.admin.stop.clone()));
-        stages.admin.tasks.spawn(keep_house(
-            Arc::clone(&overview),
-            config.broker.names.clone(),
-            stages.admin.stop.clone(),
-        ));
+        stages.admin.tasks.spawn(Upkeep::new(Arc::clone(&overview), stages.admin.stop.clone()).run());
         tracing::info!(
             gateway = %overview.authority.gateway,
             boot,
@@ -347,56 +344,10 @@ fn start_upstream(
 /// What must be said once the gateway runs, and may wait for the disk: the trust bundle, and answers to commands
 /// that an earlier run left open.
 async fn say_what_is_due(overview: Arc<Overview>) {
-    let bundle = overview.authority.ca.trust_bundle_pem().into_bytes().into();
-    let message = gateway_message(topic::CA.to_owned(), bundle, QoS::AtLeastOnce, true, overview.clock.now());
-    if let Err(error) = overview.broker.publish(message).await {
-        tracing::error!(%error, "the trust bundle could not be published");
-    }
+    upkeep::publish_bundle(&overview).await;
     if let Err(error) = overview.book.answer_abandoned(overview.started).await {
         tracing::error!(%error, "commands of the last run could not be answered");
     }
-}
-
-/// Once a minute: a due server certificate is replaced without dropping a session, old commands are forgotten.
-async fn keep_house(overview: Arc<Overview>, names: Vec<String>, stop: CancellationToken) {
-    let mut minute = tokio::time::interval(Duration::from_secs(60));
-    while stop.run_until_cancelled(minute.tick()).await.is_some() {
-        if overview.server_certificate.renewal_due(overview.clock.now()) {
-            match overview.authority.ca.server_certificate(&server_names(&names), &addresses()) {
-                Ok(newer) => {
-                    tracing::info!(until = %newer.not_after(), "the server certificate was renewed");
-                    overview.server_certificate.replace(newer);
-                }
-                Err(error) => tracing::error!(%error, "the server certificate can't be renewed"),
-            }
-        }
-        if let Err(error) = overview.book.forget_old().await {
-            tracing::error!(%error, "old commands can't be forgotten");
-        }
-    }
-}
-
-/// The configured names, the host name and `localhost`.
-fn server_names(configured: &[String]) -> Vec<String> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let mut names = configured.to_vec();
-    names.extend([host, "localhost".to_owned()]);
-    names.retain(|name| !name.is_empty());
-    names.sort();
-    names.dedup();
-    names
-}
-
-/// All addresses of the machine, the loopback ones included.
-fn addresses() -> Vec<std::net::IpAddr> {
-    let mut addresses = vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()];
-    match if_addrs::get_if_addrs() {
-        Ok(interfaces) => addresses.extend(interfaces.iter().map(if_addrs::Interface::ip)),
-        Err(error) => tracing::warn!(%error, "the machine's addresses can't be read; [broker] names can say them"),
-    }
-    addresses.sort();
-    addresses.dedup();
-    addresses
 }
 
 /// One file per connection: the soft limit is raised to the hard one (DESIGN section 8).

@@ -10,6 +10,8 @@ pub mod config;
 pub mod demo;
 pub mod identity;
 pub mod log;
+pub mod moment;
 pub mod northbound;
 pub mod pipeline;
 pub mod southbound;
+pub mod upkeep;

@@ -21,6 +21,7 @@ mod operate;
 mod policy;
 mod presence;
 mod revoke;
+mod rotation;
 mod stage;
 mod upstream_trouble;
 mod users;

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use fieldgate_broker::DisconnectReason;
-use fieldgate_certs::{AuthorityInfo, CertificateRecord, Issued, Role};
+use fieldgate_certs::{AuthorityInfo, CertificateRecord, Issued, Role, RotationError};
 use fieldgate_protocol::Outcome;
 use fieldgate_types::{DeviceId, Secret};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::overview::{Buffer, Overview, Status};
 use crate::audit;
 use crate::identity::explain::{CantExplain, Explanation, Question, explain};
-use crate::identity::{AuthorityError, DeviceDetails};
+use crate::identity::{AuthorityError, CaReport, DeviceDetails};
+use crate::upkeep;
 
 type Shared = State<Arc<Overview>>;
 
@@ -45,6 +46,9 @@ pub fn all(overview: Arc<Overview>) -> Router {
         .route("/api/v1/devices/{id}/revoke", post(revoke_device))
         .route("/api/v1/points/{device}/{command}", post(point_command))
         .route("/api/v1/policy/explain", post(explain_policy))
+        .route("/api/v1/ca/rotate", post(rotate))
+        .route("/api/v1/ca/root-key/export", post(export_root_key))
+        .route("/api/v1/ca/root-key/remove", post(remove_root_key))
         .layer(DefaultBodyLimit::max(64 * 1024))
         .with_state(Arc::clone(&overview));
     reading(overview).merge(changing)
@@ -227,8 +231,56 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(stopping)
 }
 
-async fn authorities(State(overview): Shared) -> Json<Vec<AuthorityInfo>> {
-    Json(overview.authority.ca.authorities())
+async fn authorities(State(overview): Shared) -> Json<CaReport> {
+    Json(overview.authority.report())
+}
+
+/// What `ca rotate` asks for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateCa {
+    /// The root key in PEM, where it is not kept here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_key: Option<String>,
+}
+
+/// What `ca remove-root-key` gets before it removes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RootKey {
+    /// In PEM.
+    pub key: String,
+}
+
+impl From<RotationError> for Failed {
+    fn from(error: RotationError) -> Self {
+        let code = match &error {
+            RotationError::NoRootKey { .. } | RotationError::LastIssuing | RotationError::NotExportable => {
+                StatusCode::CONFLICT
+            }
+            RotationError::NotAKey | RotationError::OtherKey => StatusCode::BAD_REQUEST,
+            RotationError::UnknownIssuing { .. } => StatusCode::NOT_FOUND,
+            RotationError::Clock(_) => StatusCode::SERVICE_UNAVAILABLE,
+            RotationError::Ca(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(code, in_full(&error))
+    }
+}
+
+async fn rotate(State(overview): Shared, Json(wanted): Json<RotateCa>) -> Result<Json<AuthorityInfo>, Failed> {
+    let authority = Arc::clone(&overview.authority);
+    let made = blocking(move || authority.rotate(wanted.root_key.as_ref().map(String::as_bytes)));
+    let made = made.await??;
+    upkeep::announce_ca(&overview).await;
+    Ok(Json(made))
+}
+
+async fn export_root_key(State(overview): Shared) -> Result<Json<RootKey>, Failed> {
+    let key = blocking(move || overview.authority.export_root_key()).await??;
+    Ok(Json(RootKey { key: key.expose().to_owned() }))
+}
+
+async fn remove_root_key(State(overview): Shared) -> Result<Json<()>, Failed> {
+    Ok(Json(blocking(move || overview.authority.remove_root_key()).await??))
 }
 
 async fn bundle(State(overview): Shared) -> Response {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use fieldgate_certs::{AlarmKind, Stage};
 use fieldgate_protocol::LinkState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
@@ -11,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::overview::Overview;
+use crate::identity::ending::{self, Ending};
 
 /// Everything in the OpenMetrics text format.
 pub fn text(overview: Arc<Overview>) -> Result<String, fmt::Error> {
@@ -97,11 +99,29 @@ impl Collector for Figures {
             ("issuing", overview.authority.ca.issuing_not_after()),
         ];
         let ends = ends.map(|(name, end)| ([("certificate", name.to_owned())], left(end)));
-        gauges(out, "fieldgate_certificate_left_seconds", "Until the certificate ends", ends)
+        gauges(out, "fieldgate_certificate_left_seconds", "Until the certificate ends", ends)?;
+        self.warnings(out)
     }
 }
 
 impl Figures {
+    fn warnings(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let endings = ending::endings(&self.0.authority);
+        let stages = [Stage::Warn, Stage::Urgent, Stage::Expired].map(|stage| {
+            let count = endings.iter().filter(|ending| ending.stage == stage).count() as u64;
+            ([("stage", Ending::label(stage).to_owned())], count)
+        });
+        gauges(out, "fieldgate_device_certificates_ending", "Devices by 80 %, 95 % and all of their life", stages)?;
+        let alarms = self.0.authority.ca.alarms();
+        let kinds =
+            [AlarmKind::RootKeyNeeded, AlarmKind::IssuingEnds, AlarmKind::FormerIssuingEnds, AlarmKind::RootEnds];
+        let kinds = kinds.map(|kind| {
+            let count = alarms.iter().filter(|alarm| alarm.kind == kind).count() as u64;
+            ([("kind", kind.label().to_owned())], count)
+        });
+        gauges(out, "fieldgate_ca_alarms", "What of the CA somebody should see to", kinds)
+    }
+
     fn buffer(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let buffer = self.0.buffer();
         gauge(out, "fieldgate_buffer_messages", "Messages waiting for the upstream", buffer.messages)?;

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fieldgate_broker::Broker;
-use fieldgate_certs::ServerCertificate;
+use fieldgate_certs::{ServerCertificate, life};
 use fieldgate_protocol::LinkState;
 use fieldgate_store::{Health, Queue};
 use fieldgate_types::{Clock, DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Book, Router};
-use crate::identity::{Authority, Rights, User};
+use crate::identity::{Authority, Rights, User, ending};
+use crate::moment::date;
 use crate::northbound::UpstreamHandle;
 use crate::southbound::Presence;
 use crate::southbound::leaf::LeafCounters;
@@ -44,6 +45,8 @@ pub struct Overview {
     pub book: Arc<Book>,
     /// The certificate of every TLS listener.
     pub server_certificate: Arc<ServerCertificate>,
+    /// Configured names of the server certificate.
+    pub names: Vec<String>,
     /// Counts of what leaves were refused.
     pub leaf: Arc<LeafCounters>,
     /// Folder of the audit log.
@@ -232,6 +235,14 @@ impl Overview {
         }
         if !self.clock.plausible() {
             problems.push("the clock is earlier than this program; time stamps are marked until it is set".to_owned());
+        }
+        problems.extend(ending::problems(&self.authority));
+        let server = self.server_certificate.life();
+        if server.past(life::WARN, self.authority.ca.time().now()) {
+            problems.push(format!(
+                "the server certificate ends at {}, the log says why it is not replaced",
+                date(server.not_after)
+            ));
         }
         let (metrics, addresses) = (self.broker.metrics(), self.broker.addresses());
         Status {

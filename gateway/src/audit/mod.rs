@@ -46,6 +46,19 @@ pub enum Event {
         /// Which.
         device: DeviceId,
     },
+    /// A new issuing CA was made.
+    CaRotated {
+        /// Its number.
+        generation: u32,
+        /// Serial number of its certificate, hex.
+        serial: String,
+        /// Whether by itself, at half of the former one's life.
+        due: bool,
+    },
+    /// Somebody got the root key.
+    RootKeyExported,
+    /// The root key was removed.
+    RootKeyRemoved,
     /// A connection was refused.
     ConnectionRefused {
         /// Who it was, where that is known.

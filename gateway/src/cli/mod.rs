@@ -124,8 +124,20 @@ struct AddArgs {
 
 #[derive(Debug, Subcommand)]
 enum Ca {
-    /// The CA certificates of this gateway
+    /// The CA certificates of this gateway, their generations and what is due
     Show(Json),
+    /// Make the next issuing CA; devices of the former ones stay welcome, no session is dropped
+    Rotate {
+        /// The root key, when it is not kept here
+        #[arg(long, value_name = "FILE")]
+        root_key: Option<PathBuf>,
+    },
+    /// Take the root key away, to a file or standard output; only the next rotation asks for it
+    RemoveRootKey {
+        /// File; default: standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// The trust bundle in PEM: valid roots, then issuing CAs
     Export {
         /// File; default: standard output
@@ -228,6 +240,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }),
         Verb::Ca(ca) => verb(&path, async |config| match ca {
             Ca::Show(json) => ca::show(config, json.json).await,
+            Ca::Rotate { root_key } => ca::rotate(config, root_key).await,
+            Ca::RemoveRootKey { out } => ca::remove_root_key(config, out).await,
             Ca::Export { out } => ca::export(config, out).await,
         }),
         Verb::Point(point) => verb(&path, async |config| match point {

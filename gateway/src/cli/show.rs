@@ -3,27 +3,18 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use fieldgate_types::UnixMillis;
 use serde::Serialize;
 use serde_json::json;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::BAD_CONFIGURATION;
 use super::client::Client;
 use crate::config::{Config, LoadError, load};
+pub use crate::moment::date;
 
 /// One JSON document on standard output.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value)?);
     Ok(())
-}
-
-/// A moment as RFC 3339 in UTC, to the second.
-pub fn date(at: UnixMillis) -> String {
-    let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
-    let date = OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|date| date.format(&Rfc3339).ok());
-    date.unwrap_or_else(|| format!("{at} ms"))
 }
 
 /// Bytes for people.
@@ -113,6 +104,8 @@ pub fn audit(config: &Config, lines: usize) -> anyhow::Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use fieldgate_types::UnixMillis;
+
     use super::*;
 
     #[test]

@@ -4,15 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_certs::{Ca, CaError, CertificateKey, CertificateRecord, IssueError, Issued, Reading, Role, Standing};
+use fieldgate_certs::{
+    Alarm, AuthorityInfo, Ca, CaError, CertificateKey, CertificateRecord, IssueError, Issued, Reading, Role,
+    RotationError, Standing,
+};
 use fieldgate_store::{Put, State, StateError};
-use fieldgate_types::{Clock, DeviceId, InvalidDeviceId, UnixMillis};
+use fieldgate_types::{Clock, DeviceId, InvalidDeviceId, Secret, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
 use crate::audit::{Audit, Event};
 use crate::config::Config;
+use crate::moment::date;
 
 /// Why a device could not be added or revoked.
 #[derive(Debug, Error)]
@@ -68,6 +72,17 @@ pub struct DeviceDetails {
     pub entry: DeviceEntry,
     /// Its certificates, newest first.
     pub certificates: Vec<CertificateRecord>,
+}
+
+/// The CA's certificates and what is due, for people and programs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CaReport {
+    /// Every CA certificate, roots first.
+    pub authorities: Vec<AuthorityInfo>,
+    /// When the next issuing CA is made by itself; absent when none would live longer than this one.
+    pub rotation_due: Option<UnixMillis>,
+    /// What somebody should see to.
+    pub alarms: Vec<Alarm>,
 }
 
 /// The CA and the registry of one gateway.
@@ -151,6 +166,51 @@ impl Authority {
         let Reading { now, standing: Standing::Sound } = self.ca.time().reading() else { return Ok(()) };
         let put = Put { table: GATEWAY, key: TIME.to_vec(), value: now.0.to_string().into_bytes() };
         self.state.commit(&[put], &[])
+    }
+
+    /// The next issuing CA, signed with the root key that is here, or with `root_key` in PEM.
+    pub fn rotate(&self, root_key: Option<&[u8]>) -> Result<AuthorityInfo, RotationError> {
+        let made = match root_key {
+            None => self.ca.rotate(),
+            Some(pem) => self.ca.rotate_with_root_key(pem),
+        };
+        made.inspect(|made| self.rotated(made, false))
+    }
+
+    /// The next issuing CA, when half of the present one's life is over and the root key is here.
+    pub fn rotate_if_due(&self) -> Result<Option<AuthorityInfo>, RotationError> {
+        let made = self.ca.rotate_if_due()?;
+        if let Some(made) = &made {
+            self.rotated(made, true);
+        }
+        Ok(made)
+    }
+
+    fn rotated(&self, made: &AuthorityInfo, due: bool) {
+        let (generation, serial) = (made.generation, made.serial.to_string());
+        tracing::info!(generation, due, until = %date(made.not_after), "the issuing CA was followed by the next");
+        self.audit.record(Event::CaRotated { generation, serial, due });
+    }
+
+    /// The root key in PEM, to be kept elsewhere.
+    pub fn export_root_key(&self) -> Result<Secret, RotationError> {
+        let key = self.ca.export_root_key()?;
+        self.audit.record(Event::RootKeyExported);
+        Ok(key)
+    }
+
+    /// Removes the root key. Somebody has it, or no CA follows the present one.
+    pub fn remove_root_key(&self) -> Result<(), RotationError> {
+        self.ca.remove_root_key()?;
+        tracing::info!("the root key was removed");
+        self.audit.record(Event::RootKeyRemoved);
+        Ok(())
+    }
+
+    /// The CA's certificates and what is due.
+    pub fn report(&self) -> CaReport {
+        let (authorities, rotation_due) = (self.ca.authorities(), self.ca.rotation_due_at());
+        CaReport { authorities, rotation_due, alarms: self.ca.alarms() }
     }
 
     /// One device with its certificates.

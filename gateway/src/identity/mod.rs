@@ -5,6 +5,7 @@
 //! handshake said. `fieldgate-certs` makes and verifies certificates; here is only what must be remembered.
 
 mod authority;
+pub mod ending;
 pub mod explain;
 pub mod password;
 pub mod policy;
@@ -12,7 +13,7 @@ mod registry;
 mod throttle;
 mod users;
 
-pub use authority::{Authority, AuthorityError, DeviceDetails, OpenError};
+pub use authority::{Authority, AuthorityError, CaReport, DeviceDetails, OpenError};
 pub use policy::Rights;
 pub use registry::{DeviceEntry, DeviceRegistry, RegisterError};
 pub use users::{User, Users};
