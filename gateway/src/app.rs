@@ -14,10 +14,11 @@
 //! | Upstream → Router (below) | 64 commands | the commands stay unacknowledged at the upstream |
 //! | anybody → Queue | `Options` of the store | whoever commits waits; leaves get no PUBACK |
 //! | anybody → Audit | 4,096 lines | lines are dropped and counted |
+//! | enrolment port | 64 connections | newcomers wait in the kernel's queue |
 //! | Presence | one entry per device | coalesced |
 //!
-//! Start: lock, state, audit, identities, queue, book, presence; then the broker, the links, the upstream, the
-//! admin doors. Stop, from the source down, with one deadline: broker, links, commands, presence, upstream, queue.
+//! Start: lock, state, audit, identities, queue, book, presence; then the broker, the enrolment port, the
+//! links, the upstream, the admin doors. Stop, from the source down, with one deadline: broker, enrolment and links, commands, presence, upstream, queue.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -42,6 +43,7 @@ use crate::admin::{Overview, sys};
 use crate::audit::{Audit, Event};
 use crate::command::{Book, FieldTarget, Router};
 use crate::config::Config;
+use crate::enrolment::EnrolmentPort;
 use crate::identity::{Authority, Rights, Users};
 use crate::northbound::{Upstream, UpstreamHandle};
 use crate::southbound::handshakes::HandshakeThreads;
@@ -160,6 +162,7 @@ impl App {
         let (broker, server_certificate) =
             start_broker(&config, &authority, &gate, &queue, &handshakes, &clock).await?;
         let outlet = Outlet::new(queue.clone(), broker.clone(), Arc::clone(&clock), config.upstream.is_some());
+        let enrolment = start_enrolment(&config, &authority, &server_certificate, &audit, &stages.links).await?;
         let links = start_links(&config, &outlet, &presence, &clock, &stages.links);
         let told = stages.presence.stop.clone().cancelled_owned();
         stages.presence.tasks.spawn(Arc::clone(&presence).run(outlet, told));
@@ -205,6 +208,7 @@ impl App {
             boot,
             broker = ?overview.broker.local_addrs(),
             %admin,
+            enrolment = enrolment.map(tracing::field::display),
             upstream = config.upstream.as_ref().map(|upstream| format!("{}:{}", upstream.host, upstream.port)),
             "fieldgate is running"
         );
@@ -289,6 +293,23 @@ async fn start_broker(
     let settings = fieldgate_broker::Config { handshakes_on: handshakes.handle(), ..config.broker.config() };
     let broker = Broker::start(settings, tls, Arc::clone(gate) as _, sessions, Arc::clone(clock)).await?;
     Ok((broker, certificate))
+}
+
+/// Where it listens, when it does.
+async fn start_enrolment(
+    config: &Config,
+    authority: &Arc<Authority>,
+    certificate: &Arc<ServerCertificate>,
+    audit: &Audit,
+    stage: &Stage,
+) -> anyhow::Result<Option<SocketAddr>> {
+    let Some(enrolment) = config.enrolment else { return Ok(None) };
+    let (authority, certificate) = (Arc::clone(authority), Arc::clone(certificate));
+    let (tasks, stop) = (stage.tasks.clone(), stage.stop.clone());
+    let port = EnrolmentPort::bind(enrolment.listen, authority, certificate, audit.clone(), tasks, stop).await?;
+    let address = port.address()?;
+    stage.tasks.spawn(port.run());
+    Ok(Some(address))
 }
 
 fn start_links(

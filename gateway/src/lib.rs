@@ -8,6 +8,7 @@ pub mod command;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod enrolment;
 pub mod identity;
 pub mod log;
 pub mod moment;

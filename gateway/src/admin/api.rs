@@ -8,9 +8,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use fieldgate_broker::DisconnectReason;
+use fieldgate_certs::est::Token;
 use fieldgate_certs::{AuthorityInfo, CertificateRecord, Issued, Role, RotationError};
 use fieldgate_protocol::Outcome;
-use fieldgate_types::{DeviceId, Secret};
+use fieldgate_types::{DeviceId, Secret, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::overview::{Buffer, Overview, Status};
@@ -44,6 +45,7 @@ pub fn all(overview: Arc<Overview>) -> Router {
     let changing = Router::new()
         .route("/api/v1/devices", post(add_device))
         .route("/api/v1/devices/{id}/revoke", post(revoke_device))
+        .route("/api/v1/devices/{id}/token", post(make_token))
         .route("/api/v1/points/{device}/{command}", post(point_command))
         .route("/api/v1/policy/explain", post(explain_policy))
         .route("/api/v1/ca/rotate", post(rotate))
@@ -80,6 +82,7 @@ impl From<AuthorityError> for Failed {
             AuthorityError::Register(RegisterError::Unknown { .. }) => StatusCode::NOT_FOUND,
             AuthorityError::Register(_) => StatusCode::INTERNAL_SERVER_ERROR,
             AuthorityError::Issue(_) => StatusCode::BAD_REQUEST,
+            AuthorityError::Token(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self(code, in_full(&error))
     }
@@ -200,6 +203,44 @@ async fn add_device(State(overview): Shared, Json(wanted): Json<AddDevice>) -> R
         overview.authority.add(&wanted.id, wanted.role, csr)
     });
     Ok(Json(issued.await??.into()))
+}
+
+/// What `device token` asks for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MakeToken {
+    /// Its role; without, what it is already, or a device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+}
+
+/// What `device token` gives; the token is kept nowhere else.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MadeToken {
+    /// For whom.
+    pub id: DeviceId,
+    /// What its holder will be.
+    pub role: Role,
+    /// The token.
+    pub token: String,
+    /// Until when it is good.
+    pub expires: UnixMillis,
+}
+
+impl From<Token> for MadeToken {
+    fn from(made: Token) -> Self {
+        let (record, token) = (made.record, made.secret.expose().to_owned());
+        Self { id: record.device, role: record.role, token, expires: record.expires }
+    }
+}
+
+async fn make_token(
+    State(overview): Shared,
+    Path(id): Path<DeviceId>,
+    Json(wanted): Json<MakeToken>,
+) -> Result<Json<MadeToken>, Failed> {
+    let made = blocking(move || overview.authority.token(&id, wanted.role));
+    Ok(Json(made.await??.into()))
 }
 
 async fn revoke_device(State(overview): Shared, Path(id): Path<DeviceId>) -> Result<Json<DeviceDetails>, Failed> {

@@ -41,6 +41,45 @@ pub enum Event {
         /// Serial number of the certificate, hex.
         serial: String,
     },
+    /// A one-time token was made for a device.
+    TokenMade {
+        /// For which.
+        device: DeviceId,
+        /// As what.
+        role: String,
+        /// Until when it is good.
+        expires: UnixMillis,
+    },
+    /// A device got a certificate with its token.
+    DeviceEnrolled {
+        /// Which.
+        device: DeviceId,
+        /// From where.
+        peer: String,
+        /// Serial number of the certificate, hex.
+        serial: String,
+    },
+    /// A device renewed its certificate.
+    DeviceRenewed {
+        /// Which.
+        device: DeviceId,
+        /// From where.
+        peer: String,
+        /// Serial number of the new certificate, hex.
+        serial: String,
+        /// Serial number of the one before.
+        replaces: String,
+    },
+    /// No certificate was given over EST.
+    EnrolmentRefused {
+        /// Who it claims, or proves, to be.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<DeviceId>,
+        /// From where.
+        peer: String,
+        /// In words.
+        reason: String,
+    },
     /// A device was revoked.
     DeviceRevoked {
         /// Which.

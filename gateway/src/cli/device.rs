@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use fieldgate_certs::Issued;
+use fieldgate_certs::{Issued, Role};
 use fieldgate_types::DeviceId;
 
 use super::AddArgs;
 use super::client::Client;
 use super::offline::offline;
 use super::show::{date, print_json};
-use crate::admin::api::{AddDevice, AddedDevice};
+use crate::admin::api::{AddDevice, AddedDevice, MadeToken, MakeToken};
 use crate::config::Config;
 use crate::identity::DeviceDetails;
 
@@ -61,6 +61,23 @@ fn ensure_free(out: &Path, key: bool) -> anyhow::Result<()> {
         anyhow::bail!("`{}` exists already; name another folder with --out DIR", key_file.display());
     }
     std::fs::create_dir_all(out).with_context(|| format!("can't make the folder `{}`", out.display()))
+}
+
+/// Makes a one-time token. It is the last word that is printed.
+pub async fn token(config: &Config, id: DeviceId, role: Option<Role>, json: bool) -> anyhow::Result<ExitCode> {
+    let made: MadeToken = match Client::connect(&config.data_dir).await? {
+        Some(client) => client.post(&format!("/api/v1/devices/{id}/token"), &MakeToken { role }).await?,
+        None => offline(config, |authority| Ok(authority.token(&id, role)?))?.into(),
+    };
+    if config.enrolment.is_none() {
+        eprintln!("fieldgate: nobody takes the token: set [enrolment] listen and restart the gateway");
+    }
+    if json {
+        print_json(&made)?;
+    } else {
+        println!("token of {} ({}), good once and until {}: {}", made.id, made.role, date(made.expires), made.token);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// All devices.

@@ -89,6 +89,16 @@ struct Json {
 enum Device {
     /// Register a device and write its bundle: ca.pem, cert.pem, key.pem
     Add(AddArgs),
+    /// Make a one-time token, good for 24 hours, by which a device enrols itself over EST
+    Token {
+        /// Device id
+        id: DeviceId,
+        /// device, app or gateway; default: what it is already, or device
+        #[arg(long)]
+        role: Option<Role>,
+        #[command(flatten)]
+        json: Json,
+    },
     /// All devices
     List(Json),
     /// One device and its certificates
@@ -234,6 +244,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Status(json) => verb(&path, async |config| show_status::status(config, json.json).await),
         Verb::Device(device) => verb(&path, async |config| match device {
             Device::Add(args) => device::add(config, args).await,
+            Device::Token { id, role, json } => device::token(config, id, role, json.json).await,
             Device::List(json) => device::list(config, json.json).await,
             Device::Show { id, json } => device::show(config, &id, json.json).await,
             Device::Revoke { id } => device::revoke(config, &id).await,

@@ -10,7 +10,7 @@ use fieldgate_opcua::OpcuaConfig;
 use fieldgate_types::{DeviceId, Problem, Section, Sources};
 use thiserror::Error;
 
-use super::{BrokerConfig, BufferConfig, CertsConfig, Config};
+use super::{BrokerConfig, BufferConfig, CertsConfig, Config, EnrolmentConfig};
 use crate::identity::policy::{Group, Policy};
 use crate::northbound::UpstreamConfig;
 
@@ -68,7 +68,6 @@ fn compose(root: &Section) -> Option<Config> {
     let gateway = root.section_or_empty("gateway");
     let commands = root.section_or_empty("commands");
     let second = Duration::from_secs(1);
-    not_yet(root, "enrolment", "enrolment over EST");
 
     let groups: Vec<Group> = root.sections("group").iter().filter_map(Group::read).collect();
     let names = groups.iter().map(|group| group.name.clone()).collect();
@@ -94,6 +93,7 @@ fn compose(root: &Section) -> Option<Config> {
         data_dir: gateway.path_or("data_dir", "data"),
         broker,
         certs: CertsConfig::read(&root.section_or_empty("certs")),
+        enrolment: root.section("enrolment").and_then(|section| EnrolmentConfig::read(&section)),
         upstream: None,
         buffer: BufferConfig::read(&root.section_or_empty("buffer")),
         command_timeout: commands.duration("timeout", second..=second * 3600, second * 30),
@@ -154,13 +154,6 @@ fn admin(section: &Section) -> SocketAddr {
         section.problem("listen", format_args!("`{listen}` can be reached from the network, which this version doesn't protect; a loopback address such as \"127.0.0.1:9080\" is allowed"));
     }
     listen
-}
-
-/// Complains about a known key or table that this version doesn't offer.
-pub(super) fn not_yet(section: &Section, key: &'static str, what: &str) {
-    if section.has(key) {
-        section.problem(key, format_args!("{what} is not offered by this version, remove it"));
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
-//! The sections without a component of their own to read them: `[certs]`, `[buffer]`.
+//! The sections without a component of their own to read them: `[certs]`, `[enrolment]`, `[buffer]`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use fieldgate_certs::est::EST_VALIDITY;
 use fieldgate_store::{Options, Overflow};
 use fieldgate_types::{Section, Size};
 
@@ -12,12 +14,31 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub struct CertsConfig {
     /// Life of a certificate from `device add`.
     pub device_validity: Duration,
+    /// Life of a certificate that a device gets or renews over EST.
+    pub est_validity: Duration,
 }
 
 impl CertsConfig {
     /// Reads the section.
     pub fn read(section: &Section) -> Self {
-        Self { device_validity: section.duration("device_validity", DAY..=DAY * 21_900, DAY * 3650) }
+        Self {
+            device_validity: section.duration("device_validity", DAY..=DAY * 21_900, DAY * 3650),
+            est_validity: section.duration("est_validity", DAY..=DAY * 21_900, EST_VALIDITY),
+        }
+    }
+}
+
+/// `[enrolment]`
+#[derive(Debug, Clone, Copy)]
+pub struct EnrolmentConfig {
+    /// Where EST is served.
+    pub listen: SocketAddr,
+}
+
+impl EnrolmentConfig {
+    /// Reads the section.
+    pub fn read(section: &Section) -> Option<Self> {
+        Some(Self { listen: section.required("listen")? })
     }
 }
 

@@ -16,7 +16,7 @@ use fieldgate_types::DeviceId;
 
 pub use broker::BrokerConfig;
 pub use load::{LoadError, Loaded, load, read};
-pub use local::{BufferConfig, CertsConfig};
+pub use local::{BufferConfig, CertsConfig, EnrolmentConfig};
 
 use crate::identity::policy::{Group, Policy};
 use crate::northbound::UpstreamConfig;
@@ -32,6 +32,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// `[certs]`
     pub certs: CertsConfig,
+    /// `[enrolment]`; no EST without.
+    pub enrolment: Option<EnrolmentConfig>,
     /// `[upstream]`; a local-only gateway without.
     pub upstream: Option<UpstreamConfig>,
     /// `[buffer]`

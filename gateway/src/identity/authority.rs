@@ -1,9 +1,11 @@
 //! Adds and revokes devices: the CA, the registry and the audit log in the right order.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fieldgate_certs::est::{self, Desk, Enrolment, Token, TokenError};
 use fieldgate_certs::{
     Alarm, AuthorityInfo, Ca, CaError, CertificateKey, CertificateRecord, IssueError, Issued, Reading, Role,
     RotationError, Standing,
@@ -14,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
+use crate::admin::api::in_full;
 use crate::audit::{Audit, Event};
 use crate::config::Config;
 use crate::moment::date;
@@ -35,6 +38,9 @@ pub enum AuthorityError {
     /// The CA says no.
     #[error(transparent)]
     Issue(#[from] IssueError),
+    /// No token can be made.
+    #[error(transparent)]
+    Token(#[from] TokenError),
 }
 
 /// Why the identities of a data directory can't be opened.
@@ -96,6 +102,7 @@ pub struct Authority {
     state: Arc<State>,
     audit: Audit,
     validity: Duration,
+    est: Enrolment,
     /// Ids of field devices and users.
     configured: BTreeSet<DeviceId>,
 }
@@ -118,15 +125,14 @@ impl Authority {
             state,
             audit,
             validity,
+            est: Enrolment::new(config.certs.est_validity),
             configured: config.field_devices().chain(config.users()).cloned().collect(),
         })
     }
 
     /// Registers `id` and issues its certificate: with a new key, or for the public key of `csr`.
     pub fn add(&self, id: &DeviceId, role: Role, csr: Option<&[u8]>) -> Result<Issued, AuthorityError> {
-        if self.configured.contains(id) || *id == self.gateway {
-            return Err(AuthorityError::Configured { id: id.clone() });
-        }
+        self.refuse_configured(id)?;
         self.registry.add(id, role, None, self.ca.time().now())?;
         let registry = &*self.registry;
         let issued = match csr {
@@ -137,6 +143,54 @@ impl Authority {
         tracing::info!(device = %id, %role, serial, "device added");
         self.audit.record(Event::DeviceAdded { device: id.clone(), role: role.to_string(), serial });
         Ok(issued)
+    }
+
+    fn refuse_configured(&self, id: &DeviceId) -> Result<(), AuthorityError> {
+        if self.configured.contains(id) || *id == self.gateway {
+            return Err(AuthorityError::Configured { id: id.clone() });
+        }
+        Ok(())
+    }
+
+    fn desk(&self) -> Desk<'_> {
+        Desk { ca: &self.ca, registry: &*self.registry, tokens: &*self.registry }
+    }
+
+    /// Registers `id` where it isn't known, takes it back where it was revoked, and makes the one-time token by which it
+    /// gets a certificate over EST. Without a role it stays what it is, or becomes a device.
+    pub fn token(&self, id: &DeviceId, role: Option<Role>) -> Result<Token, AuthorityError> {
+        self.refuse_configured(id)?;
+        let entry = self.registry.admit(id, role, self.ca.time().now())?;
+        let token = self.est.token(self.desk(), id, entry.role, entry.validity)?;
+        tracing::info!(device = %id, role = %entry.role, "enrolment token made");
+        let (role, expires) = (entry.role.to_string(), token.record.expires);
+        self.audit.record(Event::TokenMade { device: id.clone(), role, expires });
+        Ok(token)
+    }
+
+    /// Answers an EST request that came from `peer`. Waits for the disk.
+    pub fn answer_enrolment(&self, request: &est::Request<'_>, peer: SocketAddr) -> est::Answer {
+        let (answer, event) = self.est.answer(self.desk(), request);
+        let peer = peer.to_string();
+        match event {
+            Some(est::Event::Enrolled { record }) => {
+                let (device, serial) = (record.device, record.serial.to_string());
+                tracing::info!(%device, serial, peer, "device enrolled");
+                self.audit.record(Event::DeviceEnrolled { device, peer, serial });
+            }
+            Some(est::Event::Renewed { record, replaces, .. }) => {
+                let (device, serial) = (record.device, record.serial.to_string());
+                tracing::info!(%device, serial, peer, "device renewed");
+                let replaces = replaces.serial.to_string();
+                self.audit.record(Event::DeviceRenewed { device, peer, serial, replaces });
+            }
+            Some(est::Event::Refused { device, reason }) => {
+                let reason = in_full(&reason);
+                self.audit.record(Event::EnrolmentRefused { device, peer, reason });
+            }
+            None => {}
+        }
+        answer
     }
 
     /// Revokes `id`: durable when this returns. The caller then closes its session.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scenarios import (
-    certificates, commands, disk, doors, field, harness, identity, load, local, memory, refusals, sessions,
+    certificates, commands, disk, doors, enrolment, field, harness, identity, load, local, memory, refusals, sessions,
 )
 from stage import Stage
 
@@ -17,6 +17,7 @@ ALL: dict[str, Scenario] = {
     "envelope": identity.upstream_over_3_1_1,
     "identity": identity.strangers_are_refused,
     "certificates": certificates.strict_and_never_resumed,
+    "est": enrolment.by_token_and_by_itself,
     "users": doors.passwords,
     "websocket": doors.websocket,
     "modbus": field.modbus,
