@@ -1,5 +1,5 @@
 //! The enrolment port (`[enrolment] listen`): EST over HTTPS (RFC 7030), where a device gets its certificate with a
-//! one-time token, and renews it by itself.
+//! one-time token, and renews it by itself; and `/crl/<name>.crl`, the revocation lists.
 //!
 //! What is answered is `fieldgate_certs::est`'s matter; here are sockets, and the bounds against those who would hold
 //! them: so many connections at a time, each with one request and a deadline. Answers are made on threads that may wait
@@ -15,9 +15,9 @@ use fieldgate_certs::est::{LONGEST_BODY, Request};
 use fieldgate_certs::{CaError, Refused, ServerCertificate};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::AUTHORIZATION;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::service::service_fn;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{Audit, Event};
-use crate::identity::Authority;
+use crate::identity::{Authority, lists};
 
 /// Connections at a time. Full: newcomers wait in the kernel's queue until one of them ends, by its deadline at last.
 const CONNECTIONS: usize = 64;
@@ -149,6 +149,16 @@ impl Port {
         peer: SocketAddr,
     ) -> Result<Response<Full<Bytes>>, hyper::http::Error> {
         let (head, body) = request.into_parts();
+        if let Some(name) = head.uri.path().strip_prefix("/crl/") {
+            return match self.authority.list(name).filter(|_| head.method == Method::GET || head.method == Method::HEAD)
+            {
+                Some(list) => {
+                    let response = Response::builder().header(CONTENT_TYPE, lists::MEDIA_TYPE);
+                    response.body(Full::new(Bytes::from(list.to_vec())))
+                }
+                None => plain(StatusCode::NOT_FOUND, "there is no such list\n"),
+            };
+        }
         let body = match Limited::new(body, LONGEST_BODY).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {

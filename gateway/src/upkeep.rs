@@ -4,6 +4,7 @@
 //! |---|---|
 //! | minute | the server certificate, when it is due; answers to commands that nobody needs any more |
 //! | hour | the issuing CA, at half of its life; the time written down; warnings |
+//! | day | revocation lists |
 //!
 //! All of it happens at the start too, and none of it touches a connection. What waits for the disk, or signs, runs on
 //! threads that may wait.
@@ -24,6 +25,7 @@ use crate::southbound::gateway_message;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const MINUTES_PER_HOUR: u32 = 60;
+const MINUTES_PER_DAY: u32 = 24 * MINUTES_PER_HOUR;
 
 /// The task that does it.
 pub struct Upkeep {
@@ -47,6 +49,9 @@ impl Upkeep {
         while self.stop.run_until_cancelled(minute.tick()).await.is_some() {
             if minutes.is_multiple_of(MINUTES_PER_HOUR) {
                 self.hourly().await;
+            }
+            if minutes.is_multiple_of(MINUTES_PER_DAY) {
+                renew_lists(&self.overview).await;
             }
             refresh_server_certificate(&self.overview).await;
             if let Err(error) = self.overview.book.forget_old().await {
@@ -89,10 +94,17 @@ impl Upkeep {
     }
 }
 
-/// After a rotation: listeners show a certificate of the new CA, and the trust bundle is published anew.
+/// After a rotation: listeners show a certificate of the new CA, the trust bundle is published anew, and the new CA has
+/// its list.
 pub async fn announce_ca(overview: &Arc<Overview>) {
     refresh_server_certificate(overview).await;
     publish_bundle(overview).await;
+    renew_lists(overview).await;
+}
+
+async fn renew_lists(overview: &Arc<Overview>) {
+    let authority = Arc::clone(&overview.authority);
+    blocking(move || authority.renew_lists()).await;
 }
 
 /// Publishes the trust bundle, retained.

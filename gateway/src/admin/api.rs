@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::overview::{Buffer, Overview, Status};
 use crate::audit;
 use crate::identity::explain::{CantExplain, Explanation, Question, explain};
-use crate::identity::{AuthorityError, CaReport, DeviceDetails};
+use crate::identity::{AuthorityError, CaReport, DeviceDetails, lists};
 use crate::upkeep;
 
 type Shared = State<Arc<Overview>>;
@@ -33,6 +33,7 @@ pub fn reading(overview: Arc<Overview>) -> Router {
         .route("/api/v1/devices/{id}", get(device))
         .route("/api/v1/ca", get(authorities))
         .route("/api/v1/ca/bundle", get(bundle))
+        .route("/crl/{name}", get(revocation_list))
         .route("/api/v1/buffer", get(buffer))
         .route("/api/v1/points", get(points))
         .route("/api/v1/audit", get(audit_lines))
@@ -248,6 +249,8 @@ async fn revoke_device(State(overview): Shared, Path(id): Path<DeviceId>) -> Res
     let of = id.clone();
     blocking(move || authority.revoke(&of)).await??;
     overview.broker.disconnect(id.as_str(), DisconnectReason::Revoked, true);
+    let authority = Arc::clone(&overview.authority);
+    blocking(move || authority.renew_lists()).await?;
     Ok(Json(overview.authority.details(&id)?))
 }
 
@@ -327,6 +330,13 @@ async fn remove_root_key(State(overview): Shared) -> Result<Json<()>, Failed> {
 async fn bundle(State(overview): Shared) -> Response {
     let kind = "application/x-pem-file";
     ([(header::CONTENT_TYPE, kind)], overview.authority.ca.trust_bundle_pem()).into_response()
+}
+
+async fn revocation_list(State(overview): Shared, Path(name): Path<String>) -> Response {
+    match overview.authority.list(&name) {
+        Some(list) => ([(header::CONTENT_TYPE, lists::MEDIA_TYPE)], list.to_vec()).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 /// `fieldgate buffer status`

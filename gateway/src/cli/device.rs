@@ -137,7 +137,11 @@ pub async fn revoke(config: &Config, id: &DeviceId) -> anyhow::Result<ExitCode> 
             let _: DeviceDetails = client.post(&format!("/api/v1/devices/{id}/revoke"), &()).await?;
         }
         None => {
-            offline(config, |authority| Ok(authority.revoke(id)?))?;
+            offline(config, |authority| {
+                authority.revoke(id)?;
+                authority.renew_lists();
+                Ok(())
+            })?;
         }
     }
     println!("device {id} revoked");

@@ -15,6 +15,7 @@ use fieldgate_types::{Clock, DeviceId, InvalidDeviceId, Secret, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::lists::Lists;
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
 use crate::admin::api::in_full;
 use crate::audit::{Audit, Event};
@@ -103,6 +104,7 @@ pub struct Authority {
     audit: Audit,
     validity: Duration,
     est: Enrolment,
+    lists: Lists,
     /// Ids of field devices and users.
     configured: BTreeSet<DeviceId>,
 }
@@ -126,6 +128,7 @@ impl Authority {
             audit,
             validity,
             est: Enrolment::new(config.certs.est_validity),
+            lists: Lists::new(config.data_dir.join("crl")),
             configured: config.field_devices().chain(config.users()).cloned().collect(),
         })
     }
@@ -193,12 +196,24 @@ impl Authority {
         answer
     }
 
-    /// Revokes `id`: durable when this returns. The caller then closes its session.
+    /// Revokes `id`: durable when this returns. The caller then closes its session, and renews the lists.
     pub fn revoke(&self, id: &DeviceId) -> Result<DeviceEntry, AuthorityError> {
         let entry = self.registry.revoke(id, self.ca.time().now())?;
         tracing::info!(device = %id, "device revoked");
         self.audit.record(Event::DeviceRevoked { device: id.clone() });
         Ok(entry)
+    }
+
+    /// Signs the revocation lists anew. They are for others: that it fails is said in the log, and stops nothing.
+    pub fn renew_lists(&self) {
+        if let Err(error) = self.lists.renew(&self.ca, &self.registry) {
+            tracing::error!(error = in_full(&error), "revocation lists are not up to date");
+        }
+    }
+
+    /// The revocation list of that file name, in DER.
+    pub fn list(&self, name: &str) -> Option<Arc<[u8]>> {
+        self.lists.get(name)
     }
 
     /// Notes that the successor of the certificate of `replaced` has arrived: the old one is good for a grace period more.

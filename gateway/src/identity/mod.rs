@@ -7,6 +7,7 @@
 mod authority;
 pub mod ending;
 pub mod explain;
+pub mod lists;
 pub mod password;
 pub mod policy;
 mod registry;

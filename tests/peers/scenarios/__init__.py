@@ -18,6 +18,7 @@ ALL: dict[str, Scenario] = {
     "identity": identity.strangers_are_refused,
     "certificates": certificates.strict_and_never_resumed,
     "est": enrolment.by_token_and_by_itself,
+    "crl": enrolment.revocation_lists,
     "users": doors.passwords,
     "websocket": doors.websocket,
     "modbus": field.modbus,

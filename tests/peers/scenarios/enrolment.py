@@ -64,6 +64,48 @@ def audited(gateway: Gateway, *words: str) -> bool:
     return any(all(word in line for word in words) for line in gateway.verb("audit").splitlines())
 
 
+def revocation_lists(stage: Stage) -> None:
+    """`openssl verify -crl_check_all` with the lists on disk, over HTTPS and on the admin address; revoked at once."""
+    port = free_port()
+    gateway = Gateway(stage, f'[enrolment]\nlisten = "127.0.0.1:{port}"\n').start()
+    bundles = [gateway.add_device("kept"), gateway.add_device("gone")]
+    gateway.verb("ca", "rotate")
+    bundles += [gateway.add_device("kept-too"), gateway.add_device("gone-too")]
+    ca = stage.folder / "ca.pem"
+    ca.write_text(gateway.verb("ca", "export"))
+    names = ("root-1", "issuing-1", "issuing-2")
+    files = [gateway.data_dir / "crl" / f"{name}.pem" for name in names]
+    wait_for("the lists of three CAs", 10, lambda: all(file.is_file() for file in files))
+
+    def judge(bundle: Bundle) -> str:
+        lists = stage.folder / "lists.pem"
+        lists.write_text("".join(file.read_text() for file in files))
+        argv = ("openssl", "verify", "-x509_strict", "-purpose", "sslclient", "-crl_check_all", "-CRLfile", str(lists),
+                "-CAfile", str(ca), str(bundle.cert))
+        done = command(argv)
+        return "good" if done.returncode == 0 else done.stdout + done.stderr
+
+    for bundle in bundles:
+        expect(judge(bundle) == "good", f"{bundle.device}: {judge(bundle)}")
+    gateway.verb("device", "revoke", "gone")
+    gateway.verb("device", "revoke", "gone-too")
+    for bundle in bundles:
+        said = judge(bundle)
+        wanted = "revoked" if bundle.device.startswith("gone") else "good"
+        expect(wanted in said, f"{bundle.device}: {said}")
+    for name in names:
+        on_disk = (gateway.data_dir / "crl" / f"{name}.crl").read_bytes()
+        for url in (f"https://127.0.0.1:{port}", f"http://127.0.0.1:{gateway.admin_port}"):
+            got = stage.folder / "fetched.crl"
+            done = command(["curl", "-sSf", "--cacert", str(ca), "-o", str(got), f"{url}/crl/{name}.crl"])
+            expect(done.returncode == 0 and got.read_bytes() == on_disk, f"{url}/crl/{name}.crl: {done.stderr}")
+    missing = command(["curl", "-sSf", "--cacert", str(ca), f"https://127.0.0.1:{port}/crl/../ca/root-1.key", "--path-as-is"])
+    expect(missing.returncode != 0, "a file that is no list was served")
+    expect(gateway.stop() == 0, "the gateway did not stop in order")
+    gateway.verb("device", "revoke", "kept")
+    expect("revoked" in judge(bundles[0]), "the stopped gateway left its lists as they were")
+
+
 def by_token_and_by_itself(stage: Stage) -> None:
     """A token gives one certificate; with it the device connects and renews; everything else is refused and audited."""
     port = free_port()
