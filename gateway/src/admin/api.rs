@@ -18,6 +18,7 @@ use super::overview::{Buffer, Overview, Status};
 use crate::audit;
 use crate::identity::explain::{CantExplain, Explanation, Question, explain};
 use crate::identity::{AuthorityError, CaReport, DeviceDetails, lists};
+use crate::log::in_full;
 use crate::upkeep;
 
 type Shared = State<Arc<Overview>>;
@@ -87,20 +88,6 @@ impl From<AuthorityError> for Failed {
         };
         Self(code, in_full(&error))
     }
-}
-
-/// An error with its causes, on one line.
-pub fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 async fn healthz(State(overview): Shared) -> Response {

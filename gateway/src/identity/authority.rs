@@ -17,9 +17,9 @@ use thiserror::Error;
 
 use super::lists::Lists;
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
-use crate::admin::api::in_full;
 use crate::audit::{Audit, Event};
 use crate::config::Config;
+use crate::log::in_full;
 use crate::moment::date;
 
 /// Why a device could not be added or revoked.
