@@ -32,6 +32,7 @@ use fieldgate_broker::Broker;
 use fieldgate_certs::ServerCertificate;
 use fieldgate_store::{DirectoryLock, Queue, State};
 use fieldgate_types::{Clock, SystemClock};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -162,7 +163,8 @@ impl App {
         let (broker, server_certificate) =
             start_broker(&config, &authority, &gate, &queue, &handshakes, &clock).await?;
         let outlet = Outlet::new(queue.clone(), broker.clone(), Arc::clone(&clock), config.upstream.is_some());
-        let enrolment = start_enrolment(&config, &authority, &server_certificate, &audit, &stages.links).await?;
+        let enrolment =
+            start_enrolment(&config, &authority, &server_certificate, &audit, &handshakes, &stages.links).await?;
         let links = start_links(&config, &outlet, &presence, &clock, &stages.links);
         let told = stages.presence.stop.clone().cancelled_owned();
         stages.presence.tasks.spawn(Arc::clone(&presence).run(outlet, told));
@@ -301,12 +303,14 @@ async fn start_enrolment(
     authority: &Arc<Authority>,
     certificate: &Arc<ServerCertificate>,
     audit: &Audit,
+    handshakes: &HandshakeThreads,
     stage: &Stage,
 ) -> anyhow::Result<Option<SocketAddr>> {
     let Some(enrolment) = config.enrolment else { return Ok(None) };
     let (authority, certificate) = (Arc::clone(authority), Arc::clone(certificate));
-    let (tasks, stop) = (stage.tasks.clone(), stage.stop.clone());
-    let port = EnrolmentPort::bind(enrolment.listen, authority, certificate, audit.clone(), tasks, stop).await?;
+    let threads = handshakes.handle().unwrap_or_else(Handle::current);
+    let stage_of = (stage.tasks.clone(), stage.stop.clone());
+    let port = EnrolmentPort::bind(enrolment.listen, authority, certificate, audit.clone(), threads, stage_of).await?;
     let address = port.address()?;
     stage.tasks.spawn(port.run());
     Ok(Some(address))

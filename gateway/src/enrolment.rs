@@ -21,11 +21,12 @@ use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::audit::{Audit, Event};
 use crate::identity::{Authority, lists};
@@ -55,6 +56,8 @@ struct Port {
     acceptor: TlsAcceptor,
     authority: Arc<Authority>,
     audit: Audit,
+    /// Where handshakes compute, out of the way of who is connected.
+    handshakes: Handle,
     stop: CancellationToken,
 }
 
@@ -65,14 +68,15 @@ impl EnrolmentPort {
         authority: Arc<Authority>,
         certificate: Arc<ServerCertificate>,
         audit: Audit,
-        tasks: TaskTracker,
-        stop: CancellationToken,
+        handshakes: Handle,
+        stage: (TaskTracker, CancellationToken),
     ) -> anyhow::Result<Self> {
         let bound = TcpListener::bind(listen).await;
         let listener = bound.with_context(|| format!("can't listen on {listen} ([enrolment] listen)"))?;
         let tls = authority.ca.enrolment_config(certificate).map_err(|error: CaError| anyhow::anyhow!(error))?;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
-        Ok(Self { listener, port: Port { acceptor, authority, audit, stop }, tasks })
+        let (tasks, stop) = stage;
+        Ok(Self { listener, port: Port { acceptor, authority, audit, handshakes, stop }, tasks })
     }
 
     /// Where it is, with its port.
@@ -110,10 +114,12 @@ impl EnrolmentPort {
 
 impl Port {
     async fn serve(self, socket: TcpStream, peer: SocketAddr) {
-        let stream = match timeout(HELLO, self.acceptor.accept(socket)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return self.refuse_handshake(&error, peer),
-            Err(_) => return,
+        let handshake = AbortOnDropHandle::new(self.handshakes.spawn(self.acceptor.accept(socket)));
+        let stream = match timeout(HELLO, handshake).await {
+            Ok(Ok(Ok(stream))) => stream,
+            Ok(Ok(Err(error))) => return self.refuse_handshake(&error, peer),
+            // Too slow, or the gateway is stopping.
+            Ok(Err(_)) | Err(_) => return,
         };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let chain: Arc<[CertificateDer<'static>]> =
