@@ -123,7 +123,11 @@ pub async fn show(config: &Config, id: &DeviceId, json: bool) -> anyhow::Result<
         println!("revoked {}", date(revoked));
     }
     for record in &device.certificates {
-        let state = record.revoked.map_or_else(|| "valid".to_owned(), |at| format!("revoked {}", date(at)));
+        let state = match (record.revoked, record.superseded) {
+            (Some(at), _) => format!("revoked {}", date(at)),
+            (None, Some(at)) => format!("replaced, accepted until {}", date(at)),
+            (None, None) => "valid".to_owned(),
+        };
         println!("certificate {}: {state}, {} to {}", record.serial, date(record.not_before), date(record.not_after));
         println!("  SHA-256 {}", record.fingerprint);
     }

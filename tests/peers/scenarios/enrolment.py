@@ -155,6 +155,8 @@ def by_token_and_by_itself(stage: Stage) -> None:
     wait_for("the audit line of the renewal", 5, lambda: audited(gateway, "device_renewed", ID))
     wait_for("the old certificate marked as replaced", 5, lambda: any(
         record["superseded"] for record in json.loads(gateway.verb("device", "show", ID, "--json"))["certificates"]))
+    shown = gateway.verb("device", "show", ID)
+    expect("replaced, accepted until" in shown, f"`device show` says {shown}")
 
     gateway.verb("device", "revoke", ID)
     mine = ("--cert", str(second), "--key", str(second_key))
