@@ -125,7 +125,7 @@ async fn live(kind: Kind, stream: &mut TcpStream, hello: &[u8]) {
                 }
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     let reading = async {
         let mut buffer = [0; 256];

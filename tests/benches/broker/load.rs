@@ -132,7 +132,7 @@ impl Load {
         tokio::select! {
             () = tokio::time::sleep(self.duration) => {}
             Some(ended) = publishing.join_next() => bail!("a publisher ended early: {:?}", ended?.map(|_| ())),
-            Some(ended) = receiving.join_next() => bail!("a receiver ended early: {:?}", ended?.map(|_| ())),
+            Some(ended) = receiving.join_next() => bail!("a receiver ended early: {:?}", ended?),
         }
         flow.stop.store(true, Ordering::Relaxed);
         flow.moved.notify_waiters();

@@ -1,5 +1,6 @@
 //! The brokers that are measured: the gateway's binary, mosquitto, rumqttd; each a process of its own on loopback.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -111,15 +112,16 @@ impl Mosquitto {
         let mut text = Self::SETTINGS.replace(", ", "\n");
         // Started by root it would give its rights away, and with them the key file.
         text += "\nuser root\n";
-        text += &format!("listener {} 127.0.0.1\n", address.port());
+        writeln!(text, "listener {} 127.0.0.1", address.port())?;
         if transport == Transport::Mtls {
             let files = identities.write_for_mosquitto(folder.path())?;
-            text += &format!(
-                "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
+            writeln!(
+                text,
+                "cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true",
                 files.ca.display(),
                 files.certificate.display(),
                 files.key.display()
-            );
+            )?;
         }
         let config = folder.path().join("mosquitto.conf");
         std::fs::write(&config, text)?;
@@ -209,8 +211,8 @@ async fn listens(address: SocketAddr) -> anyhow::Result<()> {
 /// Opens many connections at once, so many at a time; in the order of the seats.
 pub async fn open_all(seats: &[Seat], version: Version, at_a_time: usize) -> anyhow::Result<Vec<Connection>> {
     use futures_util::{StreamExt, TryStreamExt};
-    let opening = seats.iter().cloned().map(async |seat| {
-        tokio::time::timeout(Duration::from_secs(60), Connection::open(&seat, version)).await.context("no CONNACK")?
+    let opening = seats.iter().map(async |seat| {
+        tokio::time::timeout(Duration::from_secs(60), Connection::open(seat, version)).await.context("no CONNACK")?
     });
     futures_util::stream::iter(opening).buffered(at_a_time).try_collect().await
 }

@@ -43,7 +43,8 @@ impl Site {
         let mut limits = vec![("message_rate".to_owned(), "0".to_owned())];
         limits.extend(wanted.limits.iter().cloned());
         limits.extend(settings.limits.iter().cloned());
-        let limits: String = limits.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let limits: Vec<String> = limits.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        let limits = limits.join("\n");
         let mut sections = format!("[broker.limits]\n{limits}\n");
         let policy = |who: &str, allow: &str| {
             format!("[[policy]]\nwho = \"{who}\"\nallow = \"{allow}\"\nfilter = \"devices/#\"\n\n")
