@@ -43,7 +43,8 @@ type Leasing = Pin<Box<dyn Future<Output = Result<Vec<Record>, LeaseError>> + Se
 
 /// Publishes on one connection.
 pub(super) struct Publisher<T: Transport> {
-    client: T,
+    /// `None` once the connection is over: see [`Publisher::conclude`].
+    client: Option<T>,
     queue: Queue,
     dialect: Dialect,
     counters: Arc<Counters>,
@@ -109,7 +110,7 @@ impl<T: Transport> Publisher<T> {
     pub fn new(parts: Parts<T>) -> Self {
         let Parts { client, queue, dialect, counters, welcome, window, replay_rate, retry_max } = parts;
         Self {
-            client,
+            client: Some(client),
             settler: Settler::new(queue.clone()),
             queue,
             dialect,
@@ -261,7 +262,8 @@ impl<T: Transport> Publisher<T> {
         }
         let weight = packet.weight();
         // Gone: the driver knows why.
-        let sent = self.client.publish(packet).await;
+        let Some(client) = &self.client else { return Err(Failure::Lost("the connection is over".to_owned())) };
+        let sent = client.publish(packet).await;
         let notice = sent.map_err(|_| Failure::Lost("the client has ended".to_owned()))?;
         if self.flight.is_empty() {
             self.progress = Instant::now();
@@ -346,7 +348,12 @@ impl<T: Transport> Publisher<T> {
 
     /// After the connection: settles what was acknowledged on it, and gives the rest back to the queue. The wire must
     /// be gone, so that every message has its answer or will never have one.
+    ///
+    /// So must be every other clone of the client: what was given to it after the wire had looked for the last time lies in
+    /// its channel for as long as somebody could still send, and is never answered (flume drops nothing when the receiver
+    /// goes). Waiting for that, the upstream would stay away for ever.
     pub async fn conclude(mut self) -> Result<(), Failure> {
+        self.client = None;
         while !self.flight.is_empty() {
             let landed = self.flight.land(LEASE_MESSAGES).await;
             // That some are lost is why we are here.

@@ -240,6 +240,7 @@ impl Session {
             Err(_) => {}
         }
         driver.end().await;
+        drop(client);
         let concluded = publisher.conclude().await;
         ended.and(concluded)
     }
