@@ -229,16 +229,14 @@ impl Book {
     async fn commit_answer(&self, row: &Row, outcome: &Outcome) -> Result<(), BookError> {
         let payload = outcome::encode(&row.rid, outcome);
         let local = topic::result(&row.device, &row.name, &row.rid);
-        let mut messages =
-            vec![Upbound { correlation: row.correlation.clone(), ..Upbound::json(local.clone(), payload, false) }];
-        if let Some(response) = &row.response_topic {
-            let copy =
-                messages.iter().map(|m| Upbound { destination: Destination::Absolute(response.clone()), ..m.clone() });
-            messages = copy.chain(messages.clone()).collect();
-        }
+        let message = Upbound { correlation: row.correlation.as_deref(), ..Upbound::json(&local, &payload, false) };
+        let response = row
+            .response_topic
+            .as_deref()
+            .map(|response| Upbound { destination: Destination::Absolute(response), ..message.clone() });
         let lane = route::upward(&topic::LocalTopic::parse(&local)).map_or(fieldgate_store::Lane::Live, |up| up.lane);
         let mut batch = Batch::default();
-        for message in messages.iter().filter(|_| self.upstream) {
+        for message in response.into_iter().chain([message]).filter(|_| self.upstream) {
             let time = self.clock.now();
             batch.appends.push(Append {
                 device: row.device.clone(),

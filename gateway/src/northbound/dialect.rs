@@ -62,40 +62,44 @@ impl Dialect {
     }
 
     /// `record`, whose body is `message`, as it goes on the wire.
-    pub fn upward(&self, record: &Record, message: Upbound) -> Packet {
-        let local = match &message.destination {
-            Destination::Local(topic) => Some(LocalTopic::parse(topic)),
-            Destination::Absolute(_) => None,
-        };
-        let wraps = self.envelope && matches!(local, Some(LocalTopic::Telemetry { .. } | LocalTopic::Result { .. }));
-        let topic = match message.destination {
-            Destination::Local(topic) => format!("{}{topic}", self.prefix),
-            Destination::Absolute(topic) => topic,
+    pub fn upward(&self, record: &Record, message: Upbound<'_>) -> Packet {
+        let (topic, wraps) = match message.destination {
+            Destination::Local(topic) => {
+                let wraps = self.envelope
+                    && matches!(LocalTopic::parse(topic), LocalTopic::Telemetry { .. } | LocalTopic::Result { .. });
+                ([&self.prefix, topic].concat(), wraps)
+            }
+            Destination::Absolute(topic) => (topic.to_owned(), false),
         };
         let properties = if self.v5 {
-            let mut user = message.user;
+            let mut user = Vec::with_capacity(message.user.len() + 5);
+            user.extend(message.user.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
             user.push(("fg-seq".to_owned(), record.header.seq.to_string()));
             user.push(("fg-boot".to_owned(), record.header.boot.to_string()));
             user.push(("fg-ts".to_owned(), record.header.time.to_string()));
             if record.replayed {
                 user.push(("fg-hist".to_owned(), "1".to_owned()));
             }
-            if let Some(id) = &message.identity {
-                user.push(("fg-id".to_owned(), id.clone()));
+            if let Some(id) = message.identity {
+                user.push(("fg-id".to_owned(), id.to_owned()));
             }
             Properties {
                 // The envelope is JSON text, whatever is in it.
                 utf8: message.utf8 || wraps,
-                content_type: if wraps { Some("application/json".to_owned()) } else { message.content_type },
+                content_type: if wraps { Some("application/json") } else { message.content_type }.map(str::to_owned),
                 expiry: record.remaining.map(whole_seconds),
-                correlation: message.correlation.map(Bytes::from),
+                correlation: message.correlation.map(Bytes::copy_from_slice),
                 user,
             }
         } else {
             Properties::default()
         };
-        let payload = if wraps { wrap(record, message.identity.as_deref(), &message.payload) } else { message.payload };
-        Packet { topic, payload: payload.into(), retain: message.retain, properties }
+        let payload = if wraps {
+            wrap(record, message.identity, message.payload).into()
+        } else {
+            Bytes::copy_from_slice(message.payload)
+        };
+        Packet { topic, payload, retain: message.retain, properties }
     }
 
     /// What to subscribe to.
@@ -213,16 +217,16 @@ mod tests {
         Record { id: RecordId(1), header, body: Bytes::new(), replayed, remaining }
     }
 
-    fn leaf(topic: &str, payload: &[u8]) -> Upbound {
+    fn leaf<'a>(topic: &'a str, payload: &'a [u8]) -> Upbound<'a> {
         Upbound {
-            destination: Destination::Local(topic.to_owned()),
-            payload: payload.to_vec(),
+            destination: Destination::Local(topic),
+            payload,
             retain: false,
-            content_type: Some("text/csv".to_owned()),
+            content_type: Some("text/csv"),
             utf8: true,
-            correlation: Some(vec![1, 2]),
-            user: vec![("shift".to_owned(), "2".to_owned())],
-            identity: Some("ab12".to_owned()),
+            correlation: Some(&[1, 2]),
+            user: vec![("shift", "2")],
+            identity: Some("ab12"),
         }
     }
 
@@ -251,7 +255,7 @@ mod tests {
 
     #[test]
     fn live_messages_and_the_gateways_own_have_fewer_properties() {
-        let own = Upbound::json("devices/press-1/state".to_owned(), b"{}".to_vec(), true);
+        let own = Upbound::json("devices/press-1/state", b"{}", true);
         let packet = dialect(true, true).upward(&record(false), own);
         assert!(packet.retain);
         assert_eq!(&packet.payload[..], b"{}", "states are not wrapped");
@@ -297,7 +301,7 @@ mod tests {
     #[test]
     fn an_absolute_topic_goes_as_it_is() {
         let mut answer = leaf("x", b"1");
-        answer.destination = Destination::Absolute("cloud/answers/9".to_owned());
+        answer.destination = Destination::Absolute("cloud/answers/9");
         let packet = dialect(true, true).upward(&record(false), answer);
         assert_eq!((packet.topic.as_str(), &packet.payload[..]), ("cloud/answers/9", &b"1"[..]));
     }

@@ -21,6 +21,10 @@ pub(super) const MAX_COMMAND: usize = 256 * 1024;
 /// Commands that the upstream may send before the first is acknowledged (v5 Receive Maximum).
 pub(super) const RECEIVE_MAXIMUM: u16 = 64;
 
+/// Messages that go out between two flushes. By default the libraries flush after each (34-54 k/s, with 64 82-86 k/s,
+/// FINDINGS), and after each flush they look at every place of the window: a tenth of the whole cost of a message with 64.
+pub(super) const REQUEST_BATCH: usize = 256;
+
 /// What goes into CONNECT.
 #[derive(Debug)]
 pub(super) struct Hello {

@@ -17,7 +17,8 @@ use super::dial::Stream;
 use super::failure::{Failure, Refusal, Who};
 use super::packet::{Packet, Properties};
 use super::transport::{
-    Ack, Arrival, CONNECT_TIME, Gone, Hello, MAX_COMMAND, RECEIVE_MAXIMUM, Signal, Transport, Welcome, Wire,
+    Ack, Arrival, CONNECT_TIME, Gone, Hello, MAX_COMMAND, RECEIVE_MAXIMUM, REQUEST_BATCH, Signal, Transport, Welcome,
+    Wire,
 };
 
 /// The upstream keeps commands for us for as long as it can: we may be away for months.
@@ -88,8 +89,7 @@ fn options(hello: &Hello, stream: Box<dyn Stream>) -> MqttOptions {
         .set_max_packet_size(Some(largest))
         .set_ack_mode(AckMode::Manual)
         .set_connect_timeout(CONNECT_TIME)
-        // Default: one flush per PUBLISH, 34-54 k/s; 64: 82-86 k/s (FINDINGS).
-        .set_max_request_batch(64)
+        .set_max_request_batch(REQUEST_BATCH)
         .set_outgoing_inflight_upper_limit(hello.window)
         .set_session_store(EmptySession { client_id, window: hello.window })
         .set_last_will(will(&hello.will));

@@ -102,14 +102,14 @@ impl LeafGate {
         let Some(up) = route::upward(topic) else { return Ok(None) };
         let properties = message.properties();
         let record = Upbound {
-            destination: Destination::Local(message.topic.to_string()),
-            payload: message.payload.to_vec(),
+            destination: Destination::Local(&message.topic),
+            payload: &message.payload,
             retain: up.retain,
-            content_type: properties.content_type.as_deref().map(str::to_owned),
+            content_type: properties.content_type.as_deref(),
             utf8: properties.utf8_payload == Some(true),
-            correlation: properties.correlation_data.as_deref().map(<[u8]>::to_vec),
-            user: properties.user.clone(),
-            identity: Some(who.fingerprint.clone().unwrap_or_else(|| "user".to_owned())),
+            correlation: properties.correlation_data.as_deref(),
+            user: properties.user.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+            identity: Some(who.fingerprint.as_deref().unwrap_or("user")),
         };
         let body = record.encode().map_err(|error| CommitError::Failed(error.to_string()))?;
         let expires = properties.message_expiry.map(|expiry| message.received.plus(expiry));

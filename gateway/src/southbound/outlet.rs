@@ -61,7 +61,7 @@ impl Outlet {
         let mut batch = Batch { puts, ..Batch::default() };
         for document in documents.iter().filter(|_| self.upstream) {
             let Some(up) = route::upward(&LocalTopic::parse(&document.topic)) else { continue };
-            let body = Upbound::json(document.topic.clone(), document.payload.clone(), up.retain).encode()?;
+            let body = Upbound::json(&document.topic, &document.payload, up.retain).encode()?;
             batch.appends.push(Append { device: up.device, lane: up.lane, time: now, expires: None, body });
         }
         if !batch.appends.is_empty() || !batch.puts.is_empty() {

@@ -62,11 +62,9 @@ async fn what_can_not_be_sent_is_put_aside_without_being_sent() {
         body: bytes::Bytes::from_static(&[1, 255, 255]),
     };
     bench.queue.commit(Batch::append(damaged)).await.unwrap();
-    let large = Upbound::json("devices/press-1/telemetry/t".to_owned(), vec![b'1'; 1000], false);
-    let mut wild = large.clone();
-    wild.payload.truncate(1);
-    wild.destination = Destination::Absolute("answers/#".to_owned());
-    bench.append("press-1", [large, wild]).await;
+    let large = Upbound::json("devices/press-1/telemetry/t", &[b'1'; 1000], false);
+    let wild = Upbound { destination: Destination::Absolute("answers/#"), payload: b"1", ..large.clone() };
+    bench.append("press-1", [large.encode(), wild.encode()].map(Result::unwrap)).await;
     bench.fill("press-1", 0, 2).await;
     let running = bench.start(config(liar.port, Protocol::V5));
     bench.emptied().await;

@@ -8,12 +8,14 @@ mod connecting;
 mod liar;
 #[cfg(feature = "demo")]
 mod outages;
+mod parting;
 mod stopping;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fieldgate_store::{Append, Batch, Lane, Options, Queue};
 use fieldgate_types::{Clock, DeviceId, SystemClock};
 use tempfile::TempDir;
@@ -68,21 +70,16 @@ impl Bench {
 
     /// Messages `from..to` of `device`, each its number.
     async fn fill(&self, device: &str, from: u32, to: u32) {
-        let message =
-            |n: u32| Upbound::json(format!("devices/{device}/telemetry/t"), n.to_string().into_bytes(), false);
-        self.append(device, (from..to).map(message)).await;
+        let topic = format!("devices/{device}/telemetry/t");
+        let body = |n: u32| Upbound::json(&topic, n.to_string().as_bytes(), false).encode().unwrap();
+        self.append(device, (from..to).map(body)).await;
     }
 
-    async fn append(&self, device: &str, messages: impl IntoIterator<Item = Upbound>) {
+    async fn append(&self, device: &str, bodies: impl IntoIterator<Item = Bytes>) {
         let device = DeviceId::new(device).unwrap();
-        let append = |message: Upbound| Append {
-            device: device.clone(),
-            lane: Lane::Live,
-            time: self.clock.now(),
-            expires: None,
-            body: message.encode().unwrap(),
-        };
-        let appends = messages.into_iter().map(append).collect();
+        let append =
+            |body| Append { device: device.clone(), lane: Lane::Live, time: self.clock.now(), expires: None, body };
+        let appends = bodies.into_iter().map(append).collect();
         self.queue.commit(Batch { appends, ..Batch::default() }).await.unwrap();
     }
 
