@@ -3,9 +3,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_broker::{DisconnectReason, Event, Limits, Message, QoS, Role};
+use futures_util::FutureExt;
 use support::packets::{self, Connect};
 use support::{Client, Plant, until};
 
@@ -316,4 +318,26 @@ async fn stopping_says_goodbye_to_everybody() {
     let (_, code) = tokio::join!(plant.broker.stop(Duration::from_secs(5)), device.disconnected());
     assert_eq!(code, Some(0x8B));
     assert_eq!(plant.broker.metrics().connections, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_published_after_a_right_was_withdrawn_is_delivered() {
+    let plant = Plant::new().await;
+    plant.gate.role("app", Role::App);
+    plant.gate.allow("app", "secret/#");
+    let mut app = plant.v5("app").await;
+    assert_eq!(app.subscribe("secret/#", 0).await, 0);
+    // The change comes between the connection's look at the rights and its look at what there is to deliver.
+    let (gate, broker) = (Arc::clone(&plant.gate), plant.broker.clone());
+    plant.gate.meanwhile(move || {
+        gate.withdraw("app");
+        gate.allow("app", "open/#");
+        broker.recheck();
+        let published = broker.publish(Message::new("secret/a", "withdrawn", Default::default())).now_or_never();
+        assert_eq!(published.unwrap().unwrap().live, 1);
+    });
+    app.publish(2, "open/x", 1, "x").await;
+    assert_eq!(app.acked(0x40).await, (1, 0));
+    until("it is dropped", async || plant.broker.metrics().dropped_not_authorized == 1).await;
+    app.silent(50).await;
 }

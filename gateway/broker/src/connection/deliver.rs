@@ -54,7 +54,8 @@ impl Connection {
 
     fn send(&mut self, queued: Queued, tally: &mut Tally) {
         let publisher = &self.publisher;
-        if self.guarded {
+        // Rights may have changed since this connection looked: what was published after that is seen only with it.
+        if self.guarded || publisher.core.rights() != self.rights_seen {
             let topic = &queued.routed.message.topic;
             if publisher.core.gate.may_receive(&publisher.who, topic) == Decision::Deny {
                 tally.denied += 1;

@@ -32,6 +32,7 @@ pub(super) struct Observer {
 pub(super) enum Open {
     AtLeastOnce,
     ExactlyOnce,
+    /// The broker has sent its PUBREL.
     Released,
 }
 
@@ -89,6 +90,9 @@ impl Observer {
                 6 => {
                     assert_eq!(found.first, 0x62, "flags of PUBREL");
                     self.whole(body, v3_1_1::Pubrel::parse, v5_0::Pubrel::parse);
+                    if let Some(open) = self.opened(packet_id(body)) {
+                        *open = Open::Released;
+                    }
                     self.owe(0x70, packet_id(body));
                 }
                 7 => self.whole(body, v3_1_1::Pubcomp::parse, v5_0::Pubcomp::parse),
@@ -165,15 +169,22 @@ impl Observer {
 
     /// An acknowledgement that the client sends, good or not: what it closes.
     pub(super) fn client_acknowledges(&mut self, kind: u8, ack: Ack) {
-        // What an earlier connection left may end before it comes again.
-        let side = if self.open.contains_key(&ack.packet_id) { &mut self.open } else { &mut self.earlier };
-        match (kind, side.get_mut(&ack.packet_id)) {
-            (5, Some(open)) if *open == Open::ExactlyOnce && ack.code < 0x80 => *open = Open::Released,
+        // A PUBREC alone closes nothing: until the PUBREL the message may come again. A PUBCOMP before it means nothing.
+        match (kind, self.opened(ack.packet_id)) {
+            (5, Some(Open::ExactlyOnce)) if ack.code < 0x80 => {}
             (4, Some(Open::AtLeastOnce)) | (5, Some(Open::ExactlyOnce)) | (7, Some(Open::Released)) => {
-                side.remove(&ack.packet_id);
+                let earlier = self.open.remove(&ack.packet_id).is_none();
+                if earlier {
+                    self.earlier.remove(&ack.packet_id);
+                }
             }
             _ => {}
         }
+    }
+
+    /// A publish that the client has not finished. What an earlier connection left may end before it comes again.
+    fn opened(&mut self, id: u16) -> Option<&mut Open> {
+        self.open.get_mut(&id).or_else(|| self.earlier.get_mut(&id))
     }
 
     fn owe(&mut self, first: u8, id: u16) {

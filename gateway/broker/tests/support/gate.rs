@@ -18,6 +18,8 @@ type Outcome = Result<(), CommitError>;
 pub struct TestGate {
     sessions: Arc<MemorySessions>,
     state: Mutex<State>,
+    /// Called once, when somebody asks whether it may publish: something that happens in the middle of a connection's work.
+    meanwhile: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 #[derive(Default)]
@@ -41,7 +43,7 @@ struct State {
 
 impl TestGate {
     pub fn new(sessions: Arc<MemorySessions>) -> Self {
-        Self { sessions, state: Mutex::default() }
+        Self { sessions, state: Mutex::default(), meanwhile: Mutex::default() }
     }
 
     /// The same answers, other rows.
@@ -49,7 +51,13 @@ impl TestGate {
         let state = self.state.lock().unwrap();
         let (roles, revoked) = (state.roles.clone(), state.revoked.clone());
         let (unknown, policies) = (state.unknown.clone(), state.policies.clone());
-        Self { sessions, state: Mutex::new(State { roles, revoked, unknown, policies, ..State::default() }) }
+        let state = Mutex::new(State { roles, revoked, unknown, policies, ..State::default() });
+        Self { sessions, state, meanwhile: Mutex::default() }
+    }
+
+    /// Runs when next somebody asks whether it may publish.
+    pub fn meanwhile(&self, happens: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Box::new(happens));
     }
 
     pub fn role(&self, id: &str, role: Role) {
@@ -153,6 +161,10 @@ impl Gate for TestGate {
     }
 
     fn may_publish(&self, who: &Identity, name: &str) -> Decision {
+        let happens = self.meanwhile.lock().unwrap().take();
+        if let Some(happens) = happens {
+            happens();
+        }
         let own = [format!("devices/{}/telemetry/#", who.id), format!("devices/{}/commands/+/+/result", who.id)];
         self.decide(who, own.iter().any(|filter| topic::matches(filter, name)), |filter| topic::matches(filter, name))
     }
