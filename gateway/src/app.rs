@@ -5,6 +5,7 @@
 //! field device ─→ driver ─→ Link ────────┴→ pipeline (route, report, document, record) → Queue.commit → [PUBACK]
 //!                                            Queue.lease → Upstream → upstream PUBACK → Queue.settle
 //! upstream → Upstream → Router → broker | driver → Book.answer → Queue.commit (the same road up)
+//!                      └→ Fetch → broker: trees of [[upstream.fetch]]
 //! ```
 //!
 //! | channel | bound | when full |
@@ -12,6 +13,7 @@
 //! | driver → Link (`Uplink`) | 16 batches | the driver waits and polls less often |
 //! | Router → Link → driver | 32 commands each | the command is answered `failed` |
 //! | Upstream → Router (below) | 64 commands | the commands stay unacknowledged at the upstream |
+//! | Upstream → Fetch (below) | 64 messages | they stay unacknowledged at the upstream, and commands behind them |
 //! | anybody → Queue | `Options` of the store | whoever commits waits; leaves get no PUBACK |
 //! | anybody → Audit | 4,096 lines | lines are dropped and counted |
 //! | enrolment port | 64 connections | newcomers wait in the kernel's queue |
@@ -46,7 +48,8 @@ use crate::command::{Book, FieldTarget, Router};
 use crate::config::Config;
 use crate::enrolment::EnrolmentPort;
 use crate::identity::{Authority, Rights, Users};
-use crate::northbound::{Upstream, UpstreamHandle};
+use crate::northbound::{Down, Upstream, UpstreamHandle};
+use crate::southbound::fetch::Fetch;
 use crate::southbound::handshakes::HandshakeThreads;
 use crate::southbound::leaf::LeafGate;
 use crate::southbound::link::{Link, LinkHandle};
@@ -146,7 +149,7 @@ impl App {
         let admin = doors.address()?;
 
         let stages = Stages::default();
-        let rights = Arc::new(Rights::new(&config.groups, &config.policies));
+        let rights = Arc::new(Rights::new(&config.groups, &config.policies, &config.broker.maps));
         let users = Arc::new(Users::new(&config.broker.users, Arc::clone(&clock))?);
         let gate = Arc::new(LeafGate::new(
             Arc::clone(&authority),
@@ -157,7 +160,7 @@ impl App {
             Arc::clone(&presence),
             audit.clone(),
             Arc::clone(&clock),
-            config.upstream.is_some(),
+            config.upstream.as_ref(),
         ));
         let handshakes = HandshakeThreads::start()?;
         let (broker, server_certificate) =
@@ -180,7 +183,7 @@ impl App {
             stages.commands.stop.clone(),
         );
         gate.route_commands(router.clone());
-        let upstream = start_upstream(&config, &authority, &queue, &router, &clock, &stages);
+        let upstream = start_upstream(&config, &authority, &queue, &router, &broker, &clock, &stages);
 
         let overview = Arc::new(Overview {
             authority,
@@ -346,23 +349,27 @@ fn start_upstream(
     authority: &Authority,
     queue: &Queue,
     router: &Router,
+    broker: &Broker,
     clock: &Arc<dyn Clock>,
     stages: &Stages,
 ) -> Option<UpstreamHandle> {
     let upstream = config.upstream.clone()?;
     // Full: the subscriber waits, and the upstream keeps what is not acknowledged.
     let (commands, downward) = mpsc::channel(64);
+    // The same. A local subscriber that doesn't keep up holds it up for `full_queue_wait`, once.
+    let (messages, fetched) = mpsc::channel(64);
     let (upstream, handle) = Upstream::new(
         upstream,
         authority.gateway.clone(),
         queue.clone(),
-        commands,
+        Down { commands, messages },
         config.buffer.replay_rate,
         Arc::clone(clock),
         stages.upstream.stop.clone(),
     );
     stages.upstream.tasks.spawn(upstream.run());
     stages.commands.tasks.spawn(router.clone().run(downward));
+    stages.commands.tasks.spawn(Fetch::new(broker.clone(), Arc::clone(clock), fetched).run());
     Some(handle)
 }
 

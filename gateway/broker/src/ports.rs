@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -33,6 +33,12 @@ pub trait Gate: Send + Sync + 'static {
     }
     /// Asked just before a session is attached and again after [`crate::Broker::recheck`]: revoked meanwhile?
     fn still_valid(&self, who: &Identity) -> Result<(), Refusal>;
+    /// The topic on which messages that `who` publishes to `topic` go on, for devices whose firmware can't change;
+    /// `None`: the same. Everything after it, rights included, knows the new topic alone. Cached like decisions.
+    fn rename(&self, who: &Identity, topic: &str) -> Option<Arc<str>> {
+        let _: (&Identity, &str) = (who, topic);
+        None
+    }
     /// May `who` publish to `topic`? Wills are asked at CONNECT and again when fired.
     fn may_publish(&self, who: &Identity, topic: &str) -> Decision;
     /// May `who` subscribe to `filter` (without a `$share/group/` prefix)?

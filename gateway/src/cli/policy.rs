@@ -15,7 +15,7 @@ pub async fn explain(config: &Config, question: Question, json: bool) -> anyhow:
     let explanation: Explanation = match Client::connect(&config.data_dir).await? {
         Some(client) => client.post("/api/v1/policy/explain", &question).await?,
         None => offline(config, |authority| {
-            let rights = Rights::new(&config.groups, &config.policies);
+            let rights = Rights::new(&config.groups, &config.policies, &config.broker.maps);
             Ok(answer(&question, &rights, &config.broker.users, &authority.registry)?)
         })?,
     };

@@ -1,6 +1,6 @@
 //! `[broker]`: where leaf devices connect, and every limit on what they can do (DESIGN section 8).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use fieldgate_types::{Section, Size};
 
 use super::load::Ids;
 use crate::identity::User;
+use crate::identity::mapping::Map;
 
 /// The `[broker]` section.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct BrokerConfig {
     pub websocket_origins: Vec<String>,
     /// Who comes in with a password.
     pub users: Vec<User>,
+    /// Topics of devices whose firmware can't change.
+    pub maps: Vec<Map>,
     /// Further names of the server certificate.
     pub names: Vec<String>,
     /// The limits.
@@ -32,8 +35,8 @@ pub struct BrokerConfig {
 }
 
 impl BrokerConfig {
-    /// Reads the section; its users' names are noted in `ids`.
-    pub(super) fn read(section: &Section, ids: &mut Ids) -> Self {
+    /// Reads the section; its users' names are noted in `ids`, `groups` are the names that exist.
+    pub(super) fn read(section: &Section, ids: &mut Ids, groups: &BTreeSet<String>) -> Self {
         let listen = section.get_or("listen", vec![SocketAddr::from(([0, 0, 0, 0], 8883))]);
         if listen.is_empty() {
             section.problem("listen", "is empty, at least one address such as \"0.0.0.0:8883\" is expected");
@@ -61,6 +64,7 @@ impl BrokerConfig {
             websocket: section.get_or("websocket", Vec::new()),
             websocket_origins: origins(section),
             users: section.sections("user").iter().filter_map(read).collect(),
+            maps: section.sections("map").iter().filter_map(|map| Map::read(map, groups)).collect(),
             names,
             limits: limits(&section.section_or_empty("limits")),
         }

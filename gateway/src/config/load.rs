@@ -76,7 +76,7 @@ fn compose(root: &Section) -> Option<Config> {
     let id: Option<DeviceId> = gateway.get("id");
     let mut seen = Ids::default();
     seen.0.extend(id.clone().map(|id| (id, "gateway")));
-    let broker = BrokerConfig::read(&root.section_or_empty("broker"), &mut seen);
+    let broker = BrokerConfig::read(&root.section_or_empty("broker"), &mut seen, &names);
     let modbus = links(
         root,
         "modbus",

@@ -115,6 +115,14 @@ pub fn explain(
         }
     };
     let subject = Subject { id: name, role, user: user.is_some() };
+    let renamed = rights.rename(&subject, judged).filter(|_| *action == Action::Publish);
+    let judged = match &renamed {
+        Some((renamed, map)) => {
+            notes.push(format!("the [[broker.map]] at {} makes it `{renamed}`, which is what is judged", map.at));
+            renamed
+        }
+        None => judged,
+    };
     let rule = rights.rule(&subject, *action, judged);
     let who = if user.is_some() { format!("user:{name}") } else { name.to_owned() };
     let mut explanation = Explanation {

@@ -8,6 +8,7 @@ mod authority;
 pub mod ending;
 pub mod explain;
 pub mod lists;
+pub mod mapping;
 pub mod password;
 pub mod policy;
 mod registry;

@@ -9,6 +9,9 @@ use fieldgate_certs::Role;
 use fieldgate_types::{DeviceId, Section};
 use serde::{Deserialize, Serialize};
 
+use super::mapping::Map;
+use crate::pipeline::topic::is_free;
+
 /// `[[group]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -107,7 +110,7 @@ impl Policy {
     }
 }
 
-fn parse_who(text: &str, groups: &BTreeSet<String>) -> Result<Who, String> {
+pub(super) fn parse_who(text: &str, groups: &BTreeSet<String>) -> Result<Who, String> {
     let Some((kind, name)) = text.split_once(':') else {
         if text == "*" {
             return Ok(Who::Everybody);
@@ -185,16 +188,27 @@ impl Rule<'_> {
 pub struct Rights {
     groups: BTreeMap<String, BTreeSet<DeviceId>>,
     policies: Vec<Policy>,
+    maps: Vec<Map>,
 }
 
 impl Rights {
     /// The default rights and these.
-    pub fn new(groups: &[Group], policies: &[Policy]) -> Self {
+    pub fn new(groups: &[Group], policies: &[Policy], maps: &[Map]) -> Self {
         let mut members: BTreeMap<String, BTreeSet<DeviceId>> = BTreeMap::new();
         for group in groups {
             members.entry(group.name.clone()).or_default().extend(group.members.iter().cloned());
         }
-        Self { groups: members, policies: policies.to_vec() }
+        Self { groups: members, policies: policies.to_vec(), maps: maps.to_vec() }
+    }
+
+    /// The topic that stands for `name` when `who` publishes there, and the first map that says so. It is this topic that
+    /// rights are about.
+    pub fn rename(&self, who: &Subject<'_>, name: &str) -> Option<(String, &Map)> {
+        if self.maps.is_empty() || !is_free(name) {
+            return None;
+        }
+        let about = |map: &&Map| self.is_about(&map.who, who);
+        self.maps.iter().filter(about).find_map(|map| Some((map.apply(who.id, name)?, map)))
     }
 
     /// Whether `who` may publish on `name`, a topic name.
@@ -273,7 +287,7 @@ mod tests {
         let names = BTreeSet::from(["presses".to_owned()]);
         let (who, filter) = (parse_who(who, &names).unwrap(), parse_filter(filter).unwrap());
         let policy = Policy { who, allow, filter, at: "gateway.toml:1".to_owned() };
-        Rights::new(&groups, &[policy])
+        Rights::new(&groups, &[policy], &[])
     }
 
     fn who(id: &str, role: Role) -> Subject<'_> {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fieldgate_types::Section;
 
+use crate::pipeline::tree::{PATH, Tree, is_path, overlap};
+
 /// The `[upstream]` section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
@@ -30,6 +32,10 @@ pub struct UpstreamConfig {
     pub window: u16,
     /// Whether telemetry and results are wrapped with their sequence numbers.
     pub envelope: bool,
+    /// Topic trees that go up.
+    pub forwards: Vec<Tree>,
+    /// Topic trees that come down.
+    pub fetches: Vec<Tree>,
 }
 
 /// Files of a TLS connection, all PEM.
@@ -90,9 +96,11 @@ impl UpstreamConfig {
             section.problem("client_id", "1 to 256 bytes are allowed");
         }
         let root = section.get_or("root", "fieldgate".to_owned());
-        if !valid_root(&root) {
-            section.problem("root", format_args!("`{root}` is not a topic: levels divided by `/`, none empty, without + and #, at most 256 bytes, not beginning with $"));
+        if !is_path(&root) {
+            section.problem("root", format_args!("`{root}` {PATH}"));
         }
+        let forwards: Vec<Tree> = section.sections("forward").iter().filter_map(Tree::read).collect();
+        let fetches = fetches(section, protocol, &forwards);
         let config = Self {
             protocol,
             client_id,
@@ -101,6 +109,8 @@ impl UpstreamConfig {
             keep_alive: section.duration("keep_alive", second * 5..=second * 65_535, second * 30),
             retry_max: section.duration("retry_max", second..=second * 3600, second * 30),
             window: section.number("window", 1..=u16::MAX, 4096),
+            forwards,
+            fetches,
             envelope: section.get_or("envelope", protocol == Protocol::V311),
             host: String::new(),
             port: 0,
@@ -165,11 +175,31 @@ fn parse_url(text: &str) -> Result<(bool, String, u16), String> {
     Ok((secure, host.to_owned(), port))
 }
 
-fn valid_root(root: &str) -> bool {
-    root.len() <= 256
-        && !root.starts_with('$')
-        && root.split('/').all(|level| !level.is_empty())
-        && !root.contains(['+', '#', '\0'])
+/// Reads `[[upstream.fetch]]`: no topic in two of them, and none that comes back as an echo of what goes up.
+fn fetches(section: &Section, protocol: Protocol, forwards: &[Tree]) -> Vec<Tree> {
+    let mut fetches: Vec<Tree> = Vec::new();
+    for table in section.sections("fetch") {
+        let Some(fetch) = Tree::read(&table) else { continue };
+        let meets = |other: &&Tree| overlap(&other.filter, &fetch.filter) && other.prefix == fetch.prefix;
+        if let Some(other) = fetches.iter().find(meets) {
+            table.problem(
+                "filter",
+                format_args!("`{}` and `{}` have topics in common, which would come twice", other.filter, fetch.filter),
+            );
+        }
+        // MQTT 5 has No Local.
+        if let Some(other) = forwards.iter().find(meets).filter(|_| protocol == Protocol::V311) {
+            table.problem(
+                "filter",
+                format_args!(
+                    "what `{}` sends up would come back: MQTT 3.1.1 can't tell; use `protocol = 5`, other filters or another `prefix`",
+                    other.filter
+                ),
+            );
+        }
+        fetches.push(fetch);
+    }
+    fetches
 }
 
 #[cfg(test)]

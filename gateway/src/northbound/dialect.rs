@@ -13,8 +13,10 @@ use serde_json::json;
 
 use super::config::{Protocol, UpstreamConfig};
 use super::packet::{Packet, Properties};
+use super::transport::Wanted;
 use crate::pipeline::record::{Destination, Upbound};
 use crate::pipeline::topic::LocalTopic;
+use crate::pipeline::tree::Tree;
 
 /// What is fixed about topics and payloads by the configuration.
 #[derive(Debug, Clone)]
@@ -23,6 +25,7 @@ pub(super) struct Dialect {
     prefix: String,
     envelope: bool,
     v5: bool,
+    fetches: Vec<Tree>,
 }
 
 /// What a topic that came down stands for.
@@ -36,6 +39,13 @@ pub(super) enum Downward {
         name: String,
         /// Request id.
         rid: Option<String>,
+    },
+    /// A message of a tree that is fetched.
+    Fetched {
+        /// On this local topic.
+        topic: String,
+        /// Whether it may be retained here.
+        retain: bool,
     },
     /// `…/result`: an answer of our own, which a 3.1.1 upstream sends back because it lies below the subscription.
     Echo,
@@ -53,6 +63,7 @@ impl Dialect {
             prefix: format!("{}/{gateway}/", config.root),
             envelope: config.envelope,
             v5: config.protocol == Protocol::V5,
+            fetches: config.fetches.clone(),
         }
     }
 
@@ -102,14 +113,33 @@ impl Dialect {
         Packet { topic, payload, retain: message.retain, properties }
     }
 
-    /// What to subscribe to.
-    pub fn filter(&self) -> String {
-        format!("{}devices/+/commands/#", self.prefix)
+    /// The commands' subscription, without which there is no connection.
+    pub fn commands(&self) -> Wanted {
+        Wanted { filter: format!("{}devices/+/commands/#", self.prefix), retained: false }
+    }
+
+    /// The subscriptions of what is fetched.
+    pub fn fetched(&self) -> impl Iterator<Item = Wanted> {
+        self.fetches.iter().map(|tree| {
+            let filter = tree.absolute(&tree.filter).unwrap_or_else(|| [&self.prefix, &*tree.filter].concat());
+            Wanted { filter, retained: true }
+        })
     }
 
     /// Takes a topic apart that came down.
     pub fn downward(&self, topic: &str) -> Downward {
-        self.command(topic).unwrap_or(Downward::Malformed)
+        self.command(topic).or_else(|| self.fetch(topic)).unwrap_or(Downward::Malformed)
+    }
+
+    fn fetch(&self, topic: &str) -> Option<Downward> {
+        self.fetches.iter().find_map(|tree| {
+            let local = match tree.prefix.as_deref() {
+                None => topic.strip_prefix(&self.prefix)?,
+                Some("") => topic,
+                Some(prefix) => topic.strip_prefix(prefix)?.strip_prefix('/')?,
+            };
+            tree.holds(local).then(|| Downward::Fetched { topic: local.to_owned(), retain: tree.retain })
+        })
     }
 
     fn command(&self, topic: &str) -> Option<Downward> {
@@ -206,7 +236,7 @@ mod tests {
     use super::*;
 
     fn dialect(v5: bool, envelope: bool) -> Dialect {
-        Dialect { prefix: "fieldgate/line-4/".to_owned(), envelope, v5 }
+        Dialect { prefix: "fieldgate/line-4/".to_owned(), envelope, v5, fetches: Vec::new() }
     }
 
     fn record(replayed: bool) -> Record {
@@ -342,7 +372,7 @@ mod tests {
         assert_eq!(d.state(true, Some(UnixMillis(5)), None).topic, "fieldgate/line-4/state");
         assert_eq!(payload(d.state(true, Some(UnixMillis(5)), None)), r#"{"online":true,"since":5}"#);
         assert_eq!(payload(d.state(false, None, Some("lost"))), r#"{"online":false,"reason":"lost"}"#);
-        assert_eq!(d.filter(), "fieldgate/line-4/devices/+/commands/#");
+        assert_eq!(d.commands().filter, "fieldgate/line-4/devices/+/commands/#");
     }
 
     proptest! {

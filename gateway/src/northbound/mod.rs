@@ -99,6 +99,47 @@ pub struct Downlink {
     pub accepted: Option<oneshot::Sender<()>>,
 }
 
+/// A message of a tree that is fetched.
+#[derive(Debug)]
+pub struct Fetched {
+    /// On which local topic.
+    pub topic: String,
+    /// As the upstream sent it.
+    pub payload: Bytes,
+    /// Whether it is retained here.
+    pub retain: bool,
+    /// MQTT 5 properties.
+    pub properties: FetchedProperties,
+    /// As [`Downlink::accepted`].
+    pub accepted: Option<oneshot::Sender<()>>,
+}
+
+/// The MQTT 5 properties that go on to local subscribers; none from a 3.1.1 upstream.
+#[derive(Debug, Default)]
+pub struct FetchedProperties {
+    /// Content type.
+    pub content_type: Option<String>,
+    /// Payload format indicator: UTF-8.
+    pub utf8: bool,
+    /// User properties in order.
+    pub user: Vec<(String, String)>,
+    /// Response topic.
+    pub response_topic: Option<String>,
+    /// Correlation data.
+    pub correlation: Option<Vec<u8>>,
+    /// What was left of the message expiry when it arrived.
+    pub expiry: Option<Duration>,
+}
+
+/// Where to what comes down.
+#[derive(Debug, Clone)]
+pub struct Down {
+    /// Commands.
+    pub commands: mpsc::Sender<Downlink>,
+    /// Messages of trees that are fetched.
+    pub messages: mpsc::Sender<Fetched>,
+}
+
 /// How long a stop goes on publishing unless [`Upstream::with_drain`] says otherwise: half of the 10 s that DESIGN
 /// section 7 gives the whole gateway.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -111,13 +152,13 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// For `gateway`, out of `queue`, into `commands`. `replay_rate` limits replayed messages per second. It connects
+    /// For `gateway`, out of `queue`, and `down`. `replay_rate` limits replayed messages per second. It connects
     /// in [`Upstream::run`] and ends when `stop` is cancelled.
     pub fn new(
         config: UpstreamConfig,
         gateway: DeviceId,
         queue: Queue,
-        commands: mpsc::Sender<Downlink>,
+        down: Down,
         replay_rate: Option<u32>,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
@@ -125,8 +166,7 @@ impl Upstream {
         let (board, handle) = status::board(clock.now());
         let protocol = config.protocol;
         let dialect = Dialect::new(&config, &gateway);
-        let session =
-            Session { config, gateway, dialect, queue, commands, replay_rate, clock, stop, drain: DRAIN, board };
+        let session = Session { config, gateway, dialect, queue, down, replay_rate, clock, stop, drain: DRAIN, board };
         (Self { protocol, session }, handle)
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Downlink;
+use super::Down;
 use super::config::UpstreamConfig;
 use super::dial::dial;
 use super::dialect::Dialect;
@@ -35,7 +35,7 @@ pub(super) struct Session {
     pub gateway: DeviceId,
     pub dialect: Dialect,
     pub queue: Queue,
-    pub commands: mpsc::Sender<Downlink>,
+    pub down: Down,
     pub replay_rate: Option<u32>,
     pub clock: Arc<dyn Clock>,
     pub stop: CancellationToken,
@@ -49,6 +49,8 @@ struct Connection<T> {
     welcome: Welcome,
     driver: Running,
     arrivals: mpsc::Receiver<super::transport::Arrival>,
+    /// A tree that is not fetched, and why.
+    refused: Option<String>,
 }
 
 /// The driver's task; ends with its owner.
@@ -143,8 +145,10 @@ impl Session {
         let mut driver = Running(Some(tokio::spawn(driver.run())));
         let birth = self.dialect.state(true, Some(self.clock.now()), None);
         let introduce = async {
-            within("SUBSCRIBE", client.subscribe(self.dialect.filter())).await?;
-            within("the birth message", announce(&client, birth, &welcome)).await
+            within("SUBSCRIBE", client.subscribe(self.dialect.commands())).await?;
+            let refused = self.fetch(&client).await?;
+            within("the birth message", announce(&client, birth, &welcome)).await?;
+            Ok(refused)
         };
         // The driver's word first: it knows why the others have no answer.
         let introduced = tokio::select! {
@@ -152,11 +156,30 @@ impl Session {
             failure = driver.ended() => Err(failure),
             introduced = introduce => introduced,
         };
-        if let Err(failure) = introduced {
-            driver.end().await;
-            return Err(failure);
+        match introduced {
+            Ok(refused) => Ok(Connection { client, welcome, driver, arrivals, refused }),
+            Err(failure) => {
+                driver.end().await;
+                Err(failure)
+            }
         }
-        Ok(Connection { client, welcome, driver, arrivals })
+    }
+
+    /// Subscribes to the trees that are fetched. One that the upstream refuses doesn't keep the others, or what goes up,
+    /// from coming through: the last refusal, in words.
+    async fn fetch<T: Transport>(&self, client: &T) -> Result<Option<String>, Failure> {
+        let mut refused = None;
+        for wanted in self.dialect.fetched() {
+            match within("SUBSCRIBE", client.subscribe(wanted)).await {
+                Ok(()) => {}
+                Err(failure @ Failure::Subscribe { .. }) => {
+                    tracing::error!(reason = %failure, "a tree of [[upstream.fetch]] doesn't come down");
+                    refused = Some(failure.to_string());
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(refused)
     }
 
     async fn hello(&self) -> Result<Hello, Failure> {
@@ -188,8 +211,8 @@ impl Session {
 
     /// Until the connection fails (the reason) or the stop is complete.
     async fn serve<T: Transport>(&self, connection: Connection<T>) -> Result<(), Failure> {
-        let Connection { client, welcome, mut driver, arrivals } = connection;
-        self.board.post(UpstreamState::Up, self.clock.now(), None);
+        let Connection { client, welcome, mut driver, arrivals, refused } = connection;
+        self.board.post(UpstreamState::Up, self.clock.now(), refused);
         tracing::info!(
             host = self.config.host,
             port = self.config.port,
@@ -197,13 +220,8 @@ impl Session {
             "the upstream is connected"
         );
         let counters = Arc::clone(&self.board.counters);
-        let subscriber = Subscriber::new(
-            client.clone(),
-            self.dialect.clone(),
-            Arc::clone(&counters),
-            arrivals,
-            self.commands.clone(),
-        );
+        let subscriber =
+            Subscriber::new(client.clone(), self.dialect.clone(), Arc::clone(&counters), arrivals, self.down.clone());
         let mut publisher = Publisher::new(Parts {
             client: client.clone(),
             queue: self.queue.clone(),

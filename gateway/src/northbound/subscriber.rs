@@ -10,10 +10,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Downlink;
 use super::dialect::{Dialect, Downward};
 use super::status::Counters;
 use super::transport::{Arrival, Gone, MAX_COMMAND, Transport};
+use super::{Down, Downlink, Fetched, FetchedProperties};
 
 /// The packet id when the command was accepted.
 type Acceptance = Pin<Box<dyn Future<Output = Option<u16>> + Send>>;
@@ -24,11 +24,17 @@ pub(super) struct Subscriber<T> {
     dialect: Dialect,
     counters: Arc<Counters>,
     arrivals: mpsc::Receiver<Arrival>,
-    commands: mpsc::Sender<Downlink>,
-    waiting: Option<Downlink>,
+    down: Down,
+    waiting: Option<Taken>,
     open: FuturesOrdered<Acceptance>,
     /// Kinds of message that have been logged on this connection.
     logged: Vec<&'static str>,
+}
+
+/// What came down and waits for its receiver.
+enum Taken {
+    Command(Downlink),
+    Message(Fetched),
 }
 
 enum Woke {
@@ -47,10 +53,10 @@ impl<T: Transport> Subscriber<T> {
         dialect: Dialect,
         counters: Arc<Counters>,
         arrivals: mpsc::Receiver<Arrival>,
-        commands: mpsc::Sender<Downlink>,
+        down: Down,
     ) -> Self {
         let open = FuturesOrdered::new();
-        Self { client, dialect, counters, arrivals, commands, waiting: None, open, logged: Vec::new() }
+        Self { client, dialect, counters, arrivals, down, waiting: None, open, logged: Vec::new() }
     }
 
     /// Until the wire is gone.
@@ -77,13 +83,9 @@ impl<T: Transport> Subscriber<T> {
     async fn next(&mut self) -> Woke {
         tokio::select! {
             Some(accepted) = self.open.next(), if !self.open.is_empty() => Woke::Accepted(accepted),
-            permit = self.commands.reserve(), if self.waiting.is_some() => match (permit, self.waiting.take()) {
-                (Ok(permit), Some(command)) => {
-                    permit.send(command);
-                    Woke::Passed
-                }
-                _ => Woke::Closed,
-            },
+            passed = hand_over(&self.down, &mut self.waiting), if self.waiting.is_some() => {
+                if passed { Woke::Passed } else { Woke::Closed }
+            }
             arrival = self.arrivals.recv(), if self.waiting.is_none() && self.open.len() < Self::MAX_OPEN => {
                 match arrival {
                     Some(arrival) => Woke::Arrived(arrival),
@@ -96,28 +98,46 @@ impl<T: Transport> Subscriber<T> {
     }
 
     fn arrived(&mut self, arrival: Arrival) {
-        let Arrival { topic, payload, retained, packet_id, response_topic, correlation, expiry } = arrival;
+        let Arrival { topic, payload, retained, packet_id, response_topic, correlation, expiry, .. } = arrival;
         let parsed = match std::str::from_utf8(&topic) {
             Ok(topic) => self.dialect.downward(topic),
             Err(_) => Downward::Malformed,
         };
         let (device, name, rid) = match parsed {
             Downward::Echo => return self.done_with(packet_id),
-            Downward::Malformed => return self.ignore(packet_id, "no command topic", &topic),
-            // Carried out once per reconnect, if it were: rids are remembered for 24 h only.
-            Downward::Command { .. } if retained => return self.ignore(packet_id, "retained", &topic),
-            Downward::Command { .. } if payload.len() > MAX_COMMAND => {
+            Downward::Malformed => return self.ignore(packet_id, "neither a command nor fetched", &topic),
+            Downward::Fetched { .. } | Downward::Command { .. } if payload.len() > MAX_COMMAND => {
                 return self.ignore(packet_id, "larger than 256 KiB", &topic);
             }
+            Downward::Fetched { topic, retain } => {
+                let accepted = self.acceptance(packet_id);
+                let Arrival { content_type, utf8, user, .. } = arrival;
+                self.waiting = Some(Taken::Message(Fetched {
+                    topic,
+                    payload,
+                    retain: retained && retain,
+                    properties: FetchedProperties { content_type, utf8, user, response_topic, correlation, expiry },
+                    accepted,
+                }));
+                return;
+            }
+            // Carried out once per reconnect, if it were: rids are remembered for 24 h only.
+            Downward::Command { .. } if retained => return self.ignore(packet_id, "retained", &topic),
             Downward::Command { device, name, rid } => (device, name, rid),
         };
         self.counters.command();
-        let accepted = packet_id.map(|packet_id| {
+        let accepted = self.acceptance(packet_id);
+        let command = Downlink { device, name, rid, payload, response_topic, correlation, expiry, accepted };
+        self.waiting = Some(Taken::Command(command));
+    }
+
+    /// To be fired by whoever receives the message; it is acknowledged in its turn then.
+    fn acceptance(&mut self, packet_id: Option<u16>) -> Option<oneshot::Sender<()>> {
+        packet_id.map(|packet_id| {
             let (accepted, acceptance) = oneshot::channel();
             self.open.push_back(Box::pin(async move { acceptance.await.ok().map(|()| packet_id) }));
             accepted
-        });
-        self.waiting = Some(Downlink { device, name, rid, payload, response_topic, correlation, expiry, accepted });
+        })
     }
 
     /// Acknowledged in its turn, and forgotten.
@@ -136,4 +156,24 @@ impl<T: Transport> Subscriber<T> {
         }
         self.done_with(packet_id);
     }
+}
+
+/// Gives what waits to its receiver; `false`: that is gone. Cancel-safe.
+async fn hand_over(down: &Down, waiting: &mut Option<Taken>) -> bool {
+    match waiting {
+        Some(Taken::Command(_)) => {
+            let Ok(permit) = down.commands.reserve().await else { return false };
+            if let Some(Taken::Command(command)) = waiting.take() {
+                permit.send(command);
+            }
+        }
+        Some(Taken::Message(_)) => {
+            let Ok(permit) = down.messages.reserve().await else { return false };
+            if let Some(Taken::Message(message)) = waiting.take() {
+                permit.send(message);
+            }
+        }
+        None => {}
+    }
+    true
 }

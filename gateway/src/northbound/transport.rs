@@ -85,6 +85,21 @@ pub(super) struct Arrival {
     pub correlation: Option<Vec<u8>>,
     /// Message expiry.
     pub expiry: Option<Duration>,
+    /// Content type.
+    pub content_type: Option<String>,
+    /// Payload format indicator: UTF-8.
+    pub utf8: bool,
+    /// User properties in order.
+    pub user: Vec<(String, String)>,
+}
+
+/// What we subscribe to, at QoS 1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Upstream filter.
+    pub filter: String,
+    /// Whether retained messages come, and come as retained.
+    pub retained: bool,
 }
 
 /// Something happened on the wire.
@@ -121,8 +136,8 @@ pub(super) trait Transport: Clone + Send + Sync + Sized + 'static {
         stream: Box<dyn Stream>,
     ) -> impl Future<Output = Result<(Self, Self::Wire, Welcome), Failure>> + Send;
 
-    /// SUBSCRIBE at QoS 1; resolves with the SUBACK.
-    fn subscribe(&self, filter: String) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// SUBSCRIBE; resolves with the SUBACK.
+    fn subscribe(&self, wanted: Wanted) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Queues a PUBLISH at QoS 1. In order; waits while the wire's queue, which is as long as the window, is full.
     fn publish(&self, packet: Packet) -> impl Future<Output = Result<Self::Notice, Gone>> + Send;

@@ -13,7 +13,9 @@ use rumqttc_v4::{
 use super::dial::Stream;
 use super::failure::{Failure, Refusal, Who};
 use super::packet::Packet;
-use super::transport::{Ack, Arrival, CONNECT_TIME, Gone, Hello, REQUEST_BATCH, Signal, Transport, Welcome, Wire};
+use super::transport::{
+    Ack, Arrival, CONNECT_TIME, Gone, Hello, REQUEST_BATCH, Signal, Transport, Wanted, Welcome, Wire,
+};
 
 /// 3.1.1 can't announce a limit, and a larger packet would end this connection and, redelivered, each next one. So the
 /// limit is far above [`super::transport::MAX_COMMAND`], which the subscriber holds commands to.
@@ -85,7 +87,7 @@ impl Transport for Client {
         }
     }
 
-    async fn subscribe(&self, filter: String) -> Result<(), Failure> {
+    async fn subscribe(&self, Wanted { filter, .. }: Wanted) -> Result<(), Failure> {
         let lost = |error: String| Failure::Lost(error);
         let asked = self.client.subscribe_tracked(filter.clone(), QoS::AtLeastOnce).await;
         let notice = asked.map_err(|error| lost(error.to_string()))?;
@@ -93,7 +95,7 @@ impl Transport for Client {
         match suback.return_codes.as_slice() {
             [SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce)] => Ok(()),
             [SubscribeReasonCode::Success(QoS::AtMostOnce)] => {
-                Err(Failure::Subscribe { filter, reason: "only QoS 0 is granted, commands would be lost".to_owned() })
+                Err(Failure::Subscribe { filter, reason: "only QoS 0 is granted, messages would be lost".to_owned() })
             }
             _ => Err(Failure::Subscribe { filter, reason: "failure (0x80)".to_owned() }),
         }
@@ -139,6 +141,9 @@ fn arrival(publish: Publish) -> Arrival {
         response_topic: None,
         correlation: None,
         expiry: None,
+        content_type: None,
+        utf8: false,
+        user: Vec::new(),
     }
 }
 

@@ -17,8 +17,8 @@ use super::dial::Stream;
 use super::failure::{Failure, Refusal, Who};
 use super::packet::{Packet, Properties};
 use super::transport::{
-    Ack, Arrival, CONNECT_TIME, Gone, Hello, MAX_COMMAND, RECEIVE_MAXIMUM, REQUEST_BATCH, Signal, Transport, Welcome,
-    Wire,
+    Ack, Arrival, CONNECT_TIME, Gone, Hello, MAX_COMMAND, RECEIVE_MAXIMUM, REQUEST_BATCH, Signal, Transport, Wanted,
+    Welcome, Wire,
 };
 
 /// The upstream keeps commands for us for as long as it can: we may be away for months.
@@ -148,18 +148,20 @@ impl Transport for Client {
         }
     }
 
-    async fn subscribe(&self, filter: String) -> Result<(), Failure> {
-        // No Local: our results lie below the filter. Retain handling 2: no retained commands.
+    async fn subscribe(&self, Wanted { filter, retained }: Wanted) -> Result<(), Failure> {
+        // No Local: our results, and what we forward, lie below the filters.
+        let rule = if retained { RetainForwardRule::OnEverySubscribe } else { RetainForwardRule::Never };
         let asked = SubscribeFilterInput::new(filter.clone(), QoS::AtLeastOnce)
             .no_local(true)
-            .retain_forward_rule(RetainForwardRule::Never);
+            .preserve_retain(retained)
+            .retain_forward_rule(rule);
         let lost = |error: String| Failure::Lost(error);
         let notice = self.client.subscribe_many_tracked([asked]).await.map_err(|error| lost(error.to_string()))?;
         let suback = notice.wait_async().await.map_err(|error| lost(error.to_string()))?;
         match suback.return_codes.as_slice() {
             [SubscribeReasonCode::Success(QoS::AtLeastOnce | QoS::ExactlyOnce)] => Ok(()),
             [SubscribeReasonCode::Success(QoS::AtMostOnce)] => {
-                Err(Failure::Subscribe { filter, reason: "only QoS 0 is granted, commands would be lost".to_owned() })
+                Err(Failure::Subscribe { filter, reason: "only QoS 0 is granted, messages would be lost".to_owned() })
             }
             codes => Err(Failure::Subscribe { filter, reason: format!("{codes:?}") }),
         }
@@ -228,6 +230,9 @@ fn arrival(publish: Publish) -> Arrival {
         response_topic: properties.response_topic,
         correlation: properties.correlation_data.map(|data: Bytes| data.to_vec()),
         expiry: properties.message_expiry_interval.map(|seconds| Duration::from_secs(seconds.into())),
+        content_type: properties.content_type,
+        utf8: properties.payload_format_indicator == Some(1),
+        user: properties.user_properties,
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! - [`topic`]: the local topic tree of DESIGN section 5, taken apart in one place.
 //! - [`route`]: does a message go upstream, and how. The one function that decides it.
+//! - [`tree`]: topic trees besides those of devices, up and down.
 //! - [`record`]: the body of a stored record, independent of the upstream's dialect.
 //! - [`report`]: report by exception: which samples of a field device are worth a message.
 //! - [`document`]: samples as field telemetry documents.
@@ -12,3 +13,4 @@ pub mod record;
 pub mod report;
 pub mod route;
 pub mod topic;
+pub mod tree;

@@ -4,6 +4,7 @@ use fieldgate_store::Lane;
 use fieldgate_types::DeviceId;
 
 use super::topic::LocalTopic;
+use super::tree::Tree;
 
 /// How a message goes upstream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,17 @@ pub fn upward(topic: &LocalTopic<'_>) -> Option<Upward> {
         LocalTopic::State { device } => up(device, true),
         LocalTopic::Command { .. } | LocalTopic::Other => None,
     }
+}
+
+/// Whether what `who` publishes on a free topic goes upstream with one of the trees that are forwarded, how, and on which
+/// topic; `None` for that: below the gateway's own root, as everything else.
+///
+/// Bytes, properties and, unless the tree says no, the retain flag go as they are. Order, sequence numbers and ledger are the
+/// publisher's.
+pub fn forward(trees: &[Tree], who: &str, topic: &str, retain: bool) -> Option<(Upward, Option<String>)> {
+    let tree = trees.iter().find(|tree| tree.holds(topic))?;
+    let device = DeviceId::new(who).ok()?;
+    Some((Upward { device, lane: Lane::Live, retain: retain && tree.retain }, tree.absolute(topic)))
 }
 
 #[cfg(test)]

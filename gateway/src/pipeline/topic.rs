@@ -60,6 +60,13 @@ impl<'a> LocalTopic<'a> {
     }
 }
 
+/// Whether a topic or filter lies outside the trees that have a meaning here: it may be mapped, forwarded and fetched. A
+/// filter that begins with a wildcard lies outside, and stands for free topics alone.
+pub fn is_free(topic: &str) -> bool {
+    let first = topic.split('/').next().unwrap_or(topic);
+    !matches!(first, "devices" | "modules") && !first.starts_with('$')
+}
+
 /// `devices/{id}/telemetry/{stream}`
 pub fn telemetry(device: &DeviceId, stream: &str) -> String {
     format!("devices/{device}/telemetry/{stream}")

@@ -22,9 +22,11 @@ use crate::command::book::{Answer, Book};
 use crate::command::{Router, outcome};
 use crate::identity::policy::Subject;
 use crate::identity::{Authority, Rights, Users};
+use crate::northbound::UpstreamConfig;
 use crate::pipeline::record::{Destination, Upbound};
 use crate::pipeline::route;
 use crate::pipeline::topic::LocalTopic;
+use crate::pipeline::tree::Tree;
 
 /// How often leaves were refused something, by a closed set of words.
 #[derive(Debug, Default)]
@@ -57,6 +59,8 @@ pub struct LeafGate {
     audit: Audit,
     clock: Arc<dyn Clock>,
     upstream: bool,
+    /// Trees that go upstream besides those of devices.
+    forwards: Vec<Tree>,
     counters: Arc<LeafCounters>,
     /// What was last refused: the same again is a counter and an audit line, not a log line.
     last_refusal: Mutex<String>,
@@ -65,7 +69,7 @@ pub struct LeafGate {
 }
 
 impl LeafGate {
-    /// Asks these. `upstream` is whether there is one: a local-only gateway stores nothing for it.
+    /// Asks these. Without an `upstream` the gateway is local-only, and stores nothing for it.
     #[allow(clippy::too_many_arguments)] // Each is a part of the gateway that the gate asks; app.rs shows them.
     pub fn new(
         authority: Arc<Authority>,
@@ -76,10 +80,26 @@ impl LeafGate {
         presence: Arc<Presence>,
         audit: Audit,
         clock: Arc<dyn Clock>,
-        upstream: bool,
+        upstream: Option<&UpstreamConfig>,
     ) -> Self {
+        let forwards = upstream.map(|upstream| upstream.forwards.clone()).unwrap_or_default();
+        let upstream = upstream.is_some();
         let (counters, last_refusal, router) = (Arc::default(), Mutex::default(), OnceLock::new());
-        Self { authority, rights, users, queue, book, presence, audit, clock, upstream, counters, last_refusal, router }
+        Self {
+            authority,
+            rights,
+            users,
+            queue,
+            book,
+            presence,
+            audit,
+            clock,
+            upstream,
+            forwards,
+            counters,
+            last_refusal,
+            router,
+        }
     }
 
     /// Commands that local programs publish for field devices go there.
@@ -99,10 +119,14 @@ impl LeafGate {
         if !self.upstream {
             return Ok(None);
         }
-        let Some(up) = route::upward(topic) else { return Ok(None) };
+        let routed = match topic {
+            LocalTopic::Other => route::forward(&self.forwards, &who.id, &message.topic, message.retain),
+            _ => route::upward(topic).map(|up| (up, None)),
+        };
+        let Some((up, absolute)) = routed else { return Ok(None) };
         let properties = message.properties();
         let record = Upbound {
-            destination: Destination::Local(&message.topic),
+            destination: absolute.as_deref().map_or(Destination::Local(&message.topic), Destination::Absolute),
             payload: &message.payload,
             retain: up.retain,
             content_type: properties.content_type.as_deref(),
@@ -163,6 +187,10 @@ impl Gate for LeafGate {
         Err(Refusal::new(format!(
             "the certificate of `{id}` was revoked: issue a new one with `fieldgate device add {id}`"
         )))
+    }
+
+    fn rename(&self, who: &Identity, topic: &str) -> Option<Arc<str>> {
+        self.rights.rename(&subject(who), topic).map(|(renamed, _)| renamed.into())
     }
 
     fn may_publish(&self, who: &Identity, topic: &str) -> Decision {

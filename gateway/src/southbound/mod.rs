@@ -5,9 +5,11 @@
 //! - [`handshakes`]: threads of lower priority for TLS handshakes.
 //! - [`leaf`]: the broker's `Gate`: who a leaf is, what it may, and its messages on their way into the store.
 //! - [`presence`]: which device is online, told locally and upstream.
+//! - [`fetch`]: trees that come down from upstream, to local subscribers.
 //! - [`outlet`]: the gateway's own messages into the store and to local subscribers.
 
 pub mod drivers;
+pub mod fetch;
 pub mod handshakes;
 pub mod leaf;
 pub mod link;

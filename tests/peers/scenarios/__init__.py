@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from scenarios import (
     certificates, commands, disk, doors, enrolment, field, harness, identity, load, local, memory, refusals, sessions,
+    trees,
 )
 from stage import Stage
 
@@ -28,6 +29,7 @@ ALL: dict[str, Scenario] = {
     "load": load.cloud_away,
     "crash": load.gateway_killed,
     "sessions": sessions.survive_kills,
+    "trees": trees.trees,
     "config": refusals.ten_mistakes,
     "trouble": refusals.keeps_running,
     "disk": disk.full_and_back,

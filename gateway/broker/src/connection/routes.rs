@@ -13,6 +13,7 @@ const MOST: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Routes {
+    /// By the name that was published to.
     by_name: HashMap<Arc<str>, Route>,
     /// Generation of rights that the decisions belong to.
     rights: u64,
@@ -20,6 +21,7 @@ pub(super) struct Routes {
 
 #[derive(Debug, Clone)]
 pub(super) struct Route {
+    /// The name that the message goes on with.
     pub topic: Arc<str>,
     pub decision: Decision,
     pub plan: Arc<Plan>,
@@ -35,19 +37,21 @@ impl Routes {
         }
         if let Some(route) = self.by_name.get_mut(name) {
             if !core.router.fresh(&route.plan) {
-                route.plan = Arc::new(core.router.plan(name, Some(session)));
+                route.plan = Arc::new(core.router.plan(&route.topic, Some(session)));
             }
             return route.clone();
         }
         if self.by_name.len() >= MOST {
             self.by_name.clear();
         }
+        let published: Arc<str> = name.into();
+        let topic = core.gate.rename(who, name).unwrap_or_else(|| Arc::clone(&published));
         let route = Route {
-            topic: name.into(),
-            decision: core.gate.may_publish(who, name),
-            plan: Arc::new(core.router.plan(name, Some(session))),
+            decision: core.gate.may_publish(who, &topic),
+            plan: Arc::new(core.router.plan(&topic, Some(session))),
+            topic,
         };
-        self.by_name.insert(Arc::clone(&route.topic), route.clone());
+        self.by_name.insert(published, route.clone());
         route
     }
 }

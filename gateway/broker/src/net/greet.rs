@@ -182,13 +182,13 @@ fn refused(usual: u8, refusal: crate::Refusal) -> Refused {
 }
 
 /// Everything that must hold before a session is attached.
-fn vet(core: &Core, who: Arc<Identity>, connect: Connect) -> Result<Vetted, Refused> {
+fn vet(core: &Core, who: Arc<Identity>, mut connect: Connect) -> Result<Vetted, Refused> {
     let client_id = client_id(core, &who, &connect.client_id)?;
     let assigned = if connect.client_id.is_empty() { ASSIGNED + client_id.len() } else { 0 };
     if connect.maximum_packet < CONNACK + assigned {
         return Err(Refused::new(0x95, "no CONNACK fits into the client's Maximum Packet Size"));
     }
-    check_will(core, &who, &connect)?;
+    check_will(core, &who, &mut connect)?;
     Ok(Vetted { who, client_id, connect })
 }
 
@@ -285,14 +285,17 @@ fn client_id(core: &Core, who: &Identity, asked: &str) -> Result<Arc<str>, Refus
     Err(Refused::new(0x85, words))
 }
 
-fn check_will(core: &Core, who: &Arc<Identity>, connect: &Connect) -> Result<(), Refused> {
-    let Some(will) = &connect.will else { return Ok(()) };
+fn check_will(core: &Core, who: &Arc<Identity>, connect: &mut Connect) -> Result<(), Refused> {
+    let Some(will) = &mut connect.will else { return Ok(()) };
     let limits = &core.limits;
     if will.topic.len() > limits.topic || topic::levels(&will.topic) > limits.topic_levels {
         return Err(Refused::new(0x90, "the will's topic is too long or has too many levels"));
     }
     if will.properties.utf8_payload == Some(true) && std::str::from_utf8(&will.payload).is_err() {
         return Err(Refused::new(0x99, "the will's payload is not the UTF-8 that it claims to be"));
+    }
+    if let Some(renamed) = core.gate.rename(who, &will.topic) {
+        will.topic = renamed;
     }
     if core.gate.may_publish(who, &will.topic) == Decision::Deny {
         core.counters.publish_refused.one();

@@ -77,7 +77,7 @@ async fn says_that_it_is_not_authorized() {
 async fn a_refused_subscription_is_an_error_with_its_reason() {
     for (protocol, v5, code) in [(Protocol::V5, true, 0x87), (Protocol::V311, false, 0x80), (Protocol::V5, true, 0)] {
         let mut script = Script::honest(v5);
-        script.suback = code;
+        script.suback = Box::new(move |_| code);
         let liar = Liar::start(script).await;
         let bench = Bench::new();
         let running = bench.start(config(liar.port, protocol));

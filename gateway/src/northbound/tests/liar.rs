@@ -52,7 +52,7 @@ pub struct Script {
     /// Properties of the CONNACK, v5.
     pub properties: Vec<u8>,
     /// SUBACK reason.
-    pub suback: u8,
+    pub suback: Box<dyn Fn(&str) -> u8 + Send + Sync>,
     /// For each PUBLISH on telemetry, with how many came before it in all.
     pub reply: Replies,
     pub pong: bool,
@@ -64,7 +64,7 @@ impl Script {
             v5,
             connack: Box::new(|_| 0),
             properties: Vec::new(),
-            suback: 1,
+            suback: Box::new(|_| 1),
             reply: Box::new(|_, _| Reply::Ack(0)),
             pong: true,
         }
@@ -193,13 +193,14 @@ async fn serve(
             }
             8 => {
                 let at = if script.v5 { 5 } else { 4 };
-                let filter = body[at..body.len() - 1].to_vec();
-                shared.lock().unwrap().filters.push(String::from_utf8(filter).unwrap());
+                let filter = String::from_utf8(body[at..body.len() - 1].to_vec()).unwrap();
+                let code = (script.suback)(&filter);
+                shared.lock().unwrap().filters.push(filter);
                 let mut answer = body[..2].to_vec();
                 if script.v5 {
                     answer.push(0);
                 }
-                answer.push(script.suback);
+                answer.push(code);
                 write.write_all(&frame(0x90, &answer)).await?;
             }
             3 => {

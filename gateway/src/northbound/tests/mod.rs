@@ -10,6 +10,7 @@ mod liar;
 mod outages;
 mod parting;
 mod stopping;
+mod trees;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Downlink, Protocol, Upstream, UpstreamConfig, UpstreamHandle};
+use super::{Down, Downlink, Fetched, Protocol, Upstream, UpstreamConfig, UpstreamHandle};
 use crate::pipeline::record::Upbound;
 
 const GATEWAY: &str = "line-4";
@@ -40,6 +41,7 @@ struct Bench {
 struct Running {
     handle: UpstreamHandle,
     commands: mpsc::Receiver<Downlink>,
+    fetched: mpsc::Receiver<Fetched>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -56,6 +58,8 @@ fn config(port: u16, protocol: Protocol) -> UpstreamConfig {
         keep_alive: Duration::from_secs(5),
         retry_max: Duration::from_secs(1),
         window: 100,
+        forwards: Vec::new(),
+        fetches: Vec::new(),
         envelope: protocol == Protocol::V311,
     }
 }
@@ -89,13 +93,15 @@ impl Bench {
 
     fn start_paced(&self, config: UpstreamConfig, replay_rate: Option<u32>) -> Running {
         let (send, commands) = mpsc::channel(4);
+        let (messages, fetched) = mpsc::channel(4);
+        let down = Down { commands: send, messages };
         let stop = CancellationToken::new();
         let gateway = DeviceId::new(GATEWAY).unwrap();
         let clock = Arc::clone(&self.clock);
         let (upstream, handle) =
-            Upstream::new(config, gateway, self.queue.clone(), send, replay_rate, clock, stop.clone());
+            Upstream::new(config, gateway, self.queue.clone(), down, replay_rate, clock, stop.clone());
         let task = tokio::spawn(upstream.run());
-        Running { handle, commands, stop, task }
+        Running { handle, commands, fetched, stop, task }
     }
 
     async fn emptied(&self) {

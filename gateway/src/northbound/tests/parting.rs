@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use super::super::dial::Stream;
 use super::super::dialect::Dialect;
 use super::super::failure::{Failure, Who};
-use super::super::packet::Packet;
+use super::super::packet::{Packet, Properties};
 use super::super::session::Session;
-use super::super::transport::{Ack, Gone, Hello, Signal, Transport, Welcome, Wire};
-use super::super::{Protocol, status, v5, v311};
+use super::super::transport::{Ack, Gone, Hello, Signal, Transport, Wanted, Welcome, Wire};
+use super::super::{Down, Protocol, status, v5, v311};
 use super::liar::{Liar, Script};
 use super::{Bench, GATEWAY, config, eventually};
 use fieldgate_types::DeviceId;
@@ -48,7 +48,7 @@ impl Transport for Hoarder {
         Ok((client, Short(given), welcome))
     }
 
-    async fn subscribe(&self, _: String) -> Result<(), Failure> {
+    async fn subscribe(&self, _: Wanted) -> Result<(), Failure> {
         Ok(())
     }
 
@@ -85,14 +85,14 @@ async fn messages_that_the_client_still_holds_do_not_keep_the_upstream_away() {
     let (board, handle) = status::board(bench.clock.now());
     let gateway = DeviceId::new(GATEWAY).unwrap();
     // Nobody sends a command here.
-    let (commands, _taken) = mpsc::channel(1);
+    let ((commands, _taken), (messages, _fetched)) = (mpsc::channel(1), mpsc::channel(1));
     let stop = CancellationToken::new();
     let session = Session {
         dialect: Dialect::new(&config, &gateway),
         config,
         gateway,
         queue: bench.queue.clone(),
-        commands,
+        down: Down { commands, messages },
         replay_rate: None,
         clock: Arc::clone(&bench.clock),
         stop: stop.clone(),
@@ -112,7 +112,7 @@ async fn given_and_never_sent<T: Transport>(v5: bool) {
         topic: topic.to_owned(),
         payload: "1".into(),
         retain: false,
-        properties: Default::default(),
+        properties: Properties::default(),
     };
     let hello = Hello {
         host: "127.0.0.1".to_owned(),

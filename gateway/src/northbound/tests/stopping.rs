@@ -41,12 +41,13 @@ async fn a_stop_leaves_in_the_queue_what_does_not_go_in_time() {
     let config = config(liar.port, Protocol::V5);
     let stop = tokio_util::sync::CancellationToken::new();
     let (commands, _taken) = tokio::sync::mpsc::channel(1);
+    let (messages, _fetched) = tokio::sync::mpsc::channel(1);
     let gateway = fieldgate_types::DeviceId::new(super::GATEWAY).unwrap();
     let (upstream, handle) = super::Upstream::new(
         config,
         gateway,
         bench.queue.clone(),
-        commands,
+        super::Down { commands, messages },
         None,
         std::sync::Arc::clone(&bench.clock),
         stop.clone(),
