@@ -193,3 +193,25 @@ async fn a_start_that_fails_names_the_address() {
     let error = again.err().expect("the address is taken").to_string();
     assert!(error.contains(&plant.address.to_string()), "{error}");
 }
+
+/// The gate renames `old/…`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_topic_is_the_new_one_for_everybody() {
+    let plant = Plant::new().await;
+    plant.gate.role("app", Role::App);
+    plant.gate.allow("app", "#");
+    let mut app = plant.v5("app").await;
+    assert_eq!(app.subscribe("#", 1).await, 1);
+    let mut device = plant.socket("d1").await;
+    device.connect(Connect::v5("d1").will("old/gone", "lost", 1, false, &[])).await;
+    for payload in ["1", "2"] {
+        device.publish(2, "old/temp", 1, payload).await;
+        assert_eq!(device.acked(0x40).await, (1, 0));
+        let got = app.receive().await;
+        assert_eq!((got.topic.as_str(), got.payload), ("devices/d1/telemetry/temp", payload.as_bytes().to_vec()));
+    }
+    assert_eq!(plant.gate.committed()[0].topic.as_ref(), "devices/d1/telemetry/temp");
+    drop(device);
+    let will = app.receive().await;
+    assert_eq!(will.topic, "devices/d1/telemetry/gone");
+}

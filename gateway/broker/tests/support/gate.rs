@@ -160,6 +160,11 @@ impl Gate for TestGate {
         if revoked { Err(Refusal::new("revoked")) } else { Ok(()) }
     }
 
+    fn rename(&self, who: &Identity, name: &str) -> Option<Arc<str>> {
+        let stream = name.strip_prefix("old/")?;
+        Some(format!("devices/{}/telemetry/{stream}", who.id).into())
+    }
+
     fn may_publish(&self, who: &Identity, name: &str) -> Decision {
         let happens = self.meanwhile.lock().unwrap().take();
         if let Some(happens) = happens {
