@@ -31,6 +31,8 @@ class Gateway:
         self.port = free_port()
         self.admin_port = free_port()
         self.process: Child | None = None
+        # What stands before its command line when it runs.
+        self.prefix: list[str] = []
         self.write(sections)
 
     def write(self, sections: str) -> None:
@@ -59,7 +61,7 @@ class Gateway:
 
     def launch(self) -> Child:
         """Starts it without waiting."""
-        self.process = self.stage.child(self.name, self.argv("run"), self.folder)
+        self.process = self.stage.child(self.name, [*self.prefix, *self.argv("run")], self.folder)
         return self.process
 
     def running(self) -> Child:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scenarios import (
-    certificates, commands, disk, doors, enrolment, field, harness, identity, load, local, memory, refusals, sessions,
+    certificates, commands, disk, doors, enrolment, field, harness, identity, load, local, memory, power, refusals, sessions,
     trees,
 )
 from stage import Stage
@@ -27,12 +27,14 @@ ALL: dict[str, Scenario] = {
     "opcua-secure": field.opcua_signed_and_encrypted,
     "commands": commands.to_a_leaf,
     "load": load.cloud_away,
-    "crash": load.gateway_killed,
+    "crash": power.kills,
     "sessions": sessions.survive_kills,
     "trees": trees.trees,
     "config": refusals.ten_mistakes,
     "trouble": refusals.keeps_running,
     "disk": disk.full_and_back,
+    "power": power.power_cut,
+    "io-errors": power.io_errors,
     "memory": memory.idle_with_ten_devices,
     "local": local.without_upstream,
     "drain": local.stops_and_goes_on,
