@@ -88,7 +88,8 @@ class Observer:
         self.client.on_disconnect = self._disconnected
         connecting = Properties(PacketTypes.CONNECT)
         connecting.ReceiveMaximum = 65_535
-        self.client.connect("127.0.0.1", port, clean_start=True, properties=connecting)
+        # No keep-alive: a backlog of minutes keeps the answers to pings waiting.
+        self.client.connect("127.0.0.1", port, keepalive=0, clean_start=True, properties=connecting)
         self.client.on_connect = lambda client, *_: client.subscribe(topic_filter, qos=1)
         self.client.loop_start()
         expect(self._subscribed.wait(10), "waited 10 s in vain for the observer's subscription")

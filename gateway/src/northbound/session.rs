@@ -128,9 +128,12 @@ impl Session {
     /// Dials, greets, subscribes, and announces the gateway.
     async fn connect<T: Transport>(&self) -> Result<Connection<T>, Failure> {
         let greet = async {
-            let hello = self.hello().await?;
-            let stream = dial(&self.config).await?;
-            T::connect(&hello, stream).await
+            let mut hello = self.hello().await?;
+            let (stream, round_trip) = dial(&self.config).await?;
+            hello.window = fitting(round_trip, self.config.window);
+            let (client, wire, mut welcome) = T::connect(&hello, stream).await?;
+            welcome.receive_maximum = welcome.receive_maximum.min(hello.window);
+            Ok((client, wire, welcome))
         };
         let (client, wire, welcome) = within("CONNECT", greet).await?;
         // Bounded by what the upstream may send before the first PUBACK (v5 Receive Maximum). 3.1.1 has no such limit:
@@ -216,7 +219,7 @@ impl Session {
         tracing::info!(
             host = self.config.host,
             port = self.config.port,
-            window = self.config.window.min(welcome.receive_maximum),
+            window = welcome.receive_maximum,
             "the upstream is connected"
         );
         let counters = Arc::clone(&self.board.counters);
@@ -277,6 +280,16 @@ impl Session {
     }
 }
 
+/// As much of the window as a line with this round trip can use: the libraries look at each place of it at each flush and each
+/// read, which with 4,096 places was a fifth of the cost of a message. Enough for 100,000 messages/s, and for an upstream that
+/// takes 10 ms more for a PUBACK than the line does.
+fn fitting(round_trip: Duration, window: u16) -> u16 {
+    let per_second = 100_000;
+    let waits = round_trip + Duration::from_millis(10);
+    let places = waits.as_micros() * per_second / 1_000_000;
+    u16::try_from(places).unwrap_or(u16::MAX).min(window)
+}
+
 /// `work`, with the time limit of a step.
 async fn within<R>(to: &'static str, work: impl Future<Output = Result<R, Failure>>) -> Result<R, Failure> {
     let limited = tokio::time::timeout(CONNECT_TIME, work).await;
@@ -303,4 +316,20 @@ fn first_line(password: Vec<u8>) -> Bytes {
         line.truncate(end);
     }
     line.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_longer_line_gets_more_of_the_window() {
+        let places = |micros, window| fitting(Duration::from_micros(micros), window);
+        assert_eq!(places(50, 4096), 1_005);
+        assert_eq!(places(20_000, 4096), 3_000);
+        assert_eq!(places(50_000, 4096), 4_096);
+        assert_eq!(places(50_000, u16::MAX), 6_000);
+        assert_eq!(places(4_000_000, u16::MAX), u16::MAX);
+        assert_eq!(places(50, 100), 100);
+    }
 }

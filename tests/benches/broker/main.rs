@@ -56,6 +56,11 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
             upstream::bound(&settings, &mut report).await?;
         }
     }
+    if settings.wants(Bench::Bridge) {
+        for settings in settings.transports() {
+            upstream::bridge(&settings, &mut report).await?;
+        }
+    }
     if settings.wants(Bench::Idle) {
         idle::idle(settings, &mut report).await?;
     }

@@ -107,6 +107,23 @@ impl Mosquitto {
                                 max_queued_messages 0, max_inflight_messages 0, log_type error, sys_interval 1";
 
     pub async fn start(transport: Transport, identities: &Identities) -> anyhow::Result<Self> {
+        Self::start_with(transport, identities, "").await
+    }
+
+    /// One that bridges all that it gets to `cloud`, QoS 1, keeping nothing on disk.
+    pub async fn start_bridging(
+        transport: Transport,
+        identities: &Identities,
+        cloud: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let bridge = format!(
+            "connection up\naddress {cloud}\ntopic # out 1\ncleansession true\nnotifications false\n\
+             bridge_protocol_version mqttv50\n"
+        );
+        Self::start_with(transport, identities, &bridge).await
+    }
+
+    async fn start_with(transport: Transport, identities: &Identities, more: &str) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("fieldgate-bench-").tempdir()?;
         let address = port::free_address()?;
         let mut text = Self::SETTINGS.replace(", ", "\n");
@@ -123,6 +140,7 @@ impl Mosquitto {
                 files.key.display()
             )?;
         }
+        text += more;
         let config = folder.path().join("mosquitto.conf");
         std::fs::write(&config, text)?;
         let process = Process::start(Command::new(mosquitto_binary()).arg("-c").arg(&config))

@@ -32,6 +32,8 @@ pub enum Bench {
     Local,
     /// QoS 1, 50 publishers, into the durable buffer and upstream.
     UpstreamBound,
+    /// QoS 1, through the edge to a subscriber at the cloud: ours durable, mosquitto's bridge from memory.
+    Bridge,
     /// One publisher to 200 subscribers, QoS 0 and 1.
     FanOut,
     /// Memory of idle mTLS clients.

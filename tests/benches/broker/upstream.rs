@@ -1,4 +1,5 @@
 //! `upstream-bound`: publishes that are acknowledged once they are on disk, beside a mosquitto that keeps nothing.
+//! `bridge`: the same up to a subscriber at the cloud, beside mosquitto's bridge.
 
 use std::time::Duration;
 
@@ -76,6 +77,54 @@ pub async fn bound(settings: &Settings, report: &mut Report) -> anyhow::Result<(
     Ok(())
 }
 
+/// From leaves to a subscriber at the cloud: each edge has a cloud of its own.
+pub async fn bridge(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+    let mut identities = Identities::new()?;
+    let (ours, theirs) = (
+        Mosquitto::start(Transport::Plain, &identities).await?,
+        Mosquitto::start(Transport::Plain, &identities).await?,
+    );
+    let sections = format!("[upstream]\nurl = \"mqtt://{}\"\n", ours.address);
+    let wanted = Wanted { publishers: PUBLISHERS, sections, ..Wanted::default() };
+    let site = Site::start(settings, &wanted, &mut identities).await?;
+    report.note(format!("fieldgate: {}, everything else at its default", site.configuration));
+    report
+        .note("bridge: each edge has a mosquitto of its own as its cloud; mosquitto's bridge: topic # out 1, mqttv50");
+    let bridging = Mosquitto::start_bridging(settings.transport, &identities, theirs.address).await?;
+    let peers = [(Peer::Fieldgate(Box::new(site)), &ours), (Peer::Mosquitto(bridging), &theirs)];
+    for version in settings.versions() {
+        let what = format!(
+            "MQTT {}, {}, QoS 1, 64 B, {PUBLISHERS} publishers (window {WINDOW}) through the edge to one subscriber at the cloud; \
+             ours fsynced, mosquitto from memory",
+            version.name(),
+            settings.transport.name()
+        );
+        let mut row = Row::new("bridge", what, "delivered/s", Goal::Times(1.2));
+        let mut cost = Row::new("bridge", "cost at the edge", "us CPU per delivery", Goal::None);
+        for _ in 0..settings.rounds() {
+            for (peer, cloud) in &peers {
+                let pid = peer.pid()?;
+                let before = process::cpu_seconds(pid)?;
+                let outcome = round(settings.load_time(), peer, version, &identities, Some(cloud.observer())).await?;
+                let used = process::cpu_seconds(pid)? - before;
+                if let Some(problem) = outcome.problem() {
+                    let text = format!("{}: {}: {problem}", row.what, peer.name());
+                    match peer {
+                        Peer::Fieldgate(_) => report.problem(text),
+                        Peer::Mosquitto(_) | Peer::Rumqttd(_) => report.note(text),
+                    }
+                }
+                row.add(peer.name(), outcome.delivered_per_second());
+                #[expect(clippy::cast_precision_loss, reason = "counts of a few seconds")]
+                cost.add(peer.name(), used * 1e6 / (outcome.delivered.max(1) as f64));
+            }
+        }
+        report.row(row);
+        report.row(cost);
+    }
+    Ok(())
+}
+
 async fn round(
     duration: Duration,
     peer: &Peer,
@@ -88,7 +137,10 @@ async fn round(
         publishers.push((peer.seat(Who::Publisher(number), version, identities)?, topic(number)));
     }
     // As the native dialect names it upstream.
-    let filter = if observer.is_some() { format!("fieldgate/bench/{FILTER}") } else { FILTER.to_owned() };
+    let filter = match (&observer, peer) {
+        (Some(_), Peer::Fieldgate(_)) => format!("fieldgate/bench/{FILTER}"),
+        _ => FILTER.to_owned(),
+    };
     let receivers = observer.into_iter().collect();
     Load { version, qos: 1, window: WINDOW, lead: None, duration, publishers, receivers, filter }.run().await
 }
