@@ -116,9 +116,10 @@ impl Mosquitto {
         identities: &Identities,
         cloud: SocketAddr,
     ) -> anyhow::Result<Self> {
+        // Its MQTT 5 bridge announces `max_inflight_messages 0` as a Receive Maximum of 0, which no broker takes.
         let bridge = format!(
             "connection up\naddress {cloud}\ntopic # out 1\ncleansession true\nnotifications false\n\
-             bridge_protocol_version mqttv50\n"
+             bridge_protocol_version mqttv311\n"
         );
         Self::start_with(transport, identities, &bridge).await
     }
