@@ -45,7 +45,7 @@ use crate::admin::serve::Doors;
 use crate::admin::{Overview, sys};
 use crate::audit::{Audit, Event};
 use crate::command::{Book, FieldTarget, Router};
-use crate::config::Config;
+use crate::config::{Config, changes};
 use crate::enrolment::EnrolmentPort;
 use crate::identity::{Authority, Rights, Users};
 use crate::northbound::{Down, Upstream, UpstreamHandle};
@@ -135,8 +135,10 @@ impl App {
             Arc::new(State::open_for_run(&dir.join("state.db"), Arc::clone(&clock)).context("state.db can't be used")?);
         let boot = state.boot();
         let audit_folder = dir.join("audit");
-        let audit = Audit::open(&audit_folder, Arc::clone(&clock)).context("the audit log can't be opened")?;
+        let audit = Audit::open(&audit_folder, Arc::clone(&state), Arc::clone(&clock))
+            .context("the audit log can't be opened")?;
         audit.record(Event::Started { version: env!("CARGO_PKG_VERSION") });
+        changes::record(&config, &state, &audit).context("state.db can't be used")?;
         let authority = Arc::new(Authority::open(&config, Arc::clone(&state), audit.clone(), Arc::clone(&clock))?);
         refuse_shared_ids(&config, &authority)?;
         let queue = Queue::open(&dir.join("queue.db"), boot, config.buffer.options(), Arc::clone(&clock))
@@ -199,6 +201,7 @@ impl App {
             server_certificate,
             names: config.broker.names.clone(),
             leaf: gate.counters(),
+            audit: audit.clone(),
             audit_folder,
             started,
             clock,

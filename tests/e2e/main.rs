@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod arrows;
+mod audit;
 mod bad_config;
 mod crash;
 mod demo;

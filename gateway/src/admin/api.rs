@@ -38,6 +38,7 @@ pub fn reading(overview: Arc<Overview>) -> Router {
         .route("/api/v1/buffer", get(buffer))
         .route("/api/v1/points", get(points))
         .route("/api/v1/audit", get(audit_lines))
+        .route("/api/v1/audit/end", get(audit_end))
         .layer(DefaultBodyLimit::max(64 * 1024))
         .with_state(overview)
 }
@@ -440,4 +441,9 @@ async fn audit_lines(State(overview): Shared, Query(query): Query<Lines>) -> Res
     let read = blocking(move || audit::tail(&overview.audit_folder, lines)).await?;
     let lines = read.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(([(header::CONTENT_TYPE, "application/jsonl")], lines.join("\n") + "\n").into_response())
+}
+
+/// Where the chain ends: what `audit --verify` holds the files against.
+async fn audit_end(State(overview): Shared) -> Json<Option<audit::End>> {
+    Json(overview.audit.end())
 }

@@ -13,6 +13,7 @@ use fieldgate_store::{Health, Queue};
 use fieldgate_types::{Clock, DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audit;
 use crate::command::{Book, Router};
 use crate::identity::{Authority, Rights, User, ending};
 use crate::moment::date;
@@ -49,7 +50,9 @@ pub struct Overview {
     pub names: Vec<String>,
     /// Counts of what leaves were refused.
     pub leaf: Arc<LeafCounters>,
-    /// Folder of the audit log.
+    /// The audit log.
+    pub audit: Audit,
+    /// Its folder.
     pub audit_folder: PathBuf,
     /// When this process began.
     pub started: UnixMillis,

@@ -2,156 +2,50 @@
 //!
 //! Events are typed, so that a line can't be forgotten or misspelt. A thread of its own writes them; its channel
 //! is bounded, and when a flood fills it, lines are dropped, counted, and the count is written as a line. Files
-//! are rotated at `MAX_FILE`, `KEEP` old ones are kept. Never payloads, never keys.
+//! are rotated at 8 MiB, four old ones are kept. Never payloads, never keys.
+//!
+//! Each line carries a number and the hash of the line before (`chain`), over files and restarts; where the chain
+//! ended stands in state.db too, a few seconds late (`anchor`), after the lines are on the disk. So `verify` finds what
+//! was edited, removed or cut off. A line that a crash tore is cut off at the next start, which is a line of its own.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+mod anchor;
+mod chain;
+mod event;
+mod files;
+mod verify;
+
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use fieldgate_types::{Clock, DeviceId, UnixMillis};
-use serde::Serialize;
+use fieldgate_store::State;
+use fieldgate_types::{Clock, UnixMillis};
+use thiserror::Error;
 
-/// A file is closed and renamed when it has grown to this.
-const MAX_FILE: u64 = 8 << 20;
-/// Old files that are kept.
-const KEEP: usize = 4;
-const CURRENT: &str = "audit.jsonl";
+use self::anchor::Anchor;
+pub use self::anchor::{AnchorError, anchored};
+pub use self::chain::End;
+pub use self::event::Event;
+use self::files::LogFile;
+pub use self::files::tail;
+pub use self::verify::{Break, Place, Verdict, What, verify};
 
-/// Something that somebody may ask about later.
-#[derive(Debug, Clone, Serialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub enum Event {
-    /// The gateway began.
-    Started {
-        /// Which version.
-        version: &'static str,
-    },
-    /// The gateway ended in order.
-    Stopped,
-    /// A device was added and a certificate issued.
-    DeviceAdded {
-        /// Which.
-        device: DeviceId,
-        /// As what.
-        role: String,
-        /// Serial number of the certificate, hex.
-        serial: String,
-    },
-    /// A one-time token was made for a device.
-    TokenMade {
-        /// For which.
-        device: DeviceId,
-        /// As what.
-        role: String,
-        /// Until when it is good.
-        expires: UnixMillis,
-    },
-    /// A device got a certificate with its token.
-    DeviceEnrolled {
-        /// Which.
-        device: DeviceId,
-        /// From where.
-        peer: String,
-        /// Serial number of the certificate, hex.
-        serial: String,
-    },
-    /// A device renewed its certificate.
-    DeviceRenewed {
-        /// Which.
-        device: DeviceId,
-        /// From where.
-        peer: String,
-        /// Serial number of the new certificate, hex.
-        serial: String,
-        /// Serial number of the one before.
-        replaces: String,
-    },
-    /// No certificate was given over EST.
-    EnrolmentRefused {
-        /// Who it claims, or proves, to be.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        device: Option<DeviceId>,
-        /// From where.
-        peer: String,
-        /// In words.
-        reason: String,
-    },
-    /// A device was revoked.
-    DeviceRevoked {
-        /// Which.
-        device: DeviceId,
-    },
-    /// A new issuing CA was made.
-    CaRotated {
-        /// Its number.
-        generation: u32,
-        /// Serial number of its certificate, hex.
-        serial: String,
-        /// Whether by itself, at half of the former one's life.
-        due: bool,
-    },
-    /// Somebody got the root key.
-    RootKeyExported,
-    /// The root key was removed.
-    RootKeyRemoved,
-    /// A connection was refused.
-    ConnectionRefused {
-        /// Who it was, where that is known.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        device: Option<String>,
-        /// From where.
-        peer: String,
-        /// In words.
-        reason: String,
-    },
-    /// A publish was refused.
-    PublishRefused {
-        /// Whose.
-        device: String,
-        /// Where to.
-        topic: String,
-        /// In words.
-        reason: String,
-    },
-    /// A subscription was refused.
-    SubscribeRefused {
-        /// Whose.
-        device: String,
-        /// What.
-        filter: String,
-        /// In words.
-        reason: String,
-    },
-    /// A command ended.
-    Command {
-        /// For whom.
-        device: DeviceId,
-        /// What.
-        name: String,
-        /// Request id.
-        rid: String,
-        /// How it ended.
-        status: String,
-        /// Why not.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-    },
-    /// So many lines had no room.
-    LinesLost {
-        /// How many.
-        count: u64,
-    },
-}
+/// How long lines may be there before the anchor says so.
+const ANCHOR_AFTER: Duration = Duration::from_secs(3);
 
-#[derive(Serialize)]
-struct Line<'a> {
-    ts: UnixMillis,
-    #[serde(flatten)]
-    event: &'a Event,
+/// The log can't be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Its files.
+    #[error("the audit log can't be written")]
+    Files(#[from] io::Error),
+    /// Its end in state.db.
+    #[error("the audit log's end can't be read")]
+    Anchor(#[from] AnchorError),
 }
 
 /// The way into the log. Cheap to clone.
@@ -161,6 +55,7 @@ pub struct Audit {
     lost: Arc<AtomicU64>,
     clock: Arc<dyn Clock>,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
+    end: Arc<Mutex<Option<End>>>,
 }
 
 enum Message {
@@ -170,15 +65,26 @@ enum Message {
 
 impl Audit {
     /// Opens the log in `folder` and starts its writer, which ends by [`Audit::close`] or with the last clone.
-    pub fn open(folder: &Path, clock: Arc<dyn Clock>) -> io::Result<Self> {
-        fs::create_dir_all(folder)?;
-        let file = LogFile::open(folder)?;
+    pub fn open(folder: &Path, state: Arc<State>, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
+        std::fs::create_dir_all(folder)?;
+        let file = LogFile::open(folder, anchored(&state)?, clock.now())?;
         // Full: the line is dropped and counted, see `record`. A flood of refusals must not stop the broker.
         let (lines, queue) = sync_channel(4096);
         let lost = Arc::new(AtomicU64::new(0));
-        let writer = Writer { queue, file, lost: Arc::clone(&lost) };
+        let end = Arc::new(Mutex::new(file.end()));
+        let writer = Writer {
+            queue,
+            file,
+            anchor: Anchor(state),
+            lost: Arc::clone(&lost),
+            end: Arc::clone(&end),
+            clock: Arc::clone(&clock),
+            // What opening wrote.
+            anchor_due: Some(Instant::now()),
+            failing: false,
+        };
         let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { lines, lost, clock, writer: Arc::new(Mutex::new(Some(thread))) })
+        Ok(Self { lines, lost, clock, writer: Arc::new(Mutex::new(Some(thread))), end })
     }
 
     /// Adds a line. Never waits.
@@ -191,9 +97,14 @@ impl Audit {
         }
     }
 
-    /// Writes what waits and ends the log, for every clone. Blocks until it is written.
+    /// Where the chain ends now; `None` before its first line.
+    pub fn end(&self) -> Option<End> {
+        *held(&self.end)
+    }
+
+    /// Writes what waits and ends the log, for every clone. Blocks until it is on the disk.
     pub fn close(&self) {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = held(&self.writer).take();
         let Some(writer) = writer else { return };
         // An error means that the writer has ended, which the join says too.
         let ended_before = self.lines.send(Message::Close).is_err();
@@ -203,123 +114,154 @@ impl Audit {
     }
 }
 
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Writer {
     queue: Receiver<Message>,
     file: LogFile,
+    anchor: Anchor,
     lost: Arc<AtomicU64>,
+    end: Arc<Mutex<Option<End>>>,
+    clock: Arc<dyn Clock>,
+    /// When the end is to be written down; `None` when it is.
+    anchor_due: Option<Instant>,
+    failing: bool,
 }
 
 impl Writer {
     fn run(mut self) {
-        let mut failing = false;
-        while let Ok(Message::Line(ts, event)) = self.queue.recv() {
-            let lost = self.lost.swap(0, Ordering::Relaxed);
-            let written = if lost > 0 { self.file.write(ts, &Event::LinesLost { count: lost }) } else { Ok(()) };
-            match written.and_then(|()| self.file.write(ts, &event)) {
-                Ok(()) if failing => {
-                    failing = false;
-                    tracing::info!("the audit log is written again");
-                }
-                Ok(()) => {}
-                Err(error) => {
-                    self.lost.fetch_add(lost + 1, Ordering::Relaxed);
-                    if !failing {
-                        failing = true;
-                        tracing::error!(%error, "the audit log can't be written");
-                    }
-                }
+        loop {
+            let wait = self.anchor_due.map(|due| due.saturating_duration_since(Instant::now()));
+            let message = match wait {
+                Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+                Some(wait) => self.queue.recv_timeout(wait),
+                None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match message {
+                Ok(Message::Line(ts, event)) => self.write(ts, Some(&event)),
+                Err(RecvTimeoutError::Timeout) => self.write_end(),
+                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-    }
-}
-
-struct LogFile {
-    folder: PathBuf,
-    file: File,
-    size: u64,
-}
-
-impl LogFile {
-    fn open(folder: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(folder.join(CURRENT))?;
-        let size = file.metadata()?.len();
-        Ok(Self { folder: folder.to_owned(), file, size })
+        self.write(self.clock.now(), None);
+        self.write_end();
     }
 
-    fn write(&mut self, ts: UnixMillis, event: &Event) -> io::Result<()> {
-        let mut line = serde_json::to_vec(&Line { ts, event })?;
-        line.push(b'\n');
-        if self.size + line.len() as u64 > MAX_FILE {
-            self.rotate()?;
+    /// How many were lost, where some were; then `event`.
+    fn write(&mut self, ts: UnixMillis, event: Option<&Event>) {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        let counted = if lost > 0 { self.file.write(ts, &Event::LinesLost { count: lost }) } else { Ok(()) };
+        if counted.is_err() {
+            self.lost.fetch_add(lost, Ordering::Relaxed);
         }
-        self.file.write_all(&line)?;
-        self.size += line.len() as u64;
-        Ok(())
-    }
-
-    fn rotate(&mut self) -> io::Result<()> {
-        let numbered = |n: usize| self.folder.join(format!("audit.{n}.jsonl"));
-        for n in (1..KEEP).rev() {
-            if numbered(n).exists() {
-                fs::rename(numbered(n), numbered(n + 1))?;
+        let written = counted.and_then(|()| event.map_or(Ok(()), |event| self.file.write(ts, event)));
+        if written.is_err() && event.is_some() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.file.end() != *held(&self.end) {
+            *held(&self.end) = self.file.end();
+            self.anchor_due.get_or_insert_with(|| Instant::now() + ANCHOR_AFTER);
+        }
+        match written {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                tracing::info!("the audit log is written again");
             }
+            Err(error) if !self.failing => {
+                self.failing = true;
+                tracing::error!(%error, "the audit log can't be written");
+            }
+            Ok(()) | Err(_) => {}
         }
-        fs::rename(self.folder.join(CURRENT), numbered(1))?;
-        *self = Self::open(&self.folder)?;
-        Ok(())
     }
-}
 
-/// The last `count` lines of the log in `folder`, oldest first.
-pub fn tail(folder: &Path, count: usize) -> io::Result<Vec<String>> {
-    let mut lines: std::collections::VecDeque<String> = std::collections::VecDeque::new();
-    let old = (1..=KEEP).rev().map(|n| folder.join(format!("audit.{n}.jsonl")));
-    for path in old.chain([folder.join(CURRENT)]) {
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+    /// The lines first: a power cut must not leave an anchor beyond them.
+    fn write_end(&mut self) {
+        let Some(end) = self.file.end() else {
+            self.anchor_due = None;
+            return;
         };
-        for line in BufReader::new(file).lines() {
-            if lines.len() == count {
-                lines.pop_front();
-            }
-            lines.push_back(line?);
+        let written = self.file.sync().map_err(OpenError::Files);
+        let written = written.and_then(|()| Ok(self.anchor.put(end)?));
+        self.anchor_due = None;
+        if let Err(error) = written {
+            tracing::error!(error = crate::log::in_full(&error), "the audit log's end can't be written down");
+            self.anchor_due = Some(Instant::now() + ANCHOR_AFTER);
         }
     }
-    Ok(lines.into())
 }
 
 #[cfg(test)]
 mod tests {
-    use fieldgate_types::ManualClock;
+    use fieldgate_types::{DeviceId, ManualClock};
 
     use super::*;
+
+    fn clock() -> Arc<dyn Clock> {
+        Arc::new(ManualClock::new(UnixMillis(5)))
+    }
+
+    fn state(folder: &Path) -> Arc<State> {
+        Arc::new(State::open(&folder.join("state.db"), clock()).unwrap())
+    }
 
     #[test]
     fn keeps_lines_and_shows_the_last() {
         let folder = tempfile::tempdir().unwrap();
-        let clock = Arc::new(ManualClock::new(UnixMillis(5)));
-        let audit = Audit::open(folder.path(), clock).unwrap();
+        let audit = Audit::open(folder.path(), state(folder.path()), clock()).unwrap();
         audit.record(Event::Started { version: "1" });
         audit.record(Event::DeviceRevoked { device: DeviceId::new("a").unwrap() });
         audit.close();
         let lines = tail(folder.path(), 1).unwrap();
-        assert_eq!(lines, [r#"{"ts":5,"event":"device_revoked","device":"a"}"#]);
+        assert!(lines[0].ends_with(r#""ts":5,"event":"device_revoked","device":"a"}"#), "{lines:?}");
         assert_eq!(tail(folder.path(), 10).unwrap().len(), 2);
+        assert_eq!(tail(folder.path(), 0).unwrap().len(), 0);
     }
 
     #[test]
-    fn rotates_and_stays_bounded() {
+    fn the_chain_goes_on_over_restarts_and_its_end_is_anchored() {
         let folder = tempfile::tempdir().unwrap();
-        let mut file = LogFile::open(folder.path()).unwrap();
-        let event =
-            Event::PublishRefused { device: "a".to_owned(), topic: "t".repeat(65_000), reason: "no".to_owned() };
-        for _ in 0..1000 {
-            file.write(UnixMillis(1), &event).unwrap();
+        for starts in 1..=3 {
+            let audit = Audit::open(folder.path(), state(folder.path()), clock()).unwrap();
+            audit.record(Event::Stopped);
+            audit.close();
+            let anchor = anchored(&state(folder.path())).unwrap();
+            assert_eq!((anchor, anchor.unwrap().n), (audit.end(), starts));
+            let verdict = verify(folder.path(), anchor).unwrap();
+            assert!(verdict.ok && verdict.lines == starts, "{verdict:?}");
         }
-        let total: u64 = fs::read_dir(folder.path()).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
-        assert!(total <= MAX_FILE * (KEEP as u64 + 1), "{total}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), KEEP + 1);
+    }
+
+    #[test]
+    fn the_end_is_anchored_while_the_log_stays_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = state(folder.path());
+        let audit = Audit::open(folder.path(), Arc::clone(&state), clock()).unwrap();
+        audit.record(Event::Stopped);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while anchored(&state).unwrap().is_none() {
+            assert!(Instant::now() < deadline, "no anchor");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(anchored(&state).unwrap(), audit.end());
+        audit.close();
+    }
+
+    #[test]
+    fn what_found_no_room_is_counted_in_the_chain() {
+        let folder = tempfile::tempdir().unwrap();
+        let audit = Audit::open(folder.path(), state(folder.path()), clock()).unwrap();
+        for _ in 0..20_000 {
+            audit.record(Event::Stopped);
+        }
+        audit.close();
+        let lines = tail(folder.path(), 30_000).unwrap();
+        let value = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        let lost: u64 = lines.iter().filter_map(|line| value(line)["count"].as_u64()).sum();
+        let written = lines.iter().filter(|line| line.contains("stopped")).count() as u64;
+        assert_eq!(written + lost, 20_000);
+        assert!(lost > 0 && verify(folder.path(), audit.end()).unwrap().ok);
     }
 }

@@ -3,6 +3,7 @@
 //! Verbs talk to a running gateway through admin.sock; those that can, work on the data directory when none runs.
 //! Results go to standard output, logs and errors to standard error.
 
+mod audit;
 mod ca;
 mod client;
 mod device;
@@ -69,11 +70,16 @@ enum Verb {
     /// The store-and-forward buffer
     #[command(subcommand)]
     Buffer(Buffer),
-    /// The last lines of the audit log
+    /// The last lines of the audit log; whether it is what was written
     Audit {
         /// How many lines
         #[arg(long, default_value_t = 50)]
         lines: usize,
+        /// Check the chain of all kept lines: exit code 1 and the first place where it breaks, or from where to where it goes
+        #[arg(long)]
+        verify: bool,
+        #[command(flatten)]
+        json: Json,
     },
 }
 
@@ -267,7 +273,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Verb::User(User::Hash { out }) => user::hash(out),
         Verb::Buffer(Buffer::Status(json)) => verb(&path, async |config| show::buffer(config, json.json).await),
-        Verb::Audit { lines } => verb(&path, async |config| show::audit(config, lines)),
+        Verb::Audit { verify: true, json, .. } => verb(&path, async |config| audit::verify(config, json.json).await),
+        Verb::Audit { lines, json, .. } => verb(&path, async |config| audit::show(config, lines, json.json)),
     }
 }
 

@@ -15,7 +15,7 @@ pub fn offline<T>(config: &Config, work: impl FnOnce(&Authority) -> anyhow::Resu
     let _lock = config.lock_data_dir()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let state = Arc::new(State::open(&config.data_dir.join("state.db"), Arc::clone(&clock))?);
-    let audit = Audit::open(&config.data_dir.join("audit"), Arc::clone(&clock))?;
+    let audit = Audit::open(&config.data_dir.join("audit"), Arc::clone(&state), Arc::clone(&clock))?;
     let authority = Authority::open(config, state, audit.clone(), clock)?;
     let result = work(&authority);
     // The audit line is written before the verb returns.

@@ -1,4 +1,4 @@
-//! Verbs that only show: `check`, `buffer status`, `audit`; and how dates, sizes and JSON are printed.
+//! Verbs that only show: `check`, `buffer status`; and how dates, sizes and JSON are printed.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -90,14 +90,6 @@ pub async fn buffer(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> 
             print!(" {:>12}", number(device, column));
         }
         println!();
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The last lines of the audit log; they are files, so no gateway needs to run.
-pub fn audit(config: &Config, lines: usize) -> anyhow::Result<ExitCode> {
-    for line in crate::audit::tail(&config.data_dir.join("audit"), lines)? {
-        println!("{line}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -163,6 +163,11 @@ impl Book {
         Ok(())
     }
 
+    /// Where commands are written down.
+    pub(super) fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     fn known(&self) -> MutexGuard<'_, HashMap<Key, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

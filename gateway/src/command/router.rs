@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::book::{Accepted, Book, BookError, Row};
 use super::outcome;
+use crate::audit::Event;
 use crate::identity::DeviceRegistry;
 use crate::northbound::Downlink;
 use crate::pipeline::topic;
@@ -84,7 +85,7 @@ impl Router {
             let Ok(permit) = Arc::clone(&self.inner.open).acquire_owned().await else { return };
             let inner = Arc::clone(&self.inner);
             self.inner.tasks.spawn(async move {
-                if let Err(error) = inner.serve(command).await {
+                if let Err(error) = inner.serve(command, "upstream").await {
                     tracing::error!(%error, "a command could not be served");
                 }
                 drop(permit);
@@ -103,8 +104,9 @@ impl Router {
         self.inner.field.contains_key(device)
     }
 
-    /// A command that a permitted local program has published for a field device. Its answer goes up like any other.
-    pub fn local(&self, device: DeviceId, name: String, rid: String, payload: Bytes) {
+    /// A command that `by`, a permitted local program, has published for a field device. Its answer goes up like any
+    /// other.
+    pub fn local(&self, by: Arc<str>, device: DeviceId, name: String, rid: String, payload: Bytes) {
         let Ok(permit) = Arc::clone(&self.inner.open).try_acquire_owned() else {
             tracing::warn!(%device, name, "too many commands are open, one from a local program was dropped");
             return;
@@ -121,7 +123,7 @@ impl Router {
                 expiry: None,
                 accepted: None,
             };
-            if let Err(error) = inner.serve(command).await {
+            if let Err(error) = inner.serve(command, &by).await {
                 tracing::error!(%error, "a command of a local program could not be served");
             }
             drop(permit);
@@ -131,7 +133,7 @@ impl Router {
     /// Reads or writes points at once, for the admin API.
     pub async fn request(&self, device: &DeviceId, name: &str, payload: &[u8]) -> Outcome {
         let deadline = Instant::now() + self.inner.timeout;
-        self.inner.carry_out_field(device, name, payload, deadline).await.unwrap_or_else(|| {
+        self.inner.carry_out_field(device, name, payload, deadline, "admin").await.unwrap_or_else(|| {
             Outcome::not(
                 Status::Rejected,
                 format!("`{device}` is not a field device; `fieldgate point list` shows them"),
@@ -163,7 +165,7 @@ struct ReadRequest {
 }
 
 impl Inner {
-    async fn serve(&self, command: Downlink) -> Result<(), BookError> {
+    async fn serve(&self, command: Downlink, by: &str) -> Result<(), BookError> {
         let Downlink { device, name, rid, payload, response_topic, correlation, expiry, accepted } = command;
         let rid = rid.unwrap_or_else(|| new_rid(self.clock.now()));
         let row = Row { device, name, rid, accepted: self.clock.now(), response_topic, correlation };
@@ -187,7 +189,7 @@ impl Inner {
             serde_json::from_slice::<Timeout>(&payload).ok().and_then(|t| t.timeout_ms).map(Duration::from_millis);
         let allowed = expiry.or(asked).unwrap_or(self.timeout);
         let deadline = Instant::now() + allowed;
-        if let Some(outcome) = self.carry_out_field(&row.device, &row.name, &payload, deadline).await {
+        if let Some(outcome) = self.carry_out_field(&row.device, &row.name, &payload, deadline, by).await {
             let answer = outcome::encode(&row.rid, &outcome);
             self.answer(&row, outcome).await?;
             self.publish(topic::result(&row.device, &row.name, &row.rid), answer.into(), None).await;
@@ -245,30 +247,70 @@ impl Inner {
         }
     }
 
-    /// `None` when `device` is no field device.
+    /// `None` when `device` is no field device. A write is a line in the audit log, whatever comes of it.
     async fn carry_out_field(
         &self,
         device: &DeviceId,
         name: &str,
         payload: &[u8],
         deadline: Instant,
+        by: &str,
     ) -> Option<Outcome> {
         let target = self.field.get(device)?;
-        let request = match parse(&target.device, name, payload) {
-            Ok(request) => request,
-            Err(reason) => return Some(Outcome::not(Status::Rejected, reason)),
+        let outcome = match parse(&target.device, name, payload) {
+            Ok(request @ Request::Read { .. }) => target.ask(request, deadline).await,
+            Ok(Request::Write { point, value }) => {
+                // What it was, for the log alone: where that can't be read, the write is tried all the same.
+                let read = target.ask(Request::Read { points: vec![point.clone()] }, deadline).await;
+                let old = read.value.and_then(|values| values.get(point.as_str()).cloned());
+                let new = value.to_json().unwrap_or_default();
+                let outcome = target.ask(Request::Write { point: point.clone(), value }, deadline).await;
+                self.wrote(device, (point.as_str().to_owned(), old, new), by, &outcome);
+                outcome
+            }
+            Err(reason) => {
+                let outcome = Outcome::not(Status::Rejected, reason);
+                if let Ok(WriteRequest { point, value, .. }) = serde_json::from_slice(payload) {
+                    self.wrote(device, (shortened(point), None, shown(value)), by, &outcome);
+                }
+                outcome
+            }
         };
+        Some(outcome)
+    }
+
+    fn wrote(&self, device: &DeviceId, (point, old, new): (String, Option<Json>, Json), by: &str, outcome: &Outcome) {
+        let (status, reason) = (outcome.status, outcome.reason.clone());
+        let (device, by) = (device.clone(), by.to_owned());
+        self.book.audit().record(Event::FieldWrite { device, point, old, new, by, status, reason });
+    }
+}
+
+/// The longest text of a refused write that is repeated in the audit log.
+const SHOWN: usize = 200;
+
+fn shortened(text: String) -> String {
+    if text.len() <= SHOWN { text } else { text.chars().take(SHOWN).chain(['…']).collect() }
+}
+
+/// What nobody has checked: anything may stand there.
+fn shown(value: Json) -> Json {
+    let text = value.to_string();
+    if text.len() <= SHOWN { value } else { Json::from(shortened(text)) }
+}
+
+impl FieldTarget {
+    async fn ask(&self, request: Request, deadline: Instant) -> Outcome {
         let (reply, answer) = oneshot::channel();
-        let command = Command { device: device.clone(), request, deadline, reply };
-        if target.commands.try_send(command).is_err() {
-            return Some(Outcome::not(Status::Failed, "the link is busy with other commands"));
+        let command = Command { device: self.device.id.clone(), request, deadline, reply };
+        if self.commands.try_send(command).is_err() {
+            return Outcome::not(Status::Failed, "the link is busy with other commands");
         }
-        let outcome = tokio::time::timeout_at(deadline.into(), answer).await;
-        Some(match outcome {
+        match tokio::time::timeout_at(deadline.into(), answer).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Outcome::not(Status::Failed, "the link was restarted while the command ran"),
             Err(_) => Outcome::not(Status::Timeout, "the device did not answer in time"),
-        })
+        }
     }
 }
 

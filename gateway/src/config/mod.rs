@@ -1,6 +1,7 @@
 //! gateway.toml: composed of the sections that components own, checked as a whole, with every problem located.
 
 mod broker;
+pub mod changes;
 mod load;
 mod local;
 

@@ -216,7 +216,13 @@ impl Gate for LeafGate {
         if let LocalTopic::Command { device, name, rid } = &topic
             && let Some(router) = self.router.get().filter(|router| router.is_field(device))
         {
-            router.local(device.clone(), (*name).to_owned(), (*rid).to_owned(), message.payload.clone());
+            router.local(
+                Arc::clone(&who.id),
+                device.clone(),
+                (*name).to_owned(),
+                (*rid).to_owned(),
+                message.payload.clone(),
+            );
         }
         let append = match self.append(who, message, &topic) {
             Ok(append) => append,
@@ -243,6 +249,10 @@ impl Gate for LeafGate {
             Event::Disconnected { reason: DisconnectReason::TakenOver, .. } => {}
             Event::Disconnected { who, reason, .. } => {
                 tracing::info!(device = %who.id, reason = reason.word(), "leaf disconnected");
+                if let Some(words) = ended_by_us(reason) {
+                    let (device, reason) = (who.id.to_string(), words.to_owned());
+                    self.audit.record(audit::Event::SessionEnded { device, reason });
+                }
                 self.presence_of(&who, |id, now| self.presence.offline(id, "mqtt", reason.word().to_owned(), now));
             }
             Event::Refused { who, peer, words, .. } => {
@@ -356,5 +366,29 @@ fn refusal_words(code: u8) -> &'static str {
         0x90 => "the topic is not valid",
         0x97 => "a limit is reached",
         _ => "the request is not acceptable",
+    }
+}
+
+/// Why a session's right to be here was over. What went wrong on the way, or was its own wish, is for the log alone.
+fn ended_by_us(reason: DisconnectReason) -> Option<&'static str> {
+    match reason {
+        DisconnectReason::Revoked => Some("it was revoked"),
+        DisconnectReason::CertificateEnded => Some("its certificate has ended"),
+        DisconnectReason::Administrative => Some("it was closed by an administrator"),
+        DisconnectReason::NotAuthorized => Some("it published where it may not"),
+        DisconnectReason::Client
+        | DisconnectReason::ClientWithWill
+        | DisconnectReason::Network
+        | DisconnectReason::KeepAlive
+        | DisconnectReason::TakenOver
+        | DisconnectReason::ServerShutdown
+        | DisconnectReason::SlowReceiver
+        | DisconnectReason::Malformed
+        | DisconnectReason::ProtocolError
+        | DisconnectReason::ReceiveMaximumExceeded
+        | DisconnectReason::TopicAliasInvalid
+        | DisconnectReason::PacketTooLarge
+        | DisconnectReason::TopicInvalid
+        | DisconnectReason::StoreFailed => None,
     }
 }

@@ -1,0 +1,192 @@
+//! What is worth a line, typed: so that a line can't be forgotten or misspelt.
+
+use fieldgate_certs::Fingerprint;
+use fieldgate_protocol::Status;
+use fieldgate_types::{DeviceId, UnixMillis};
+use serde::Serialize;
+use serde_json::Value as Json;
+
+/// Something that somebody may ask about later.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The gateway began.
+    Started {
+        /// Which version.
+        version: &'static str,
+    },
+    /// The gateway ended in order.
+    Stopped,
+    /// A device was added and a certificate issued.
+    DeviceAdded {
+        /// Which.
+        device: DeviceId,
+        /// As what.
+        role: String,
+        /// Serial number of the certificate, hex.
+        serial: String,
+    },
+    /// A one-time token was made for a device.
+    TokenMade {
+        /// For which.
+        device: DeviceId,
+        /// As what.
+        role: String,
+        /// Until when it is good.
+        expires: UnixMillis,
+    },
+    /// A device got a certificate with its token.
+    DeviceEnrolled {
+        /// Which.
+        device: DeviceId,
+        /// From where.
+        peer: String,
+        /// Serial number of the certificate, hex.
+        serial: String,
+    },
+    /// A device renewed its certificate.
+    DeviceRenewed {
+        /// Which.
+        device: DeviceId,
+        /// From where.
+        peer: String,
+        /// Serial number of the new certificate, hex.
+        serial: String,
+        /// Serial number of the one before.
+        replaces: String,
+    },
+    /// No certificate was given over EST.
+    EnrolmentRefused {
+        /// Who it claims, or proves, to be.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<DeviceId>,
+        /// From where.
+        peer: String,
+        /// In words.
+        reason: String,
+    },
+    /// A device was revoked.
+    DeviceRevoked {
+        /// Which.
+        device: DeviceId,
+    },
+    /// A new issuing CA was made.
+    CaRotated {
+        /// Its number.
+        generation: u32,
+        /// Serial number of its certificate, hex.
+        serial: String,
+        /// Whether by itself, at half of the former one's life.
+        due: bool,
+    },
+    /// Somebody got the root key.
+    RootKeyExported,
+    /// The root key was removed.
+    RootKeyRemoved,
+    /// A connection was refused.
+    ConnectionRefused {
+        /// Who it was, where that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<String>,
+        /// From where.
+        peer: String,
+        /// In words.
+        reason: String,
+    },
+    /// A publish was refused.
+    PublishRefused {
+        /// Whose.
+        device: String,
+        /// Where to.
+        topic: String,
+        /// In words.
+        reason: String,
+    },
+    /// A subscription was refused.
+    SubscribeRefused {
+        /// Whose.
+        device: String,
+        /// What.
+        filter: String,
+        /// In words.
+        reason: String,
+    },
+    /// A command ended.
+    Command {
+        /// For whom.
+        device: DeviceId,
+        /// What.
+        name: String,
+        /// Request id.
+        rid: String,
+        /// How it ended.
+        status: String,
+        /// Why not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// A live session was ended by the gateway: its right to be here was over.
+    SessionEnded {
+        /// Whose.
+        device: String,
+        /// In words.
+        reason: String,
+    },
+    /// The configuration differs from the one of the last start, or from what this version made of it.
+    ConfigurationChanged {
+        /// SHA-256 over the digests of all sections.
+        digest: Fingerprint,
+        /// Which sections.
+        sections: Vec<String>,
+        /// Rights that came.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        policies_added: Vec<String>,
+        /// Rights that went.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        policies_removed: Vec<String>,
+        /// Rights that came or went and are not listed here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        policies_more: Option<usize>,
+    },
+    /// Somebody wanted a point of a field device to have another value.
+    FieldWrite {
+        /// Whose point.
+        device: DeviceId,
+        /// Which.
+        point: String,
+        /// What was read just before, where it could be.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        old: Option<Json>,
+        /// What was asked for.
+        new: Json,
+        /// `upstream`, `admin`, or the id of a program here.
+        by: String,
+        /// How it ended.
+        status: Status,
+        /// Why not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// So many lines had no room, or could not be written.
+    LinesLost {
+        /// How many.
+        count: u64,
+    },
+    /// A crash or a power cut had left part of a line at the end of the log. It was cut off.
+    LineTorn {
+        /// How long it was.
+        bytes: u64,
+    },
+    /// Lines that had been written are not at the end of the log any more: the chain is broken here.
+    LinesMissing {
+        /// The first that is missing.
+        from: u64,
+        /// The last that was there.
+        to: u64,
+    },
+    /// A line at the end of the log is not the one that was written: the chain is broken here.
+    LineRewritten {
+        /// Its number.
+        line: u64,
+    },
+}
