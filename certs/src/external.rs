@@ -114,6 +114,19 @@ pub(crate) struct External {
     pins: BTreeMap<Fingerprint, Holder>,
 }
 
+impl ExternalTrust {
+    /// Whether it makes sense by itself; that none of its CAs is ours can only be known to [`crate::Ca::trust_others`].
+    pub fn check(&self) -> Result<(), ExternalError> {
+        External::new(self.clone(), &Arc::new(rustls::crypto::ring::default_provider())).map(drop)
+    }
+
+    /// Everybody who is meant by a name or a pin; the same one several times where several are his.
+    pub fn holders(&self) -> impl Iterator<Item = &Holder> {
+        let mapped = self.authorities.iter().flat_map(|ca| ca.names.iter().map(|(_, holder)| holder));
+        mapped.chain(self.pins.iter().map(|(_, holder)| holder))
+    }
+}
+
 impl External {
     pub(crate) fn new(trust: ExternalTrust, provider: &Arc<CryptoProvider>) -> Result<Self, ExternalError> {
         let mut external = Self::default();
@@ -149,22 +162,22 @@ impl External {
         self.pins.get(fingerprint)
     }
 
-    /// The external CA that signed `leaf`.
-    pub(crate) fn issuer_of(&self, leaf: &X509Certificate<'_>) -> Option<&Other> {
-        self.others.iter().find(|other| other.authority.has_signed(leaf))
-    }
-}
-
-impl Other {
-    /// Whom the map has for any name of `leaf`. All names that it has must mean the same one.
-    pub(crate) fn holder(&self, leaf: &X509Certificate<'_>) -> Result<&Holder, Refused> {
+    /// The external CA that signed `leaf`, and whom its map has for any name of it: all names that it has must mean the
+    /// same one. Two certificates of one CA, the older and the newer, have their maps together.
+    pub(crate) fn holder(&self, leaf: &X509Certificate<'_>) -> Result<(&Other, &Holder), Refused> {
+        let issuers: Vec<&Other> = self.others.iter().filter(|other| other.authority.has_signed(leaf)).collect();
+        if issuers.is_empty() {
+            return Err(Refused::Foreign);
+        }
         let names = names_of(leaf)?;
-        let mut holders = names.iter().filter_map(|name| self.names.get(name));
+        let meant = |other: &'_ &Other| names.iter().any(|name| other.names.contains_key(name));
+        let mut holders = issuers.iter().flat_map(|other| names.iter().filter_map(|name| other.names.get(name)));
         let holder = holders.next().ok_or(Refused::Unmapped)?;
         if holders.any(|other| other != holder) {
             return Err(Refused::Ambiguous);
         }
-        Ok(holder)
+        let lasting = issuers.iter().filter(|other| meant(other)).max_by_key(|other| other.authority.info.not_after);
+        lasting.map(|issuer| (*issuer, holder)).ok_or(Refused::Unmapped)
     }
 }
 

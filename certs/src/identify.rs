@@ -90,8 +90,7 @@ impl Ca {
             let issuer = IssuerKey::of(leaf.parsed.public_key().raw);
             return leaf.foreign(Origin::Pinned, holder, issuer, leaf.life.not_after, registry, now);
         }
-        let other = trust.external.issuer_of(&leaf.parsed).ok_or(Refused::Foreign)?;
-        let holder = other.holder(&leaf.parsed)?;
+        let (other, holder) = trust.external.holder(&leaf.parsed)?;
         let last = leaf.life.not_after.min(other.authority.info.not_after);
         leaf.foreign(Origin::External, holder, other.authority.info.issuer_key, last, registry, now)
     }

@@ -172,7 +172,9 @@ pub enum HandshakeRefusal {
     )]
     Weak,
     /// The client doesn't hold the certificate's key, or a signature is wrong.
-    #[error("a signature is wrong: the client may hold another key than the certificate's")]
+    #[error(
+        "a signature is wrong: the client may hold another key than the certificate's, or a CA of the same name issued it"
+    )]
     BadSignature,
     /// Nothing that can be told from a broken or hostile client.
     #[error("what the client sent is no TLS handshake with a readable certificate")]

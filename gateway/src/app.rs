@@ -284,6 +284,13 @@ fn refuse_shared_ids(config: &Config, authority: &Authority) -> anyhow::Result<(
             );
         }
     }
+    for id in config.external_devices() {
+        if authority.registry.registered(id) || *id == authority.gateway {
+            bail!(
+                "`{id}` is the id of a device of this gateway's own CA or of this gateway, and stands in [[certs.external]] or [[certs.pin]]; choose another there"
+            );
+        }
+    }
     Ok(())
 }
 

@@ -49,7 +49,9 @@ fn every_key_is_documented_and_every_documented_key_exists() -> Told {
     let maps = folder.path().join("maps");
     std::fs::create_dir(&maps)?;
     std::fs::write(maps.join("meter.toml"), "[[point]]\nname = \"energy\"\nat = \"input:0\"\ntype = \"u32\"\n")?;
-    std::fs::copy(root().join("fixtures/config/good/hmi.hash"), folder.path().join("hmi.hash"))?;
+    for file in ["hmi.hash", "corp.pem"] {
+        std::fs::copy(root().join("fixtures/config/good").join(file), folder.path().join(file))?;
+    }
     let loaded = config::read("gateway.toml", folder.path(), &text);
     let problems: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();
     assert_eq!(problems, Vec::<String>::new(), "with everything switched on");

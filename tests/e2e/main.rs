@@ -11,6 +11,7 @@ mod crash;
 mod demo;
 mod documented_config;
 mod envelope;
+mod external;
 mod field_modbus;
 mod field_opcua;
 mod leaf_commands;

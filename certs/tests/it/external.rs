@@ -97,7 +97,7 @@ fn an_external_ca_s_devices_are_who_the_map_says_and_nobody_without_it() {
         (ExternalName::Cn("PRESS 3".into()), Holder { device: id("hmi"), role: Role::App }),
     ];
     let trust = ExternalTrust { authorities: vec![ExternalCa { certificate_pem: ca.pem(), names }], pins: vec![] };
-    plant.ca.trust_others(trust).unwrap();
+    plant.ca.trust_others(trust.clone()).unwrap();
     for (leaf, device) in [(&by_dns, "press-1"), (&by_uri, "press-2"), (&by_name, "hmi")] {
         for outcome in connect(&plant, &config, leaf) {
             let peer = outcome.unwrap();
@@ -117,6 +117,16 @@ fn an_external_ca_s_devices_are_who_the_map_says_and_nobody_without_it() {
     assert!(connect(&plant, &config, &leaf(&ca, &over)).iter().all(|o| o.as_ref().unwrap_err().label() == "expired"));
     // A CA of the same name and map is another CA.
     assert!(connect(&plant, &config, &leaf(&other_ca(), &named("PRESS 3", &[]))).iter().all(Result::is_err));
+    // An older and a newer certificate of one CA, each with a map of its own.
+    let map = |name: &str, device: &str| ExternalCa {
+        certificate_pem: ca.pem(),
+        names: vec![(ExternalName::Dns(name.into()), holder(device))],
+    };
+    let two = vec![map("other.example", "other"), map("press-1.plant7.example", "press-1")];
+    plant.ca.trust_others(ExternalTrust { authorities: two, pins: vec![] }).unwrap();
+    assert!(connect(&plant, &config, &by_dns).iter().all(|outcome| outcome.as_ref().unwrap().id == id("press-1")));
+    assert!(connect(&plant, &config, &by_uri).iter().all(|outcome| *outcome == Err(Refused::Unmapped)));
+    plant.ca.trust_others(trust).unwrap();
     // Revoked here, by a row of ours.
     plant.record("press-2", &by_uri.der);
     let mut row = plant.rows.all().remove(0);

@@ -2,6 +2,7 @@
 //! this happened) and [`Sessions`] (rows that outlive the process). No implementation but [`MemorySessions`].
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +19,11 @@ pub trait Gate: Send + Sync + 'static {
     /// After the TLS handshake, before the CONNECT is read. On `Err`, which the implementation audits, the
     /// connection is refused after its CONNECT with a reason code (v5 0x87, 3.1.1 0x05), so that it is visible.
     fn identify(&self, chain: &[CertificateDer<'_>], peer: SocketAddr) -> Result<Identity, Refusal>;
+    /// Why a TLS handshake failed, in words for people; `None` where those of `error` will do.
+    fn explain_handshake(&self, error: &io::Error) -> Option<String> {
+        let _: &io::Error = error;
+        None
+    }
     /// Who claims to be `name` on a listener without client certificates, and proves it with `password`; asked after
     /// the CONNECT. The identity's id is `name`. The check may take its time, in the future. On `Err` the CONNECT is
     /// refused with 0x86 (3.1.1: 0x04), or with the refusal's own code.

@@ -101,7 +101,8 @@ pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     }
     println!("{:<32} {:<8} {:<12} CERTIFICATE UNTIL", "ID", "ROLE", "STATE");
     for device in devices {
-        let until = device.certificates.first().map_or_else(|| "none".to_owned(), |record| date(record.not_after));
+        let none = || if device.entry.external { "of another CA, or pinned" } else { "none" }.to_owned();
+        let until = device.certificates.first().map_or_else(none, |record| date(record.not_after));
         let state = if device.entry.revoked.is_some() { "revoked" } else { "active" };
         println!("{:<32} {:<8} {state:<12} {until}", device.entry.id, device.entry.role);
     }
@@ -118,7 +119,12 @@ pub async fn show(config: &Config, id: &DeviceId, json: bool) -> anyhow::Result<
         print_json(&device)?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{} ({}), added {}", device.entry.id, device.entry.role, date(device.entry.added));
+    let since = if device.entry.external {
+        "known by the configuration".to_owned()
+    } else {
+        format!("added {}", date(device.entry.added))
+    };
+    println!("{} ({}), {since}", device.entry.id, device.entry.role);
     if let Some(revoked) = device.entry.revoked {
         println!("revoked {}", date(revoked));
     }

@@ -92,7 +92,7 @@ fn compose(root: &Section) -> Option<Config> {
         id,
         data_dir: gateway.path_or("data_dir", "data"),
         broker,
-        certs: CertsConfig::read(&root.section_or_empty("certs")),
+        certs: CertsConfig::read(&root.section_or_empty("certs"), &mut seen),
         enrolment: root.section("enrolment").and_then(|section| EnrolmentConfig::read(&section)),
         upstream: None,
         buffer: BufferConfig::read(&root.section_or_empty("buffer")),
@@ -111,7 +111,7 @@ fn compose(root: &Section) -> Option<Config> {
     Some(Config { upstream, ..config })
 }
 
-/// Ids of the gateway, its users and its field devices, and where they were first used.
+/// Ids of the gateway, its users, its field devices and other CAs' devices, and where they were first used.
 #[derive(Debug, Default)]
 pub(super) struct Ids(BTreeMap<DeviceId, &'static str>);
 

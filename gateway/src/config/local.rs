@@ -3,25 +3,32 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use fieldgate_certs::ExternalTrust;
 use fieldgate_certs::est::EST_VALIDITY;
 use fieldgate_store::{Options, Overflow};
 use fieldgate_types::{Section, Size};
 
+use super::external;
+use super::load::Ids;
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// `[certs]`
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct CertsConfig {
     /// Life of a certificate from `device add`.
     pub device_validity: Duration,
     /// Life of a certificate that a device gets or renews over EST.
     pub est_validity: Duration,
+    /// Certificates that are not ours: `[[certs.external]]` and `[[certs.pin]]`.
+    pub external: ExternalTrust,
 }
 
 impl CertsConfig {
-    /// Reads the section.
-    pub fn read(section: &Section) -> Self {
+    /// Reads the section; ids are noted in `ids`.
+    pub(super) fn read(section: &Section, ids: &mut Ids) -> Self {
         Self {
+            external: external::read(section, ids),
             device_validity: section.duration("device_validity", DAY..=DAY * 21_900, DAY * 3650),
             est_validity: section.duration("est_validity", DAY..=DAY * 21_900, EST_VALIDITY),
         }

@@ -2,6 +2,7 @@
 
 mod broker;
 pub mod changes;
+mod external;
 mod load;
 mod local;
 
@@ -65,6 +66,11 @@ impl Config {
     /// The names of all users.
     pub fn users(&self) -> impl Iterator<Item = &DeviceId> {
         self.broker.users.iter().map(|user| &user.name)
+    }
+
+    /// The ids of all devices with certificates that are not ours.
+    pub fn external_devices(&self) -> impl Iterator<Item = &DeviceId> {
+        self.certs.external.holders().map(|holder| &holder.device)
     }
 
     /// The ids of all field devices.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use fieldgate_certs::est::{self, Desk, Enrolment, Token, TokenError};
 use fieldgate_certs::{
-    Alarm, AuthorityInfo, Ca, CaError, CertificateKey, CertificateRecord, IssueError, Issued, Reading, Role,
-    RotationError, Standing,
+    Alarm, AuthorityInfo, Ca, CaError, CertificateKey, CertificateRecord, ExternalError, IssueError, Issued, Reading,
+    Role, RotationError, Standing,
 };
 use fieldgate_store::{Put, State, StateError};
 use fieldgate_types::{Clock, DeviceId, InvalidDeviceId, Secret, UnixMillis};
@@ -27,7 +27,7 @@ use crate::moment::date;
 pub enum AuthorityError {
     /// The id belongs to something else.
     #[error(
-        "`{id}` is a field device or a user of the configuration, or this gateway; ids may not coincide, choose another"
+        "`{id}` is a field device, a user or another CA's device of the configuration, or this gateway; ids may not coincide, choose another"
     )]
     Configured {
         /// Which.
@@ -53,6 +53,9 @@ pub enum OpenError {
     /// The CA can't be opened.
     #[error("the certificate authority can't be opened: {0}")]
     Ca(#[from] CaError),
+    /// Others can't be trusted as configured.
+    #[error("[[certs.external]]: {0}")]
+    External(#[from] ExternalError),
     /// The registry can't be read.
     #[error("the registry can't be read: {0}")]
     Registry(#[from] RegisterError),
@@ -105,7 +108,7 @@ pub struct Authority {
     validity: Duration,
     est: Enrolment,
     lists: Lists,
-    /// Ids of field devices and users.
+    /// Ids of field devices, users and other CAs' devices.
     configured: BTreeSet<DeviceId>,
 }
 
@@ -114,7 +117,10 @@ impl Authority {
     pub fn open(config: &Config, state: Arc<State>, audit: Audit, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let gateway = gateway_id(config, &state)?;
         let ca = Ca::open_or_create(&config.data_dir.join("ca"), &gateway, clock)?;
-        let registry = Arc::new(DeviceRegistry::open(Arc::clone(&state))?);
+        let external = &config.certs.external;
+        ca.trust_others(external.clone())?;
+        let registry = DeviceRegistry::open(Arc::clone(&state))?.with_external(external.holders(), ca.time().now());
+        let registry = Arc::new(registry);
         let newest = registry.all_certificates().iter().map(|record| record.not_before).max();
         for past in last_time(&state)?.into_iter().chain(newest) {
             ca.time().raise(past);
@@ -129,7 +135,12 @@ impl Authority {
             validity,
             est: Enrolment::new(config.certs.est_validity),
             lists: Lists::new(config.data_dir.join("crl")),
-            configured: config.field_devices().chain(config.users()).cloned().collect(),
+            configured: config
+                .field_devices()
+                .chain(config.users())
+                .chain(config.external_devices())
+                .cloned()
+                .collect(),
         })
     }
 

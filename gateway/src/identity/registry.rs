@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Duration;
 
 use fieldgate_certs::est::{TokenHash, TokenRecord, TokenStore};
-use fieldgate_certs::{CertificateKey, CertificateRecord, IssuerKey, Registry, RegistryError, Role, Serial};
+use fieldgate_certs::{CertificateKey, CertificateRecord, Holder, IssuerKey, Registry, RegistryError, Role, Serial};
 use fieldgate_store::{Delete, Put, State, StateError};
 use fieldgate_types::{DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub struct DeviceEntry {
     /// How long its certificates are good, where that was said for it alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validity: Option<Duration>,
+    /// Whether it is known by the configuration, with a certificate that is not ours, and not by having been added.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
 }
 
 /// Why a device can't be added or revoked.
@@ -116,6 +119,8 @@ pub struct DeviceRegistry {
     changes: Mutex<()>,
     /// Written to for as long as it takes in memory.
     index: RwLock<Index>,
+    /// Who is known by the configuration, which is the registry of these: rows say of them only that they are revoked.
+    external: BTreeMap<DeviceId, DeviceEntry>,
 }
 
 impl DeviceRegistry {
@@ -134,7 +139,22 @@ impl DeviceRegistry {
             let token: TokenRecord = serde_json::from_slice(&row)?;
             index.put_token(token);
         }
-        Ok(Self { state, changes: Mutex::new(()), index: RwLock::new(index) })
+        Ok(Self { state, changes: Mutex::new(()), index: RwLock::new(index), external: BTreeMap::new() })
+    }
+
+    /// Knows `holders` too, since `now`: those of the configuration, with certificates that are not ours.
+    pub fn with_external<'a>(mut self, holders: impl Iterator<Item = &'a Holder>, now: UnixMillis) -> Self {
+        let entry = |Holder { device, role }: &Holder| {
+            let (id, role) = (device.clone(), *role);
+            (id.clone(), DeviceEntry { id, role, added: now, revoked: None, validity: None, external: true })
+        };
+        self.external = holders.map(entry).collect();
+        self
+    }
+
+    /// Whether `id` was added and not revoked.
+    pub fn registered(&self, id: &DeviceId) -> bool {
+        self.read().devices.get(id).is_some_and(|entry| entry.revoked.is_none())
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
@@ -189,7 +209,7 @@ impl DeviceRegistry {
         now: UnixMillis,
     ) -> Result<DeviceEntry, RegisterError> {
         let added = self.device(id).map_or(now, |entry| entry.added);
-        let entry = DeviceEntry { id: id.clone(), role, added, revoked: None, validity };
+        let entry = DeviceEntry { id: id.clone(), role, added, revoked: None, validity, external: false };
         self.state.commit(&[put(DEVICES, id.as_str().as_bytes(), &entry)?], &[])?;
         self.write().devices.insert(id.clone(), entry.clone());
         Ok(entry)
@@ -237,17 +257,24 @@ impl DeviceRegistry {
 
     /// All devices, by id.
     pub fn devices(&self) -> Vec<DeviceEntry> {
-        self.read().devices.values().cloned().collect()
+        let mut all = self.external.clone();
+        all.extend(self.read().devices.iter().map(|(id, entry)| (id.clone(), entry.clone())));
+        all.into_values().collect()
     }
 
     /// One device.
     pub fn device(&self, id: &DeviceId) -> Option<DeviceEntry> {
-        self.read().devices.get(id).cloned()
+        let row = self.read().devices.get(id).cloned();
+        row.or_else(|| self.external.get(id).cloned())
     }
 
-    /// Whether `id` is known, not revoked, and holds an unrevoked certificate with this SHA-256.
+    /// Whether `id` is known, not revoked, and holds an unrevoked certificate with this SHA-256; of one that the
+    /// configuration knows no certificate is here.
     pub fn in_force(&self, id: &DeviceId, fingerprint: &str) -> bool {
         let index = self.read();
+        if self.external.contains_key(id) {
+            return !index.devices.contains_key(id);
+        }
         let known = index.devices.get(id).is_some_and(|entry| entry.revoked.is_none());
         known && index.certificates_of(id).any(|r| r.revoked.is_none() && r.fingerprint.to_string() == fingerprint)
     }
@@ -407,6 +434,30 @@ mod tests {
         assert_eq!(registry.barred(&id("press-1")), Some(NOW));
         registry.admit(&id("press-1"), None, NOW).unwrap();
         assert_eq!(registry.barred(&id("press-1")), None, "a token takes it back");
+    }
+
+    #[test]
+    fn a_device_of_the_configuration_is_in_force_until_it_is_revoked_and_then_never_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let holder = Holder { device: id("corp-1"), role: Role::App };
+        let known = |registry: DeviceRegistry| registry.with_external([&holder].into_iter(), NOW);
+        let registry = known(opened(folder.path()));
+        assert!(registry.in_force(&id("corp-1"), "any") && !registry.in_force(&id("corp-2"), "any"));
+        assert!(!registry.registered(&id("corp-1")));
+        let entry = registry.device(&id("corp-1")).unwrap();
+        assert_eq!(
+            (entry.role, entry.external, entry.revoked, registry.devices()),
+            (Role::App, true, None, vec![entry.clone()])
+        );
+        registry.revoke(&id("corp-1"), NOW).unwrap();
+        for registry in [registry, known(opened(folder.path()))] {
+            assert!(!registry.in_force(&id("corp-1"), "any"));
+            assert_eq!(registry.barred(&id("corp-1")), Some(NOW));
+            assert_eq!(registry.devices()[0].revoked, Some(NOW));
+        }
+        // Out of the configuration it is a revoked device like others.
+        let registry = opened(folder.path());
+        assert!(!registry.in_force(&id("corp-1"), "any") && registry.device(&id("corp-1")).is_some());
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! acknowledges it when that is committed. What needs no disk is acknowledged by the broker alone.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use fieldgate_broker::{CommitError, Decision, DisconnectReason, Durable, Event, Gate, Identity, Message, Refusal};
-use fieldgate_certs::Role;
+use fieldgate_certs::{Refused, Role};
 use fieldgate_store::{Append, Batch, Queue};
 use fieldgate_types::{Clock, DeviceId};
 use futures_util::FutureExt;
@@ -157,6 +158,13 @@ impl Gate for LeafGate {
             fingerprint: Some(peer.fingerprint.to_string()),
             not_after: Some(peer.not_after),
         })
+    }
+
+    fn explain_handshake(&self, error: &io::Error) -> Option<String> {
+        let tls = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        let refused = Refused::in_handshake(tls)?;
+        self.counters.add(refused.label());
+        Some(refused.to_string())
     }
 
     fn identify_user(

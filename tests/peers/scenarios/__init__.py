@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scenarios import (
-    certificates, commands, disk, doors, enrolment, field, harness, identity, load, local, memory, power, refusals, sessions,
+    certificates, commands, disk, doors, enrolment, external, field, harness, identity, load, local, memory, power,
+    refusals, sessions,
     trees,
 )
 from stage import Stage
@@ -20,6 +21,7 @@ ALL: dict[str, Scenario] = {
     "certificates": certificates.strict_and_never_resumed,
     "est": enrolment.by_token_and_by_itself,
     "crl": enrolment.revocation_lists,
+    "external": external.by_map_and_pin,
     "users": doors.passwords,
     "websocket": doors.websocket,
     "modbus": field.modbus,

@@ -6,6 +6,7 @@
 //! their own, with a lower priority ([`crate::Config::handshakes_on`]).
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -41,11 +42,13 @@ pub(super) enum Credentials {
 /// Why a newcomer didn't get as far as that.
 pub(super) struct Lost {
     words: String,
+    /// What TLS says, which the gate may know better words for.
+    error: Option<io::Error>,
 }
 
 impl Lost {
     pub(super) fn failed(words: impl Into<String>) -> Self {
-        Self { words: words.into() }
+        Self { words: words.into(), error: None }
     }
 }
 
@@ -71,7 +74,7 @@ pub(super) async fn shake(
     let task = threads.unwrap_or_else(Handle::current).spawn(shaking);
     match AbortOnDropHandle::new(task).await {
         Ok(Ok(stream)) => Ok(Box::new(stream)),
-        Ok(Err(error)) => Err(Lost::failed(format!("TLS: {error}"))),
+        Ok(Err(error)) => Err(Lost { words: format!("TLS: {error}"), error: Some(error) }),
         Err(error) => Err(Lost::failed(format!("the handshake did not end: {error}"))),
     }
 }
@@ -90,8 +93,9 @@ pub(super) async fn in_time<T>(
 ) -> Option<T> {
     match tokio::time::timeout(core.limits.client_hello_timeout, work).await {
         Ok(Ok(done)) => Some(done),
-        Ok(Err(Lost { words })) => {
+        Ok(Err(Lost { words, error })) => {
             core.counters.handshake_failures.one();
+            let words = error.and_then(|error| core.gate.explain_handshake(&error)).unwrap_or(words);
             core.gate.event(Event::Refused { who: None, peer, code: None, words });
             None
         }
