@@ -33,10 +33,16 @@ use crate::identity::{Authority, lists};
 
 /// Connections at a time. Full: newcomers wait in the kernel's queue until one of them ends, by its deadline at last.
 const CONNECTIONS: usize = 64;
-/// For the TLS handshake, and for the headers after it.
-const HELLO: Duration = Duration::from_secs(10);
-/// For all of a connection.
-const WHOLE: Duration = Duration::from_secs(30);
+/// How long a connection may take.
+#[derive(Debug, Clone, Copy)]
+struct Deadlines {
+    /// For the TLS handshake, and for the headers after it.
+    hello: Duration,
+    /// For all of it.
+    whole: Duration,
+}
+
+const DEADLINES: Deadlines = Deadlines { hello: Duration::from_secs(10), whole: Duration::from_secs(30) };
 /// Bytes of headers, and their number. A Basic header with a token takes 150.
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADERS: usize = 64;
@@ -59,6 +65,7 @@ struct Port {
     /// Where handshakes compute, out of the way of who is connected.
     handshakes: Handle,
     stop: CancellationToken,
+    deadlines: Deadlines,
 }
 
 impl EnrolmentPort {
@@ -76,7 +83,8 @@ impl EnrolmentPort {
         let tls = authority.ca.enrolment_config(certificate).map_err(|error: CaError| anyhow::anyhow!(error))?;
         let acceptor = TlsAcceptor::from(Arc::new(tls));
         let (tasks, stop) = stage;
-        Ok(Self { listener, port: Port { acceptor, authority, audit, handshakes, stop }, tasks })
+        let port = Port { acceptor, authority, audit, handshakes, stop, deadlines: DEADLINES };
+        Ok(Self { listener, port, tasks })
     }
 
     /// Where it is, with its port.
@@ -99,7 +107,10 @@ impl EnrolmentPort {
                     tasks.spawn(async move {
                         let stop = port.stop.clone();
                         // Deadline and stop end it alike; what is being issued is finished on its thread.
-                        let _ended = stop.run_until_cancelled(timeout(WHOLE, port.serve(socket, peer))).await;
+                        let serving = timeout(port.deadlines.whole, port.clone().serve(socket, peer));
+                        if let Some(Err(_)) = stop.run_until_cancelled(serving).await {
+                            port.too_slow(peer, "its request was not complete", port.deadlines.whole);
+                        }
                         drop(place);
                     });
                 }
@@ -115,11 +126,12 @@ impl EnrolmentPort {
 impl Port {
     async fn serve(self, socket: TcpStream, peer: SocketAddr) {
         let handshake = AbortOnDropHandle::new(self.handshakes.spawn(self.acceptor.accept(socket)));
-        let stream = match timeout(HELLO, handshake).await {
+        let stream = match timeout(self.deadlines.hello, handshake).await {
             Ok(Ok(Ok(stream))) => stream,
             Ok(Ok(Err(error))) => return self.refuse_handshake(&error, peer),
-            // Too slow, or the gateway is stopping.
-            Ok(Err(_)) | Err(_) => return,
+            // The gateway is stopping.
+            Ok(Err(_)) => return,
+            Err(_) => return self.too_slow(peer, "its TLS handshake was not complete", self.deadlines.hello),
         };
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let chain: Arc<[CertificateDer<'static>]> =
@@ -127,15 +139,24 @@ impl Port {
         let answer = service_fn(|request| self.answer(request, Arc::clone(&chain), peer));
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HELLO)
+            .header_read_timeout(self.deadlines.hello)
             .max_buf_size(HEADER_BYTES)
             .max_headers(HEADERS)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), answer)
             .await;
         if let Err(error) = served {
+            if error.is_timeout() {
+                self.too_slow(peer, "the headers of its request were not complete", self.deadlines.hello);
+            }
             tracing::debug!(%error, %peer, "an enrolment connection broke");
         }
+    }
+
+    /// One audit line for who held a place and did nothing with it.
+    fn too_slow(&self, peer: SocketAddr, what: &str, within: Duration) {
+        let reason = format!("enrolment port: {what} within {} s", within.as_secs());
+        self.audit.record(Event::ConnectionRefused { device: None, peer: peer.to_string(), reason });
     }
 
     /// A certificate that is not good ends the handshake: one audit line, as on the broker's port.
@@ -202,4 +223,154 @@ impl Port {
 
 fn plain(status: StatusCode, words: &'static str) -> Result<Response<Full<Bytes>>, hyper::http::Error> {
     Response::builder().status(status).body(Full::new(Bytes::from_static(words.as_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Instant;
+
+    use fieldgate_store::State;
+    use fieldgate_types::SystemClock;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::audit::tail;
+    use crate::config;
+
+    const SOON: Duration = Duration::from_secs(1);
+    const LATER: Duration = Duration::from_secs(3);
+    /// Well beyond both on a machine that is busy.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    struct Served {
+        folder: tempfile::TempDir,
+        address: SocketAddr,
+        ca: String,
+        audit: Audit,
+        stop: CancellationToken,
+        tasks: TaskTracker,
+    }
+
+    impl Served {
+        async fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let text = "[gateway]\nid = \"line-1\"\n";
+            let config = config::read("gateway.toml", folder.path(), text).config.unwrap();
+            std::fs::create_dir_all(&config.data_dir).unwrap();
+            let clock = Arc::new(SystemClock::new());
+            let state = Arc::new(State::open(&config.data_dir.join("state.db"), Arc::clone(&clock) as _).unwrap());
+            let audit = Audit::open(folder.path(), Arc::clone(&state), Arc::clone(&clock) as _).unwrap();
+            let authority = Arc::new(Authority::open(&config, state, audit.clone(), clock).unwrap());
+            let names = ["localhost".to_owned()];
+            let certificate = Arc::new(authority.ca.server_certificate(&names, &[Ipv4Addr::LOCALHOST.into()]).unwrap());
+            let ca = authority.ca.trust_bundle_pem();
+            let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+            let stage = (tasks.clone(), stop.clone());
+            let listen = (Ipv4Addr::LOCALHOST, 0).into();
+            let mut port = EnrolmentPort::bind(listen, authority, certificate, audit.clone(), Handle::current(), stage)
+                .await
+                .unwrap();
+            port.port.deadlines = Deadlines { hello: SOON, whole: LATER };
+            let address = port.address().unwrap();
+            tasks.spawn(port.run());
+            Self { folder, address, ca, audit, stop, tasks }
+        }
+
+        async fn tls(&self) -> tokio_rustls::client::TlsStream<TcpStream> {
+            use rustls_pki_types::pem::PemObject;
+            let mut roots = rustls::RootCertStore::empty();
+            let certificates = CertificateDer::pem_slice_iter(self.ca.as_bytes()).map(Result::unwrap);
+            roots.add_parsable_certificates(certificates);
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config =
+                rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+            let config = config.with_root_certificates(roots).with_no_client_auth();
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+            let socket = TcpStream::connect(self.address).await.unwrap();
+            connector.connect("localhost".try_into().unwrap(), socket).await.unwrap()
+        }
+
+        /// Status line of `GET cacerts`.
+        async fn ask(&self) -> String {
+            let mut stream = self.tls().await;
+            let request = b"GET /.well-known/est/cacerts HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = Vec::new();
+            // An end without close_notify is one too.
+            let read = stream.read_to_end(&mut answer).await;
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            assert!(read.is_ok() || !text.is_empty(), "{read:?}");
+            text.lines().next().unwrap_or_default().to_owned()
+        }
+
+        /// The reasons in the audit log, after all is stopped.
+        async fn reasons(self) -> Vec<String> {
+            self.stop.cancel();
+            self.tasks.close();
+            self.tasks.wait().await;
+            let audit = self.audit.clone();
+            tokio::task::spawn_blocking(move || audit.close()).await.unwrap();
+            let lines = tail(self.folder.path(), 1_000).unwrap();
+            let value = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
+            lines.iter().map(|line| value(line)["reason"].as_str().unwrap_or_default().to_owned()).collect()
+        }
+    }
+
+    /// Until the other side ends it.
+    async fn ended(stream: &mut (impl AsyncReadExt + Unpin)) {
+        let mut rest = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "it is still open");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn sixty_four_silent_clients_hold_their_places_for_a_deadline_and_no_longer() {
+        let served = Served::start().await;
+        assert_eq!(served.ask().await, "HTTP/1.1 200 OK");
+        let began = Instant::now();
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS {
+            silent.push(TcpStream::connect(served.address).await.unwrap());
+        }
+        // The next one waits for a place, and gets it.
+        assert_eq!(timeout(PATIENCE, served.ask()).await.unwrap(), "HTTP/1.1 200 OK");
+        let waited = began.elapsed();
+        assert!(waited >= SOON, "more than {CONNECTIONS} were served at a time: {waited:?}");
+        for stream in &mut silent {
+            ended(stream).await;
+        }
+        let reasons = served.reasons().await;
+        let expected = "enrolment port: its TLS handshake was not complete within 1 s";
+        assert_eq!(reasons, vec![expected; CONNECTIONS]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_client_that_sends_a_byte_now_and_then_is_ended_by_the_deadlines() {
+        let served = Served::start().await;
+        let drip = async |head: &[u8]| {
+            let mut stream = served.tls().await;
+            stream.write_all(head).await.unwrap();
+            let began = Instant::now();
+            while began.elapsed() < PATIENCE {
+                tokio::time::sleep(SOON / 10).await;
+                // What has been closed takes a byte or two more.
+                if stream.write_all(b"a").await.is_err() || stream.flush().await.is_err() {
+                    break;
+                }
+            }
+            began.elapsed()
+        };
+        let post = b"POST /.well-known/est/simpleenroll HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n";
+        let (headers, body) = tokio::join!(drip(b"GET / HTTP/1.1\r\nX: "), drip(post));
+        assert!(headers >= SOON && headers < PATIENCE, "{headers:?}");
+        assert!(body > SOON && body < PATIENCE, "{body:?}");
+        let mut reasons = served.reasons().await;
+        reasons.sort();
+        let expected = [
+            "enrolment port: its request was not complete within 3 s",
+            "enrolment port: the headers of its request were not complete within 1 s",
+        ];
+        assert_eq!(reasons, expected);
+    }
 }
