@@ -38,7 +38,7 @@ class Leaf:
     """One paho client on the gateway's mTLS port. It doesn't come back by itself: a scenario connects it."""
 
     def __init__(self, bundle: Bundle, port: int, version: mqtt.MQTTProtocolVersion = mqtt.MQTTv5, client_id: str | None = None,
-                 client: mqtt.Client | None = None) -> None:
+                 client: mqtt.Client | None = None, context: ssl.SSLContext | None = None) -> None:
         self.device = bundle.device
         self.port = port
         self.version = version
@@ -52,7 +52,7 @@ class Leaf:
         self.client = client or mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=name, protocol=version, reconnect_on_failure=False
         )
-        self.client.tls_set_context(bundle.context())
+        self.client.tls_set_context(context or bundle.context())
         self.client.connect_timeout = 5
         self.client.on_connect = self._on_connect
         self.client.on_disconnect = self._on_disconnect

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scenarios import (
-    certificates, commands, disk, doors, enrolment, external, field, harness, identity, load, local, memory, power,
-    refusals, sessions,
-    trees,
+    certificates, commands, disk, doors, enrolment, external, field, fleet, harness, identity, interop, load, local,
+    memory, power, refusals, sessions, trees,
 )
 from stage import Stage
 
@@ -22,6 +21,10 @@ ALL: dict[str, Scenario] = {
     "est": enrolment.by_token_and_by_itself,
     "crl": enrolment.revocation_lists,
     "external": external.by_map_and_pin,
+    "interop": interop.clients_keys_and_versions,
+    "revoked": fleet.one_revoked,
+    "rotated": fleet.rotated_under_load,
+    "rotation-killed": fleet.rotations_killed,
     "users": doors.passwords,
     "websocket": doors.websocket,
     "modbus": field.modbus,
