@@ -2,11 +2,11 @@
 //!
 //! | every | what |
 //! |---|---|
-//! | minute | the server certificate, when it is due; answers to commands that nobody needs any more |
+//! | minute | the server certificate, when it is due; sessions on certificates that were replaced, when their grace is over; answers to commands that nobody needs any more |
 //! | hour | the issuing CA, at half of its life; the time written down; warnings |
 //! | day | revocation lists |
 //!
-//! All of it happens at the start too, and none of it touches a connection. What waits for the disk, or signs, runs on
+//! All of it happens at the start too, and none but the sessions said here is touched by it. What waits for the disk, or signs, runs on
 //! threads that may wait.
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_broker::QoS;
+use fieldgate_broker::{DisconnectReason, Identity, QoS};
 use fieldgate_certs::AlarmKind;
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +54,7 @@ impl Upkeep {
                 renew_lists(&self.overview).await;
             }
             refresh_server_certificate(&self.overview).await;
+            end_superseded(&self.overview).await;
             if let Err(error) = self.overview.book.forget_old().await {
                 tracing::error!(%error, "old commands can't be forgotten");
             }
@@ -92,6 +93,21 @@ impl Upkeep {
         }
         self.endings = endings;
     }
+}
+
+/// Ends the live sessions of those whose certificate was replaced when its grace is over: a new connection with it is
+/// refused already.
+pub async fn end_superseded(overview: &Arc<Overview>) {
+    let overview = Arc::clone(overview);
+    let end = move || {
+        let authority = &overview.authority;
+        let over = authority.registry.superseded(authority.ca.time().now());
+        let superseded = |who: &Identity| who.fingerprint.as_ref().is_some_and(|of| over.contains(of));
+        if !over.is_empty() {
+            overview.broker.disconnect_all(DisconnectReason::Superseded, superseded);
+        }
+    };
+    blocking(end).await;
 }
 
 /// After a rotation: listeners show a certificate of the new CA, the trust bundle is published anew, and the new CA has

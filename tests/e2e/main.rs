@@ -25,6 +25,7 @@ mod presence;
 mod revoke;
 mod rotation;
 mod stage;
+mod superseded;
 mod upstream_trouble;
 mod users;
 mod websocket;

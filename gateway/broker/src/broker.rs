@@ -24,7 +24,8 @@ use crate::registry::Registry;
 use crate::retained::Retained;
 use crate::router::Router;
 use crate::{
-    BrokerMetrics, Config, ConnectionInfo, DisconnectReason, Gate, Limits, LoadError, Message, Sessions, Table, stored,
+    BrokerMetrics, Config, ConnectionInfo, DisconnectReason, Gate, Identity, Limits, LoadError, Message, Sessions,
+    Table, stored,
 };
 
 /// The MQTT server. Clones share it; it runs until [`Broker::stop`].
@@ -145,6 +146,12 @@ impl Broker {
             self.core.end_session(session);
         }
         any
+    }
+
+    /// Closes every live connection of whom `of` says so, which must answer at once; sessions stay as after a lost
+    /// connection. How many.
+    pub fn disconnect_all(&self, reason: DisconnectReason, of: impl Fn(&Identity) -> bool) -> usize {
+        self.core.registry.disconnect_all(reason, of)
     }
 
     /// Rights have changed: every cached decision is forgotten. Live connections ask [`Gate::still_valid`] and

@@ -105,6 +105,8 @@ pub enum DisconnectReason {
     Revoked,
     /// The certificate has ended.
     CertificateEnded,
+    /// Another certificate took the place of its own, and the time is over in which both were good.
+    Superseded,
     /// Somebody with the right to do so closed it.
     Administrative,
     /// The server is stopping.
@@ -139,7 +141,7 @@ impl DisconnectReason {
             Self::Malformed => 0x81,
             Self::ProtocolError => 0x82,
             Self::StoreFailed => 0x83,
-            Self::Revoked | Self::CertificateEnded | Self::NotAuthorized => 0x87,
+            Self::Revoked | Self::CertificateEnded | Self::Superseded | Self::NotAuthorized => 0x87,
             Self::ServerShutdown => 0x8B,
             Self::KeepAlive => 0x8D,
             Self::TakenOver => 0x8E,
@@ -162,6 +164,7 @@ impl DisconnectReason {
             Self::TakenOver => "taken-over",
             Self::Revoked => "revoked",
             Self::CertificateEnded => "certificate-ended",
+            Self::Superseded => "superseded",
             Self::Administrative => "administrative",
             Self::ServerShutdown => "server-shutdown",
             Self::NotAuthorized => "not-authorized",

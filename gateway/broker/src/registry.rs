@@ -257,6 +257,14 @@ impl Registry {
         (any, gone.into_iter().map(without_will).collect())
     }
 
+    /// Asks every live connection of those that `of` says to end; their sessions stay. How many.
+    pub(crate) fn disconnect_all(&self, reason: DisconnectReason, of: impl Fn(&Identity) -> bool) -> usize {
+        let state = self.lock();
+        let live = |slot: &&Slot| matches!(slot.state, SlotState::Live(_)) && of(&slot.who);
+        let ending = state.slots.values().filter(live);
+        ending.map(|slot| slot.inbox.kick(Kick { reason, drop_session: false })).count()
+    }
+
     /// Takes what has fallen due.
     pub(crate) fn due(&self, now: Duration, wall: UnixMillis) -> Due {
         let mut state = self.lock();

@@ -1,7 +1,7 @@
 //! Devices, their certificates and their enrolment tokens: rows in state.db, and the same in memory for the handshake
 //! path, which never waits for a disk: changes come one after the other, are made on disk first, and only then in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -253,6 +253,14 @@ impl DeviceRegistry {
     /// Whether the certificate of `key` is there and not marked as replaced yet.
     pub fn to_supersede(&self, key: &CertificateKey) -> bool {
         self.read().certificates.get(key).is_some_and(|record| record.superseded.is_none())
+    }
+
+    /// SHA-256 of the certificates that others have replaced and whose grace is over, while they last.
+    pub fn superseded(&self, now: UnixMillis) -> BTreeSet<String> {
+        let over = |record: &&CertificateRecord| {
+            record.superseded.is_some_and(|since| since <= now) && record.revoked.is_none() && record.not_after > now
+        };
+        self.read().certificates.values().filter(over).map(|record| record.fingerprint.to_string()).collect()
     }
 
     /// All devices, by id.

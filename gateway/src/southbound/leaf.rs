@@ -382,6 +382,7 @@ fn ended_by_us(reason: DisconnectReason) -> Option<&'static str> {
     match reason {
         DisconnectReason::Revoked => Some("it was revoked"),
         DisconnectReason::CertificateEnded => Some("its certificate has ended"),
+        DisconnectReason::Superseded => Some("its certificate was replaced, and is not accepted any more"),
         DisconnectReason::Administrative => Some("it was closed by an administrator"),
         DisconnectReason::NotAuthorized => Some("it published where it may not"),
         DisconnectReason::Client

@@ -44,6 +44,7 @@ impl Connection {
                 | DisconnectReason::KeepAlive
                 | DisconnectReason::TakenOver
                 | DisconnectReason::CertificateEnded
+                | DisconnectReason::Superseded
                 | DisconnectReason::Administrative
                 | DisconnectReason::ServerShutdown
                 | DisconnectReason::NotAuthorized
