@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use fieldgate_store::{Put, State, StateError};
+use fieldgate_store::{Delete, Put, State, StateError};
 use thiserror::Error;
 
 use super::End;
@@ -36,4 +36,10 @@ impl Anchor {
 pub fn anchored(state: &State) -> Result<Option<End>, AnchorError> {
     let row = state.get(TABLE, END)?;
     Ok(row.map(|row| serde_json::from_slice(&row)).transpose()?)
+}
+
+/// Forgets it: for who takes state.db to where its log is not, as a restore without the log does. The chain begins with
+/// line 1 then, in the place of a line that says that all before it are missing.
+pub fn forget_end(state: &State) -> Result<(), AnchorError> {
+    Ok(state.commit(&[], &[Delete { table: TABLE, key: END.to_vec() }])?)
 }

@@ -27,7 +27,7 @@ use fieldgate_types::{Clock, UnixMillis};
 use thiserror::Error;
 
 use self::anchor::Anchor;
-pub use self::anchor::{AnchorError, anchored};
+pub use self::anchor::{AnchorError, anchored, forget_end};
 pub use self::chain::End;
 pub use self::event::Event;
 use self::files::LogFile;
@@ -231,6 +231,26 @@ mod tests {
             assert_eq!((anchor, anchor.unwrap().n), (audit.end(), starts));
             let verdict = verify(folder.path(), anchor).unwrap();
             assert!(verdict.ok && verdict.lines == starts, "{verdict:?}");
+        }
+    }
+
+    #[test]
+    fn state_without_its_log_begins_anew_where_that_is_said_and_else_misses_its_lines() {
+        for (said, first, whole) in [(false, 2, false), (true, 1, true)] {
+            let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let state = state(old.path());
+            let audit = Audit::open(old.path(), Arc::clone(&state), clock()).unwrap();
+            audit.record(Event::Stopped);
+            audit.close();
+            if said {
+                forget_end(&state).unwrap();
+            }
+            let audit = Audit::open(new.path(), state, clock()).unwrap();
+            audit.record(Event::Stopped);
+            audit.close();
+            let verdict = verify(new.path(), audit.end()).unwrap();
+            assert!(tail(new.path(), 9).unwrap()[0].starts_with(&format!("{{\"n\":{first},")));
+            assert_eq!(verdict.ok, whole, "{verdict:?}");
         }
     }
 
