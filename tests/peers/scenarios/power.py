@@ -134,6 +134,7 @@ def survives(stage: Stage, ground: Ground, times: int, strike: Strike) -> None:
     bound = (times + 1) * UPSTREAM_WINDOW
     expect(verdict.resent_by_gateway <= bound, f"{verdict.resent_by_gateway} re-sends of the gateway, more than {bound}")
     expect(not ground.gateway.log_says("set aside"), "a queue.db was set aside")
+    ground.gateway.verb("audit", "--verify")  # fails where its chain is broken
 
 
 def lasting(times: int) -> Plan:
@@ -220,3 +221,4 @@ def io_errors(stage: Stage) -> None:
     wait_for("/healthz to be 200", RESUMES_WITHIN, lambda: ground.gateway.http("/healthz") == 200)
     verdict, _ = ground.judge(ground.finish())
     nothing_lost(verdict, LEAVES * RATE * plan.seconds)
+    ground.gateway.verb("audit", "--verify")
