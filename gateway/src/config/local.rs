@@ -58,6 +58,8 @@ pub struct BufferConfig {
     pub max_age: Duration,
     /// What happens when it is full.
     pub overflow: Overflow,
+    /// Interval of transactions while the upstream is away.
+    pub commit_spacing: Duration,
     /// The fastest that stored messages are replayed, in messages a second; `None` for as fast as it goes.
     pub replay_rate: Option<u32>,
 }
@@ -65,8 +67,8 @@ pub struct BufferConfig {
 impl BufferConfig {
     /// The bounds of the store.
     pub fn options(&self) -> Options {
-        let Self { max_size, max_age, overflow, .. } = *self;
-        Options { max_size, max_age, overflow, ..Options::default() }
+        let Self { max_size, max_age, overflow, commit_spacing: spacing, .. } = *self;
+        Options { max_size, max_age, overflow, spacing, ..Options::default() }
     }
 
     /// Reads the section.
@@ -90,6 +92,11 @@ impl BufferConfig {
             max_size,
             max_age: section.duration("max_age", Duration::from_secs(60)..=DAY * 3650, DAY * 7),
             overflow: section.choice("overflow", &words, Overflow::DropOldest),
+            commit_spacing: section.duration(
+                "commit_spacing",
+                Duration::ZERO..=Duration::from_secs(1),
+                Options::default().spacing,
+            ),
             replay_rate: Some(section.number("replay_rate", 0..=10_000_000, 0)).filter(|rate| *rate != 0),
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct Attempt {
     pub jobs: Vec<usize>,
     /// What leaves because a consumer or the read path said so.
     pub removals: Vec<Removal>,
+    /// The counters went into the file with it.
+    pub counted: bool,
     /// Where the cursors stood before records were dropped.
     claims: Vec<(Lane, u64)>,
     /// One of the dropped records.
@@ -37,7 +39,15 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     pub(crate) fn new(first_id: u64, removals: Vec<Removal>) -> Self {
-        Self { first_id, entries: Vec::new(), jobs: Vec::new(), removals, claims: Vec::new(), dropped: None }
+        Self {
+            first_id,
+            entries: Vec::new(),
+            jobs: Vec::new(),
+            removals,
+            counted: true,
+            claims: Vec::new(),
+            dropped: None,
+        }
     }
 
     /// Whether nothing has been changed.
@@ -227,7 +237,12 @@ impl Attempt {
         Ok(())
     }
 
-    /// Writes the counters of all devices concerned.
+    /// Whether all that it does is to append.
+    pub(crate) fn only_appends(&self) -> bool {
+        self.removals.is_empty() && self.dropped.is_none()
+    }
+
+    /// Writes all counters that differ from the file's.
     pub(crate) fn write_ledger(conn: &Connection, ledger: &Ledger) -> Result<(), rusqlite::Error> {
         let mut devices = conn.prepare_cached(
             "INSERT OR REPLACE INTO devices(id, name, boot, seq, received, delivered, bytes)
@@ -235,7 +250,7 @@ impl Attempt {
         )?;
         let mut losses =
             conn.prepare_cached("INSERT OR REPLACE INTO losses(device, kind, reason, count) VALUES (?1, ?2, ?3, ?4)")?;
-        for (at, row) in ledger.touched() {
+        for (at, row) in ledger.to_write() {
             devices.execute(params![
                 number(at),
                 row.device.as_str(),

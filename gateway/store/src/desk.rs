@@ -24,6 +24,9 @@ const AHEAD_BYTES: usize = 1 << 20;
 /// Leased records at most: the memory that they take here is bounded, and so is what eviction must spare.
 pub(crate) const MAX_LEASED: usize = 64 * 1024;
 
+/// A consumer that holds nothing, waits for nothing and has not been seen for so long is away (milliseconds).
+const AWAY: u64 = 1_000;
+
 /// Why a record leaves the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -155,13 +158,16 @@ pub(crate) struct Desk {
     /// First id of this start.
     start: u64,
     max_age: u64,
+    /// Calls that wait for a record, and the running time of the last one.
+    waiting: usize,
+    seen: u64,
     pub consumer: Option<&'static str>,
     pub closed: bool,
 }
 
 impl Desk {
-    /// Everything below `start` lies on disk. Leases stop at `max_held_bytes` of bodies.
-    pub(crate) fn new(start: u64, max_age: u64, max_held_bytes: usize) -> Self {
+    /// Everything below `start` lies on disk. Leases stop at `max_held_bytes` of bodies. `now`: running time.
+    pub(crate) fn new(start: u64, max_age: u64, max_held_bytes: usize, now: u64) -> Self {
         let shelf = || Shelf { tail_from: start, ..Shelf::default() };
         Self {
             shelves: [shelf(), shelf(), shelf()],
@@ -172,6 +178,8 @@ impl Desk {
             leaving: HashSet::new(),
             start,
             max_age,
+            waiting: 0,
+            seen: now,
             consumer: None,
             closed: false,
         }
@@ -196,6 +204,22 @@ impl Desk {
             Lane::Live => live,
             Lane::History => history,
         }
+    }
+
+    /// A consumer begins to wait.
+    pub(crate) fn waits(&mut self) {
+        self.waiting += 1;
+    }
+
+    /// It has what it waited for, or waits no more.
+    pub(crate) fn waited(&mut self, now: u64) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.seen = now;
+    }
+
+    /// Nobody takes records.
+    pub(crate) fn is_away(&self, now: u64) -> bool {
+        self.waiting == 0 && self.held.is_empty() && now.saturating_sub(self.seen) >= AWAY
     }
 
     /// Leases the next records of `lane`, expiring those whose time is over.

@@ -9,7 +9,7 @@ impl Writer {
     /// Everything that still waits, then the tidy end.
     pub(crate) fn finish(mut self) -> Result<(), CloseError> {
         loop {
-            let woke = self.inbox.wait(Duration::ZERO);
+            let woke = self.inbox.wait(Duration::ZERO, false);
             self.pending.extend(woke.jobs);
             self.removals.extend(self.shared.desk().take_removals());
             let before = self.pending.len();

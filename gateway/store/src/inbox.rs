@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::error::{CloseError, CommitError, ScanError};
 use crate::record::{Batch, Committed, Pairs};
+use crate::spacing::Spacing;
 
 /// Removals wait this long for a commit to ride along with.
 const REMOVALS_LINGER: Duration = Duration::from_millis(50);
@@ -65,9 +66,10 @@ pub(crate) struct Woke {
     pub closing: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     jobs: VecDeque<Job>,
+    spacing: Spacing,
     scans: Vec<Scan>,
     nudged: bool,
     removals_since: Option<Instant>,
@@ -88,9 +90,19 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub(crate) fn new(max_batches: usize, max_bytes: usize) -> Self {
+    pub(crate) fn new(max_batches: usize, max_bytes: usize, spacing: Duration) -> Self {
         let (max_batches, max_bytes) = (max_batches.max(1), max_bytes.max(1));
-        Self { state: Mutex::default(), wake: Condvar::new(), in_hand: Arc::default(), max_batches, max_bytes }
+        let state = State {
+            jobs: VecDeque::new(),
+            spacing: Spacing::new(spacing),
+            scans: Vec::new(),
+            nudged: false,
+            removals_since: None,
+            removals_now: false,
+            closing: false,
+            closers: Vec::new(),
+        };
+        Self { state: Mutex::new(state), wake: Condvar::new(), in_hand: Arc::default(), max_batches, max_bytes }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -120,6 +132,8 @@ impl Inbox {
             if state.closing {
                 return Err(CommitError::Closed);
             }
+            let urgent = batch.urgent();
+            state.spacing.arrived(Instant::now(), bytes, urgent);
             state.jobs.push_back(Job { batch, bytes, done, place: None });
         }
         self.wake.notify_one();
@@ -182,15 +196,22 @@ impl Inbox {
         self.lock().closing
     }
 
-    /// Waits for something to do, for `longest` at most.
-    pub(crate) fn wait(&self, longest: Duration) -> Woke {
+    /// Batches were answered.
+    pub(crate) fn answered(&self) {
+        self.lock().spacing.answered(Instant::now());
+    }
+
+    /// Waits for something to do, for `longest` at most. `spaced`: batches may wait for company.
+    pub(crate) fn wait(&self, longest: Duration, spaced: bool) -> Woke {
         let begin = Instant::now();
         let mut state = self.lock();
         loop {
             let due =
                 state.removals_now || state.removals_since.is_some_and(|since| since.elapsed() >= REMOVALS_LINGER);
             let passed = begin.elapsed();
-            let jobs = state.jobs.front().is_some_and(|first| self.fits(first));
+            let company = if spaced { state.spacing.wait(Instant::now()) } else { Duration::ZERO };
+            let here = state.jobs.front().is_some_and(|first| self.fits(first));
+            let jobs = here && (company.is_zero() || due || state.closing);
             let ready = jobs || !state.scans.is_empty() || state.nudged || due || state.closing;
             if ready || passed >= longest {
                 state.nudged = false;
@@ -200,14 +221,13 @@ impl Inbox {
                     state.removals_since = None;
                     state.removals_now = false;
                 }
-                return Woke {
-                    jobs: self.take(&mut state),
-                    scans: std::mem::take(&mut state.scans),
-                    removals,
-                    closing: state.closing,
-                };
+                let jobs = if jobs { self.take(&mut state) } else { VecDeque::new() };
+                return Woke { jobs, scans: std::mem::take(&mut state.scans), removals, closing: state.closing };
             }
             let mut pause = longest.saturating_sub(passed);
+            if here {
+                pause = pause.min(company);
+            }
             if let Some(since) = state.removals_since {
                 pause = pause.min(REMOVALS_LINGER.saturating_sub(since.elapsed()));
             }
@@ -224,6 +244,7 @@ impl Inbox {
     }
 
     fn take(&self, state: &mut State) -> VecDeque<Job> {
+        state.spacing.taken(Instant::now());
         let mut jobs = VecDeque::new();
         while state.jobs.front().is_some_and(|first| self.fits(first)) {
             let Some(mut job) = state.jobs.pop_front() else { break };

@@ -2,13 +2,20 @@
 //!
 //! The writer's master copy. Changes are part of the transaction that causes them: the first touch of a row in a
 //! transaction keeps its old value, so that a transaction that fails leaves no trace here either.
+//!
+//! In the file the counters may be behind by transactions that only appended records of known devices: these can be
+//! counted again from the records themselves, and a page of counters less in each transaction is a tenth of what a
+//! gathered commit writes. Every other transaction writes all that is behind, and so does one in [`MOST_UNWRITTEN`] records.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fieldgate_types::DeviceId;
 
 use crate::stats::{DeviceLedger, Loss, LossKind};
+
+/// Records that the counters in the file may be behind: they are read again at the next start.
+pub(crate) const MOST_UNWRITTEN: u64 = 4096;
 
 /// One device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +64,9 @@ pub(crate) struct Ledger {
     index: HashMap<DeviceId, usize>,
     /// Rows touched in the open transaction with their old value; `None`: new.
     touched: BTreeMap<usize, Option<Row>>,
+    /// Rows whose counters in the file are behind, and by how many records together.
+    unwritten: BTreeSet<usize>,
+    behind: u64,
     messages: u64,
     bytes: u64,
 }
@@ -67,7 +77,8 @@ impl Ledger {
         let index = rows.iter().enumerate().map(|(at, row)| (row.device.clone(), at)).collect();
         let messages = rows.iter().map(Row::waiting).sum();
         let bytes = rows.iter().map(|row| row.bytes).sum();
-        Self { rows, index, touched: BTreeMap::new(), messages, bytes }
+        let (touched, unwritten) = (BTreeMap::new(), BTreeSet::new());
+        Self { rows, index, touched, unwritten, behind: 0, messages, bytes }
     }
 
     /// Records waiting, all devices.
@@ -114,6 +125,21 @@ impl Ledger {
             row.seq
         });
         (at, seq.unwrap_or_default())
+    }
+
+    /// At the start: counts a record that the counters in the file don't know yet. `name`: its boot and sequence
+    /// number, where they can be trusted.
+    pub(crate) fn recount(&mut self, at: usize, name: Option<(u64, u64)>, bytes: usize) {
+        self.change(at, |row| {
+            row.received += 1;
+            row.bytes += bytes as u64;
+            if let Some(name) = name.filter(|name| *name > (row.boot, row.seq)) {
+                (row.boot, row.seq) = name;
+            }
+        });
+        self.touched.clear();
+        self.unwritten.insert(at);
+        self.behind += 1;
     }
 
     fn add(&mut self, device: &DeviceId) -> usize {
@@ -167,14 +193,36 @@ impl Ledger {
         Some(result)
     }
 
-    /// The rows that the open transaction must write.
-    pub(crate) fn touched(&self) -> impl Iterator<Item = (usize, &Row)> {
-        self.touched.keys().filter_map(|at| self.rows.get(*at).map(|row| (*at, row)))
+    /// Whether the open transaction, one that only appended `records`, may leave the counters for later.
+    pub(crate) fn may_wait(&self, records: usize) -> bool {
+        self.behind + records as u64 <= MOST_UNWRITTEN && self.touched.values().all(Option::is_some)
     }
 
-    /// The transaction is durable; what others should see now.
-    pub(crate) fn commit(&mut self) -> Vec<DeviceLedger> {
+    /// Whether the file is behind.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind > 0
+    }
+
+    /// The rows that differ from the file.
+    pub(crate) fn to_write(&self) -> impl Iterator<Item = (usize, &Row)> {
+        let all = self.touched.keys().chain(self.unwritten.iter().filter(|at| !self.touched.contains_key(at)));
+        all.filter_map(|at| self.rows.get(*at).map(|row| (*at, row)))
+    }
+
+    /// The transaction is durable; `written`, with the counters, or else so many records more are not in them. What
+    /// others should see now.
+    pub(crate) fn commit(&mut self, written: Result<(), usize>) -> Vec<DeviceLedger> {
         let touched = std::mem::take(&mut self.touched);
+        match written {
+            Ok(()) => {
+                self.unwritten.clear();
+                self.behind = 0;
+            }
+            Err(records) => {
+                self.unwritten.extend(touched.keys());
+                self.behind += records as u64;
+            }
+        }
         touched.keys().filter_map(|at| self.rows.get(*at)).map(Row::report).collect()
     }
 
@@ -210,7 +258,7 @@ mod tests {
         let mut ledger = Ledger::default();
         assert_eq!(ledger.receive(&a, 1, 10), (0, 1));
         assert_eq!(ledger.receive(&a, 1, 10), (0, 2));
-        assert_eq!(ledger.commit().len(), 1);
+        assert_eq!(ledger.commit(Ok(())).len(), 1);
         assert_eq!(ledger.receive(&b, 1, 5), (1, 1));
         ledger.deliver(0, 1, 10);
         ledger.lose(0, LossKind::Evicted, "max-size", 1, 10);

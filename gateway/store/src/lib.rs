@@ -12,13 +12,14 @@
 //! - No caller's thread touches the disk: callers talk to the writer's thread and wait without blocking.
 //!
 //! # Format of queue.db
-//! SQLite in write-ahead mode, `synchronous = FULL`, `user_version` = 1, locked exclusively while the gateway runs.
+//! SQLite in write-ahead mode, `synchronous = FULL`, `user_version` = 2, locked exclusively while the gateway runs.
 //! | table | holds |
 //! |---|---|
 //! | `lane_0`, `lane_1`, `lane_2` | one row per waiting record: id, device, boot, seq, time, expires, born, deadline, continues, crc, body |
 //! | `devices`, `losses` | the ledger: counters and last sequence number of each device; losses by kind and reason |
 //! | `quarantine` | records kept aside, the youngest 1,000; the first to go when room is short |
 //! | `small` | the named tables of [`Put`] and [`Delete`] |
+//! | `gaps` | per device, kind and reason: what was lost since the consumer was last told, groundwork for markers |
 //! | `clock` | running time and wall clock, saved once a minute |
 //!
 //! Ids ascend over all lanes. The next one is the sum of all that was ever received plus one, so it needs no counter of
@@ -26,10 +27,11 @@
 //! batch and lane.
 //!
 //! # Write path
-//! `commit` puts its batch into the inbox, in the call, and waits. The writer
-//! takes whatever is there when its last transaction ends, no linger, up to 1/32 of the size (2 MiB at most) at once,
+//! `commit` puts its batch into the inbox, in the call, and waits. While a consumer is there, the writer takes whatever is
+//! there when its last transaction ends, no linger; while none is, transactions are spaced to spare the flash (module
+//! `spacing`, `docs/decisions/0007-queue-format.md`). It takes up to 1/32 of the size (2 MiB at most) at once,
 //! and in one transaction: takes off what has left, drops what is too old, makes room, appends, sets keys, writes the
-//! counters of the devices concerned. After the sync it publishes counters, hands the records to the desk, then answers.
+//! counters of the devices concerned (a transaction that only appends may leave them for later: module `ledger`). After the sync it publishes counters, hands the records to the desk, then answers.
 //! Counters in memory change with the transaction and go back with it.
 //!
 //! # Read path
@@ -70,6 +72,7 @@ mod recovery;
 mod room;
 mod schema;
 mod shared;
+mod spacing;
 mod sqlite;
 mod state;
 mod stats;

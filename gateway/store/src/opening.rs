@@ -8,7 +8,9 @@ use fieldgate_types::UnixMillis;
 use rusqlite::Connection;
 
 use crate::OpenError;
+use crate::ledger::Ledger;
 use crate::options::Options;
+use crate::reading;
 use crate::room::Room;
 use crate::schema::{self, FORMAT, Loaded};
 use crate::sqlite::{self, Sharing, beside, is_damage};
@@ -19,6 +21,7 @@ pub(crate) struct Opened {
     pub conn: Connection,
     pub room: Room,
     pub loaded: Loaded,
+    pub ledger: Ledger,
 }
 
 /// Opens the file, creating it where there is none.
@@ -31,8 +34,10 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
         Err(found) => return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT }),
     }
     room.apply(&conn).map_err(failed)?;
-    let loaded = schema::load(&conn).map_err(failed)?;
-    Ok(Opened { conn, room, loaded })
+    let mut loaded = schema::load(&conn).map_err(failed)?;
+    let mut ledger = Ledger::load(std::mem::take(&mut loaded.rows));
+    reading::recount(&conn, &mut ledger).map_err(failed)?;
+    Ok(Opened { conn, room, loaded, ledger })
 }
 
 /// As [`open`], but a damaged file is set aside and a fresh one begun; where it went.

@@ -22,6 +22,9 @@ pub struct Options {
     pub max_age: Duration,
     /// What happens at `max_size`.
     pub overflow: Overflow,
+    /// While no consumer is there, transactions follow each other at this interval, sooner when much has gathered; zero
+    /// for at once. Batches with keys or priority records never wait.
+    pub spacing: Duration,
     /// Batches that the writer takes in hand at once; the others stay in the line.
     pub queued_batches: usize,
     /// Bytes that the writer takes in hand at once. Also the largest batch there can be.
@@ -35,6 +38,7 @@ impl Default for Options {
             max_size: Size(1 << 30),
             max_age: Duration::from_secs(7 * 86_400),
             overflow: Overflow::DropOldest,
+            spacing: Duration::from_millis(100),
             queued_batches: 4096,
             queued_bytes: 16 << 20,
         }

@@ -19,7 +19,7 @@ impl Writer {
             self.health = Health::Ok;
         }
         let boot = self.boot;
-        let changed = self.ledger.commit();
+        let changed = self.ledger.commit(if attempt.counted { Ok(()) } else { Err(attempt.entries.len()) });
         {
             let mut report = self.shared.report();
             for row in changed {
@@ -42,6 +42,9 @@ impl Writer {
         }
         self.shared.arrived();
         self.shared.eased().notify_waiters();
+        if !receipts.is_empty() {
+            self.inbox.answered();
+        }
         for receipts in receipts {
             let Some(job) = self.pending.pop_front() else { break };
             drop(job.place);

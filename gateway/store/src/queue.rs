@@ -10,7 +10,6 @@ use crate::age::{RunningTime, millis};
 use crate::desk::{Ask, Desk, Exit};
 use crate::faults::Faults;
 use crate::inbox::Inbox;
-use crate::ledger::Ledger;
 use crate::opening;
 use crate::shared::{Report, Shared};
 use crate::stats::LossKind;
@@ -70,7 +69,7 @@ impl Queue {
         let (opened, set_aside) = opening::open_or_replace(path, &options, clock.now())?;
         let loaded = opened.loaded;
         let running = RunningTime::resume(clock, loaded.clock, loaded.newest_born);
-        let ledger = Ledger::load(loaded.rows);
+        let ledger = opened.ledger;
         let next_id = ledger.received().max(loaded.newest_id) + 1;
         let boot = if ledger.newest_boot() > boot {
             let used = ledger.newest_boot() + 1;
@@ -90,9 +89,9 @@ impl Queue {
         report.stats.oldest = crate::reading::oldest(&opened.conn)
             .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
         report.stats.set_aside = set_aside;
-        let desk = Desk::new(next_id, millis(options.max_age), max_leased);
+        let desk = Desk::new(next_id, millis(options.max_age), max_leased, running.now());
         let shared = Arc::new(Shared::new(desk, report));
-        let inbox = Arc::new(Inbox::new(options.queued_batches, options.queued_bytes));
+        let inbox = Arc::new(Inbox::new(options.queued_batches, options.queued_bytes, options.spacing));
         let max_batch = inbox.max_bytes().min(usize::try_from(max_size.max(1 << 20) / 4).unwrap_or(usize::MAX));
         let start = Start {
             path: path.to_owned(),
@@ -155,6 +154,7 @@ impl Queue {
         max_bytes: usize,
     ) -> Result<Vec<Record>, LeaseError> {
         let inner = &*self.inner;
+        let _waiting = Waiting::begin(inner);
         loop {
             let mut arrival = std::pin::pin!(inner.shared.arrival(lane).notified());
             // From here on no arrival is missed.
@@ -276,6 +276,24 @@ impl Queue {
     pub async fn close(&self) -> Result<(), CloseError> {
         let answer = self.inner.inbox.close();
         answer.await.unwrap_or(Err(CloseError::WriterLost))
+    }
+}
+
+/// A consumer in [`Queue::lease`]; also when its future is dropped, it ends.
+#[derive(Debug)]
+struct Waiting<'a>(&'a Inner);
+
+impl<'a> Waiting<'a> {
+    fn begin(inner: &'a Inner) -> Self {
+        inner.shared.desk().waits();
+        Self(inner)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let now = self.0.running.now();
+        self.0.shared.desk().waited(now);
     }
 }
 

@@ -28,11 +28,7 @@ pub(crate) struct Read {
 
 /// Reads the next records of `stretch`.
 pub(crate) fn read(conn: &Connection, ledger: &Ledger, stretch: Stretch) -> Result<Read, rusqlite::Error> {
-    let sql = format!(
-        "SELECT id, device, boot, seq, time, expires, born, deadline, continues, crc, body FROM {}
-         WHERE id >= ?1 AND id < ?2 ORDER BY id",
-        table(stretch.lane)
-    );
+    let sql = format!("{} WHERE id >= ?1 AND id < ?2 ORDER BY id", select(stretch.lane));
     let mut statement = conn.prepare_cached(&sql)?;
     let mut rows = statement.query([signed(stretch.from), signed(stretch.to)])?;
     let mut read = Read { entries: Vec::new(), bad: Vec::new(), to: stretch.to };
@@ -53,6 +49,12 @@ pub(crate) fn read(conn: &Connection, ledger: &Ledger, stretch: Stretch) -> Resu
         }
     }
     Ok(read)
+}
+
+/// The columns that [`decode`] reads.
+fn select(lane: Lane) -> String {
+    let table = table(lane);
+    format!("SELECT id, device, boot, seq, time, expires, born, deadline, continues, crc, body FROM {table}")
 }
 
 /// `Err` inside: the row is there but not what was written.
@@ -90,6 +92,23 @@ fn decode(row: &Row<'_>, id: u64, lane: Lane, ledger: &Ledger) -> Result<Result<
         body: Bytes::copy_from_slice(body),
     };
     Ok(if u64::from(entry.checksum()) == crc { Ok(entry) } else { Err(bad("bad-crc")) })
+}
+
+/// Counts the records that the counters in the file don't know: ids count all that was ever received.
+pub(crate) fn recount(conn: &Connection, ledger: &mut Ledger) -> Result<(), rusqlite::Error> {
+    let counted = ledger.received();
+    for lane in Lane::ALL {
+        let mut statement = conn.prepare(&format!("{} WHERE id > ?1 ORDER BY id", select(lane)))?;
+        let mut rows = statement.query([signed(counted)])?;
+        while let Some(row) = rows.next()? {
+            match decode(row, unsigned(row.get(0)?), lane, ledger)? {
+                Ok(entry) => ledger.recount(entry.row, Some((entry.boot, entry.seq)), entry.body.len()),
+                // Quarantined when it is read for a consumer.
+                Err(bad) => ledger.recount(bad.row, None, bad.bytes),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A small table, sorted by key.

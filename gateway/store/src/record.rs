@@ -94,6 +94,12 @@ impl Batch {
         Self { appends: vec![append], ..Self::default() }
     }
 
+    /// Whether somebody at the gateway waits for it besides its sender.
+    pub(crate) fn urgent(&self) -> bool {
+        let priority = self.appends.iter().any(|append| append.lane == Lane::Priority);
+        priority || !self.puts.is_empty() || !self.deletes.is_empty()
+    }
+
     /// Bytes it occupies while it waits for its commit, about.
     pub fn bytes(&self) -> usize {
         let appends: usize = self.appends.iter().map(|a| a.body.len() + RECORD_OVERHEAD).sum();

@@ -15,7 +15,9 @@ use crate::sqlite::{failure, format, signed, unsigned};
 use crate::stats::{Loss, LossKind};
 
 /// Format that this program writes. Rises with every change that an older program can't read.
-pub(crate) const FORMAT: i64 = 1;
+///
+/// 2: the counters of `devices` may be behind the records (module `ledger`); `gaps`.
+pub(crate) const FORMAT: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE clock(id INTEGER PRIMARY KEY CHECK (id = 1), running INTEGER NOT NULL, wall INTEGER NOT NULL);
@@ -29,6 +31,12 @@ CREATE TABLE quarantine(id INTEGER PRIMARY KEY, lane INTEGER NOT NULL, device IN
 CREATE TABLE small(name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (name, key)) WITHOUT ROWID;
 ";
 
+/// What format 2 added.
+const SECOND: &str = "
+CREATE TABLE gaps(device INTEGER NOT NULL, kind INTEGER NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
+    first INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (device, kind, reason)) WITHOUT ROWID;
+";
+
 /// The table of a lane's records.
 pub(crate) fn table(lane: Lane) -> &'static str {
     match lane {
@@ -38,7 +46,8 @@ pub(crate) fn table(lane: Lane) -> &'static str {
     }
 }
 
-/// Creates the tables in an empty file. `Err(found)` inside: a newer program wrote it.
+/// Creates the tables in an empty file, or brings an older one to the present format, in one transaction.
+/// `Err(found)` inside: a newer program wrote it.
 pub(crate) fn prepare(conn: &Connection) -> Result<Result<(), i64>, rusqlite::Error> {
     let found = format(conn)?;
     if found > FORMAT {
@@ -48,7 +57,18 @@ pub(crate) fn prepare(conn: &Connection) -> Result<Result<(), i64>, rusqlite::Er
         return Ok(Ok(()));
     }
     let mut sql = String::from("BEGIN IMMEDIATE;");
-    sql.push_str(TABLES);
+    if found < 1 {
+        sql.push_str(&first());
+    }
+    sql.push_str(SECOND);
+    sql.push_str("PRAGMA user_version = 2; COMMIT;");
+    conn.execute_batch(&sql)?;
+    Ok(Ok(()))
+}
+
+/// The tables of format 1.
+fn first() -> String {
+    let mut sql = String::from(TABLES);
     for lane in Lane::ALL {
         sql.push_str("CREATE TABLE ");
         sql.push_str(table(lane));
@@ -58,9 +78,7 @@ pub(crate) fn prepare(conn: &Connection) -> Result<Result<(), i64>, rusqlite::Er
               continues INTEGER NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL);",
         );
     }
-    sql.push_str("PRAGMA user_version = 1; COMMIT;");
-    conn.execute_batch(&sql)?;
-    Ok(Ok(()))
+    sql
 }
 
 /// What is known after the start.

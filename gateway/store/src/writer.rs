@@ -119,7 +119,8 @@ impl Writer {
     /// Works until the end has been asked for and all is stored.
     pub(crate) fn run(mut self) -> Result<(), CloseError> {
         loop {
-            let woke = self.inbox.wait(self.patience());
+            let spaced = self.shared.desk().is_away(self.running.now());
+            let woke = self.inbox.wait(self.patience(), spaced);
             let closing = woke.closing;
             if let Err(error) = self.work(woke) {
                 self.recover(&error);
@@ -301,7 +302,7 @@ impl Writer {
             let pace = (max_age / 16).clamp(1_000, CARE);
             self.next_care = if more { now } else { now + pace };
             // An idle gateway with an empty queue leaves the flash alone.
-            saved = self.ledger.messages() > 0;
+            saved = self.ledger.messages() > 0 || self.ledger.is_behind();
             if saved || !attempt.is_empty() {
                 let clock = self.running.save();
                 conn.prepare_cached("INSERT OR REPLACE INTO clock(id, running, wall) VALUES (1, ?1, ?2)")?
@@ -315,7 +316,10 @@ impl Writer {
             }
             self.next_id = attempt.first_id + attempt.entries.len() as u64;
         }
-        Attempt::write_ledger(conn, &self.ledger)?;
+        attempt.counted = care || !attempt.only_appends() || !self.ledger.may_wait(attempt.entries.len());
+        if attempt.counted {
+            Attempt::write_ledger(conn, &self.ledger)?;
+        }
         Ok(saved)
     }
 

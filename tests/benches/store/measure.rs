@@ -153,6 +153,8 @@ async fn paced(queue: &Queue, seconds: u64, devices: u64) -> Result<(u64, Durati
 async fn offline(path: &Path, scale: Scale, devices: u64) -> Figures {
     let before = counters::written()?;
     let queue = open(path, 1)?;
+    // A consumer that has not come by then is taken to be away.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
     let (messages, slowest) = paced(&queue, scale.seconds, devices).await?;
     let commits = queue.stats().commits;
     queue.close().await?;
@@ -255,7 +257,8 @@ async fn append(folder: &Path, scale: Scale) -> Figures {
     let mut figures = Vec::new();
     for size in [1_u64, 10, 100] {
         let queue = open(&folder.join(format!("{size}.db")), 1)?;
-        let end = Instant::now() + Duration::from_secs(scale.seconds.div_ceil(5));
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        let end = Instant::now() + Duration::from_secs(scale.seconds.div_ceil(2));
         let begin = Instant::now();
         let mut producers = JoinSet::new();
         for number in 0..64 {

@@ -3,9 +3,11 @@
 mod age;
 mod crash;
 mod damage;
+mod format;
 mod model;
 mod overflow;
 mod queue;
+mod spacing;
 mod state;
 mod trouble;
 

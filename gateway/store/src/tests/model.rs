@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -25,6 +26,8 @@ enum Step {
     Settle(Vec<u8>),
     Quarantine(u8),
     Rewind,
+    /// The consumer is away for long enough to be noticed: commits are spaced.
+    Away,
     Reopen,
     Crash,
 }
@@ -36,6 +39,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => vec(any::<u8>(), 1..5).prop_map(Step::Settle),
         1 => any::<u8>().prop_map(Step::Quarantine),
         1 => Just(Step::Rewind),
+        1 => Just(Step::Away),
         1 => Just(Step::Reopen),
         1 => Just(Step::Crash),
     ]
@@ -119,7 +123,8 @@ fn lane(number: u8) -> Lane {
 }
 
 async fn play(steps: Vec<Step>) {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
+    bench.options.spacing = Duration::from_millis(2);
     let mut model = Model::default();
     let mut boot = 1;
     let mut folder = bench.dir.path().join("1");
@@ -168,6 +173,7 @@ async fn play(steps: Vec<Step>) {
                 queue.rewind(UP);
                 model.leased.clear();
             }
+            Step::Away => bench.clock.advance(Duration::from_secs(2)),
             Step::Reopen => {
                 queue.close().await.unwrap();
                 boot += 1;
