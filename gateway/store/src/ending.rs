@@ -36,6 +36,9 @@ impl Writer {
         if let Err((_, error)) = conn.close() {
             tracing::warn!(%error, "queue closed untidily");
         }
+        if let Some(footing) = self.footing.take() {
+            footing.keep(self.room);
+        }
         Ok(())
     }
 

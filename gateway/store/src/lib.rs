@@ -47,6 +47,11 @@
 //! batches, never a leased record, which may be on the wire. With [`Overflow::Refuse`], or with nothing left to evict, commits wait.
 //! Ages count in running time (module `age`): a step of the clock expires nothing.
 //!
+//! # When the disk is full
+//! The size is capped by what is configured and by what the file system leaves, less a reserve (module `room`); what is needed
+//! next is held in advance (module `footing`). So the queue goes on, evicting for `disk-full`, when somebody else
+//! takes the last byte, while it runs or before it starts. Where no blocks can be held, commits wait until there is room.
+//!
 //! # When the disk fails
 //! Nothing is answered, [`Health::Refusing`] says why, the connection is closed and opened again until a transaction
 //! succeeds (module `recovery`). A damaged queue.db is renamed to `queue.db.corrupt-<time>` and a fresh one begun; found while
@@ -59,6 +64,7 @@ mod ending;
 mod entry;
 mod error;
 mod faults;
+mod footing;
 mod inbox;
 mod ledger;
 mod lock;

@@ -8,6 +8,7 @@ use fieldgate_types::UnixMillis;
 use rusqlite::Connection;
 
 use crate::OpenError;
+use crate::footing::Footing;
 use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::reading;
@@ -22,6 +23,8 @@ pub(crate) struct Opened {
     pub room: Room,
     pub loaded: Loaded,
     pub ledger: Ledger,
+    /// After the connection: it must not be closed before.
+    pub footing: Footing,
 }
 
 /// Opens the file, creating it where there is none.
@@ -37,7 +40,8 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     let mut loaded = schema::load(&conn).map_err(failed)?;
     let mut ledger = Ledger::load(std::mem::take(&mut loaded.rows));
     reading::recount(&conn, &mut ledger).map_err(failed)?;
-    Ok(Opened { conn, room, loaded, ledger })
+    let footing = Footing::open(path, room).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
+    Ok(Opened { conn, room, loaded, ledger, footing })
 }
 
 /// As [`open`], but a damaged file is set aside and a fresh one begun; where it went.

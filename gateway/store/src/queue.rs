@@ -101,6 +101,7 @@ impl Queue {
             ledger,
             next_id,
             conn: opened.conn,
+            footing: opened.footing,
             room: opened.room,
             faults,
         };

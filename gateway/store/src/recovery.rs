@@ -32,6 +32,7 @@ impl Writer {
         loop {
             // Closing may fail too; what matters is that this connection is used no more.
             self.conn = None;
+            self.footing = None;
             if self.failures > 0 {
                 self.inbox.pause(PAUSE);
             }
@@ -67,6 +68,7 @@ impl Writer {
         }
         self.room = opened.room;
         self.conn = Some(opened.conn);
+        self.footing = Some(opened.footing);
         Ok(())
     }
 
@@ -109,6 +111,7 @@ impl Writer {
         self.shared.report().stats.set_aside = Some(kept);
         self.room = opened.room;
         self.conn = Some(opened.conn);
+        self.footing = Some(opened.footing);
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 //!
 //! On a full file system a write-ahead queue is dead: DELETE, checkpoint and INSERT all fail. Below `max_page_count` all
 //! three go on working. So the cap is the smaller of what is configured and what the file system leaves, less a
-//! reserve, looked at again every minute and after every failure. The log counts too: it starts over every
+//! reserve, looked at again every minute (every five seconds while the disk is short) and after every failure. Blocks that
+//! are needed soon are held in advance (module `footing`). The log counts too: it starts over every
 //! sixteenth of the size, and until then one transaction may come on top, with half of that in removals, as much
 //! in records, and a little more in evictions. So three sixteenths (12 MiB at most) are set apart for it.
 
@@ -46,11 +47,10 @@ impl Room {
     /// Looks at the file system. Where that can't be asked, the configured size stands.
     pub(crate) fn measure(path: &Path, options: &Options) -> Self {
         let wanted = options.max_size.bytes().max(SMALLEST);
-        let file = std::fs::metadata(path).map_or(0, |meta| meta.len());
         let available = match rustix::fs::statvfs(path) {
             Ok(fs) => {
                 let reserve = RESERVE.min(fs.f_blocks.saturating_mul(fs.f_frsize) / 8);
-                file + fs.f_bavail.saturating_mul(fs.f_frsize).saturating_sub(reserve)
+                crate::footing::occupied(path) + fs.f_bavail.saturating_mul(fs.f_frsize).saturating_sub(reserve)
             }
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "free space unknown, only the configured size bounds the queue");
@@ -73,7 +73,14 @@ impl Room {
     /// Makes SQLite hold to it. A file that is larger already keeps its size and takes no further page.
     pub(crate) fn apply(self, conn: &Connection) -> Result<(), rusqlite::Error> {
         conn.pragma_update(None, "max_page_count", signed(self.max_pages))?;
+        // The log keeps the blocks that it holds.
+        conn.pragma_update(None, "journal_size_limit", signed(self.log_bytes()))?;
         conn.pragma_update(None, "wal_autocheckpoint", signed(self.log_pages))
+    }
+
+    /// The most that the log may take.
+    pub(crate) fn log_bytes(self) -> u64 {
+        3 * self.log_pages * PAGE
     }
 
     /// Pages kept free for what deleting and rebalancing need.

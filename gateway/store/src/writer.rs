@@ -15,6 +15,7 @@ use crate::attempt::Attempt;
 use crate::desk::Removal;
 use crate::error::{CloseError, ScanError};
 use crate::faults::{Faults, Point};
+use crate::footing::Footing;
 use crate::inbox::{Inbox, Job, Woke};
 use crate::ledger::Ledger;
 use crate::options::{Options, Overflow};
@@ -31,6 +32,8 @@ const IDLE: Duration = Duration::from_secs(1);
 const BLOCKED: Duration = Duration::from_millis(250);
 /// Running time is saved, and room measured, this often (milliseconds of running time).
 const CARE: u64 = 60_000;
+/// Room is measured this often while the disk is short: somebody may have made some.
+const LOOK: u64 = 5_000;
 /// A transaction that runs out of pages is tried again this often, each time with twice the eviction.
 const MAX_STRAIN: u32 = 3;
 /// Rounds of reading between two transactions: draining must not keep commits waiting.
@@ -48,6 +51,7 @@ pub(crate) struct Start {
     pub ledger: Ledger,
     pub next_id: u64,
     pub conn: Connection,
+    pub footing: Footing,
     pub room: Room,
     pub faults: Faults,
 }
@@ -62,6 +66,8 @@ pub(crate) struct Writer {
     pub(crate) running: RunningTime,
     pub(crate) faults: Faults,
     pub(crate) conn: Option<Connection>,
+    /// After the connection: it must not be closed before.
+    pub(crate) footing: Option<Footing>,
     pub(crate) room: Room,
     pub(crate) ledger: Ledger,
     /// Id of the next record.
@@ -82,6 +88,8 @@ pub(crate) struct Writer {
     /// There was no room for the first batch, then.
     pub(crate) blocked: Option<Instant>,
     next_care: u64,
+    /// When room is measured again.
+    next_look: u64,
     pub(crate) commits: u64,
     pub(crate) last_commit: Duration,
     pub(crate) health: Health,
@@ -89,7 +97,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, start: Start) -> Self {
-        let Start { path, boot, options, running, ledger, next_id, conn, room, faults } = start;
+        let Start { path, boot, options, running, ledger, next_id, conn, footing, room, faults } = start;
         Self {
             shared,
             inbox,
@@ -98,6 +106,7 @@ impl Writer {
             running,
             faults,
             conn: Some(conn),
+            footing: Some(footing),
             room,
             ledger,
             next_id,
@@ -110,6 +119,7 @@ impl Writer {
             failures: 0,
             blocked: None,
             next_care: 0,
+            next_look: 0,
             commits: 0,
             last_commit: Duration::ZERO,
             health: Health::Ok,
@@ -205,12 +215,9 @@ impl Writer {
     pub(crate) fn transact(&mut self, care: bool) -> Result<(), rusqlite::Error> {
         let Some(conn) = self.conn.take() else { return Ok(()) };
         let begin = Instant::now();
-        if care {
-            self.room = Room::measure(&self.path, &self.options);
-            if let Err(error) = self.room.apply(&conn) {
-                self.conn = Some(conn);
-                return Err(error);
-            }
+        if let Err(error) = self.look(&conn) {
+            self.conn = Some(conn);
+            return Err(error);
         }
         // After a full disk the removals go alone first: they make the room that the batches need.
         if self.was_full && !self.removals.is_empty() && !self.pending.is_empty() {
@@ -241,6 +248,34 @@ impl Writer {
         }
         self.conn = Some(conn);
         result
+    }
+
+    /// What room there is now.
+    fn look(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        let now = self.running.now();
+        let mut room = self.room;
+        if now >= self.next_look {
+            room = Room::measure(&self.path, &self.options);
+        }
+        if let Some(footing) = &self.footing {
+            match footing.hold(room) {
+                Ok(held) => room = held,
+                // The cap stands, and a full disk is seen when it is met.
+                Err(error) => tracing::debug!(%error, "no blocks held in advance"),
+            }
+        }
+        if now >= self.next_look || room != self.room {
+            room.apply(conn)?;
+            self.next_look = now + if room.by_disk { LOOK } else { CARE };
+            if room.by_disk && !self.room.by_disk {
+                tracing::warn!(
+                    bytes = room.max_pages * crate::room::PAGE,
+                    "the disk is nearly full, the buffer is smaller than configured"
+                );
+            }
+            self.room = room;
+        }
+        Ok(())
     }
 
     fn attempt(&mut self, conn: &Connection, with_jobs: bool, care: bool) -> Result<(), rusqlite::Error> {

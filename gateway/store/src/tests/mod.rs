@@ -4,6 +4,7 @@ mod age;
 mod crash;
 mod damage;
 mod format;
+mod full;
 mod model;
 mod overflow;
 mod queue;
