@@ -245,8 +245,8 @@ impl Attempt {
     /// Writes all counters that differ from the file's.
     pub(crate) fn write_ledger(conn: &Connection, ledger: &Ledger) -> Result<(), rusqlite::Error> {
         let mut devices = conn.prepare_cached(
-            "INSERT OR REPLACE INTO devices(id, name, boot, seq, received, delivered, bytes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR REPLACE INTO devices(id, name, boot, seq, received, delivered, bytes, crc)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?;
         let mut losses =
             conn.prepare_cached("INSERT OR REPLACE INTO losses(device, kind, reason, count) VALUES (?1, ?2, ?3, ?4)")?;
@@ -259,6 +259,7 @@ impl Attempt {
                 signed(row.received),
                 signed(row.delivered),
                 signed(row.bytes),
+                row.checksum(),
             ])?;
             for loss in &row.losses {
                 losses.execute(params![number(at), kind(loss.kind), loss.reason, signed(loss.count)])?;
@@ -300,11 +301,11 @@ fn candidate(row: &rusqlite::Row<'_>) -> Result<Option<Candidate>, rusqlite::Err
     Ok(Some(Candidate { id: unsigned(row.get(0)?), row: at, bytes }))
 }
 
-fn insert(conn: &Connection, entry: &Entry) -> Result<(), rusqlite::Error> {
+pub(crate) fn insert(conn: &Connection, entry: &Entry) -> Result<(), rusqlite::Error> {
     let sql = match entry.lane {
-        Lane::Priority => "INSERT INTO lane_0 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        Lane::Live => "INSERT INTO lane_1 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        Lane::History => "INSERT INTO lane_2 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        Lane::Priority => "INSERT OR REPLACE INTO lane_0 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        Lane::Live => "INSERT OR REPLACE INTO lane_1 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        Lane::History => "INSERT OR REPLACE INTO lane_2 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     };
     let mut statement = conn.prepare_cached(sql)?;
     statement.execute(params![

@@ -160,6 +160,7 @@ pub(crate) struct Desk {
     max_age: u64,
     /// Calls that wait for a record, and the running time of the last one.
     waiting: usize,
+    held_back: bool,
     seen: u64,
     pub consumer: Option<&'static str>,
     pub closed: bool,
@@ -179,14 +180,15 @@ impl Desk {
             start,
             max_age,
             waiting: 0,
+            held_back: false,
             seen: now,
             consumer: None,
             closed: false,
         }
     }
 
-    /// The file was replaced by an empty one.
-    pub(crate) fn start_over(&mut self, next: u64) {
+    /// The file was replaced by an empty one. What had left, and lay in the old one still.
+    pub(crate) fn start_over(&mut self, next: u64) -> HashSet<u64> {
         for shelf in &mut self.shelves {
             let epoch = shelf.epoch + 1;
             *shelf = Shelf { cursor: next, ahead_to: next, tail_from: next, epoch, ..Shelf::default() };
@@ -194,7 +196,19 @@ impl Desk {
         self.held.clear();
         self.held_bytes = 0;
         self.removals.clear();
-        self.leaving.clear();
+        std::mem::take(&mut self.leaving)
+    }
+
+    /// Whether nothing is leased, since older records are still on their way into the file. At the end all of them are
+    /// read from it: nobody has leased meanwhile.
+    pub(crate) fn hold_back(&mut self, held_back: bool) {
+        self.held_back = held_back;
+        if !held_back {
+            for shelf in &mut self.shelves {
+                shelf.back_to(0);
+                shelf.wanted = true;
+            }
+        }
     }
 
     fn shelf(&mut self, lane: Lane) -> &mut Shelf {
@@ -225,6 +239,9 @@ impl Desk {
     /// Leases the next records of `lane`, expiring those whose time is over.
     pub(crate) fn take(&mut self, lane: Lane, ask: Ask) -> Taken {
         let mut taken = Taken::default();
+        if self.held_back {
+            return taken;
+        }
         let mut bytes = 0;
         while taken.records.len() < ask.max_messages.max(1) {
             let Some(next) = self.shelf(lane).next_bytes() else { break };
@@ -289,6 +306,11 @@ impl Desk {
                 shelf.wanted = true;
             }
         }
+    }
+
+    /// Whether nothing is leased, see [`Desk::hold_back`].
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.held_back
     }
 
     /// Records leased and not settled.

@@ -1,13 +1,24 @@
 //! The writer's last work: everything that still waits, then tidy files.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::CloseError;
 use crate::writer::Writer;
 
+/// The end waits so long for records that are being salvaged; what is not back then stays in the file set aside.
+const SALVAGE: Duration = Duration::from_secs(5);
+
 impl Writer {
     /// Everything that still waits, then the tidy end.
     pub(crate) fn finish(mut self) -> Result<(), CloseError> {
+        // What a damaged file held comes back, for as long as a stop may take.
+        let begin = Instant::now();
+        while self.salvage.is_some() && begin.elapsed() < SALVAGE {
+            if let Err(error) = self.salvage() {
+                tracing::error!(%error, "salvage ended early");
+                break;
+            }
+        }
         loop {
             let woke = self.inbox.wait(Duration::ZERO, false);
             self.pending.extend(woke.jobs);

@@ -32,6 +32,22 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// CRC32C over the counters: SQLite notices a flipped bit in a number no more than one in a body.
+    pub(crate) fn checksum(&self) -> u32 {
+        let mut crc = crc32c::crc32c(self.device.as_str().as_bytes());
+        for number in [self.boot, self.seq, self.received, self.delivered, self.bytes] {
+            crc = crc32c::crc32c_append(crc, &number.to_le_bytes());
+        }
+        let mut losses: Vec<_> = self.losses.iter().collect();
+        losses.sort_unstable_by(|one, other| (one.kind, &one.reason).cmp(&(other.kind, &other.reason)));
+        for loss in losses {
+            crc = crc32c::crc32c_append(crc, &[loss.kind as u8]);
+            crc = crc32c::crc32c_append(crc, loss.reason.as_bytes());
+            crc = crc32c::crc32c_append(crc, &loss.count.to_le_bytes());
+        }
+        crc
+    }
+
     fn lost(&self, kind: LossKind) -> u64 {
         self.losses.iter().filter(|loss| loss.kind == kind).map(|loss| loss.count).sum()
     }
@@ -67,18 +83,22 @@ pub(crate) struct Ledger {
     /// Rows whose counters in the file are behind, and by how many records together.
     unwritten: BTreeSet<usize>,
     behind: u64,
+    /// Ids given that no counter knows.
+    base: u64,
+    /// The same when the open transaction began.
+    base_before: u64,
     messages: u64,
     bytes: u64,
 }
 
 impl Ledger {
-    /// From the file, in the order of its numbers.
-    pub(crate) fn load(rows: Vec<Row>) -> Self {
+    /// From the file, in the order of its numbers. `base`: ids given that no counter knows.
+    pub(crate) fn load(rows: Vec<Row>, base: u64) -> Self {
         let index = rows.iter().enumerate().map(|(at, row)| (row.device.clone(), at)).collect();
         let messages = rows.iter().map(Row::waiting).sum();
         let bytes = rows.iter().map(|row| row.bytes).sum();
         let (touched, unwritten) = (BTreeMap::new(), BTreeSet::new());
-        Self { rows, index, touched, unwritten, behind: 0, messages, bytes }
+        Self { rows, index, touched, unwritten, behind: 0, base, base_before: base, messages, bytes }
     }
 
     /// Records waiting, all devices.
@@ -91,9 +111,52 @@ impl Ledger {
         self.bytes
     }
 
-    /// Records ever received: the ids given so far.
-    pub(crate) fn received(&self) -> u64 {
-        self.rows.iter().map(|row| row.received).sum()
+    /// The ids given so far: one for each record that was ever received.
+    pub(crate) fn given(&self) -> u64 {
+        self.rows.iter().map(|row| row.received).sum::<u64>().saturating_add(self.base)
+    }
+
+    /// Ids given that no counter knows.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// Ids up to `newest` were given, whatever the counters say.
+    pub(crate) fn raise(&mut self, newest: u64) {
+        self.base += newest.saturating_sub(self.given());
+        self.base_before = self.base;
+    }
+
+    /// Counts a record out of a damaged file as waiting again: it was counted as lost; or no counter knew it, then the id
+    /// that it had has a counter now; or the counters were wrong. `false`: there is no room for it in the sums.
+    pub(crate) fn bring_back(&mut self, at: usize, bytes: usize, reason: &str) -> bool {
+        let mut base = self.base;
+        let back = self.change(at, |row| {
+            let lost = row
+                .losses
+                .iter_mut()
+                .find(|loss| loss.kind == LossKind::Quarantined && loss.reason == reason && loss.count > 0);
+            if let Some(loss) = lost {
+                loss.count -= 1;
+            } else if base > 0 {
+                base -= 1;
+                row.received += 1;
+            } else if row.delivered > 0 {
+                row.delivered -= 1;
+            } else {
+                return false;
+            }
+            row.bytes += bytes as u64;
+            true
+        });
+        self.base = base;
+        back.unwrap_or(false)
+    }
+
+    /// Rows by their numbers in the file.
+    pub(crate) fn numbers(&self) -> HashMap<i64, (usize, DeviceId)> {
+        let rows = self.rows.iter().enumerate();
+        rows.map(|(at, row)| (crate::schema::number(at), (at, row.device.clone()))).collect()
     }
 
     /// The newest boot that any record had.
@@ -212,6 +275,7 @@ impl Ledger {
     /// The transaction is durable; `written`, with the counters, or else so many records more are not in them. What
     /// others should see now.
     pub(crate) fn commit(&mut self, written: Result<(), usize>) -> Vec<DeviceLedger> {
+        self.base_before = self.base;
         let touched = std::mem::take(&mut self.touched);
         match written {
             Ok(()) => {
@@ -228,6 +292,7 @@ impl Ledger {
 
     /// The transaction did not happen.
     pub(crate) fn rollback(&mut self) {
+        self.base = self.base_before;
         // Backwards, so that new rows leave from the end.
         for (at, old) in std::mem::take(&mut self.touched).into_iter().rev() {
             match old {

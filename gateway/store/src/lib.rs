@@ -54,8 +54,12 @@
 //!
 //! # When the disk fails
 //! Nothing is answered, [`Health::Refusing`] says why, the connection is closed and opened again until a transaction
-//! succeeds (module `recovery`). A damaged queue.db is renamed to `queue.db.corrupt-<time>` and a fresh one begun; found while
-//! running, what waited in it counts as quarantined. state.db is never replaced.
+//! succeeds (module `recovery`). A damaged queue.db is renamed to `queue.db.corrupt-<time>`, a fresh one
+//! begun at once, and what can be read comes back from the old one (module `salvage`): tables and counters before the queue opens,
+//! records between transactions and under their old ids. Commits go on meanwhile; leases wait until all is back, so that the order
+//! per device stays commit order. What does not come back stays quarantined for `damaged-file`; so does, after a crash in the
+//! middle, what was not back by then. A damaged log that SQLite takes for one that ends early is not seen: the file is then in
+//! an older state that is sound in itself. state.db is never replaced.
 
 mod age;
 mod attempt;
@@ -75,7 +79,9 @@ mod queue;
 mod reading;
 mod record;
 mod recovery;
+mod restoring;
 mod room;
+mod salvage;
 mod schema;
 mod shared;
 mod spacing;

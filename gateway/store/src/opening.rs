@@ -12,7 +12,9 @@ use crate::footing::Footing;
 use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::reading;
+use crate::restoring;
 use crate::room::Room;
+use crate::salvage::Salvage;
 use crate::schema::{self, FORMAT, Loaded};
 use crate::sqlite::{self, Sharing, beside, is_damage};
 
@@ -25,6 +27,9 @@ pub(crate) struct Opened {
     pub ledger: Ledger,
     /// After the connection: it must not be closed before.
     pub footing: Footing,
+    /// A damaged file lay there: where it went, and what can still be had from it.
+    pub set_aside: Option<PathBuf>,
+    pub salvage: Option<Salvage>,
 }
 
 /// Opens the file, creating it where there is none.
@@ -38,24 +43,25 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<Opened, OpenError> 
     }
     room.apply(&conn).map_err(failed)?;
     let mut loaded = schema::load(&conn).map_err(failed)?;
-    let mut ledger = Ledger::load(std::mem::take(&mut loaded.rows));
+    let mut ledger = Ledger::load(std::mem::take(&mut loaded.rows), loaded.base);
     reading::recount(&conn, &mut ledger).map_err(failed)?;
+    ledger.raise(loaded.newest_id);
     let footing = Footing::open(path, room).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
-    Ok(Opened { conn, room, loaded, ledger, footing })
+    Ok(Opened { conn, room, loaded, ledger, footing, set_aside: None, salvage: None })
 }
 
-/// As [`open`], but a damaged file is set aside and a fresh one begun; where it went.
-pub(crate) fn open_or_replace(
-    path: &Path,
-    options: &Options,
-    now: UnixMillis,
-) -> Result<(Opened, Option<PathBuf>), OpenError> {
+/// As [`open`], but a damaged file is set aside and a fresh one begun.
+pub(crate) fn open_or_replace(path: &Path, options: &Options, now: UnixMillis) -> Result<Opened, OpenError> {
     match open(path, options) {
-        Ok(opened) => Ok((opened, None)),
+        Ok(opened) => Ok(opened),
         Err(OpenError::Sqlite { source, .. }) if is_damage(&source) => {
             let kept = set_aside(path, now).map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
             tracing::error!(path = %path.display(), kept = %kept.display(), error = %source, "queue damaged, set aside");
-            Ok((open(path, options)?, Some(kept)))
+            let mut opened = open(path, options)?;
+            let failed = |source| OpenError::Sqlite { path: path.to_owned(), source };
+            opened.salvage = restoring::restore(&kept, path, &mut opened).map_err(failed)?;
+            opened.set_aside = Some(kept);
+            Ok(opened)
         }
         Err(other) => Err(other),
     }

@@ -66,11 +66,11 @@ impl Queue {
         faults: Faults,
     ) -> Result<Self, OpenError> {
         crate::sqlite::require_version()?;
-        let (opened, set_aside) = opening::open_or_replace(path, &options, clock.now())?;
+        let opened = opening::open_or_replace(path, &options, clock.now())?;
         let loaded = opened.loaded;
         let running = RunningTime::resume(clock, loaded.clock, loaded.newest_born);
         let ledger = opened.ledger;
-        let next_id = ledger.received().max(loaded.newest_id) + 1;
+        let next_id = ledger.given() + 1;
         let boot = if ledger.newest_boot() > boot {
             let used = ledger.newest_boot() + 1;
             tracing::warn!(boot, used, "boot counter is behind the queue's records");
@@ -86,10 +86,10 @@ impl Queue {
         }
         report.stats.messages = ledger.messages();
         report.stats.bytes = ledger.bytes();
-        report.stats.oldest = crate::reading::oldest(&opened.conn)
-            .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
-        report.stats.set_aside = set_aside;
-        let desk = Desk::new(next_id, millis(options.max_age), max_leased, running.now());
+        report.stats.oldest = loaded.oldest;
+        report.stats.set_aside = opened.set_aside;
+        let mut desk = Desk::new(next_id, millis(options.max_age), max_leased, running.now());
+        desk.hold_back(opened.salvage.is_some());
         let shared = Arc::new(Shared::new(desk, report));
         let inbox = Arc::new(Inbox::new(options.queued_batches, options.queued_bytes, options.spacing));
         let max_batch = inbox.max_bytes().min(usize::try_from(max_size.max(1 << 20) / 4).unwrap_or(usize::MAX));
@@ -102,6 +102,7 @@ impl Queue {
             next_id,
             conn: opened.conn,
             footing: opened.footing,
+            salvage: opened.salvage,
             room: opened.room,
             faults,
         };
@@ -262,6 +263,7 @@ impl Queue {
             let desk = self.inner.shared.desk();
             stats.leased = desk.leased();
             stats.settling = desk.leaving();
+            stats.salvaging = desk.is_held_back();
         }
         stats.queued_batches = self.inner.inbox.waiting();
         stats
@@ -312,7 +314,8 @@ impl Drop for End {
             tracing::error!("store writer ended early");
             Err(CloseError::WriterLost)
         });
-        self.inbox.ended(&result);
+        // Whoever is told of the end finds it.
         self.shared.close();
+        self.inbox.ended(&result);
     }
 }

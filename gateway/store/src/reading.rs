@@ -1,7 +1,7 @@
 //! The read path: records from disk for the consumers, tables for whoever starts.
 
 use bytes::Bytes;
-use fieldgate_types::UnixMillis;
+use fieldgate_types::{DeviceId, UnixMillis};
 use rusqlite::{Connection, Row};
 
 use crate::desk::{Exit, Removal, Stretch};
@@ -36,7 +36,7 @@ pub(crate) fn read(conn: &Connection, ledger: &Ledger, stretch: Stretch) -> Resu
     while let Some(row) = rows.next()? {
         let id = unsigned(row.get(0)?);
         count += 1;
-        match decode(row, id, stretch.lane, ledger)? {
+        match decode(row, id, stretch.lane, |number| known(ledger, number))? {
             Ok(entry) => {
                 bytes += entry.bytes();
                 read.entries.push(entry);
@@ -51,16 +51,26 @@ pub(crate) fn read(conn: &Connection, ledger: &Ledger, stretch: Stretch) -> Resu
     Ok(read)
 }
 
+/// A device by its number in the file.
+fn known(ledger: &Ledger, number: i64) -> Option<(usize, &DeviceId)> {
+    let at = index(number)?;
+    ledger.device(at).map(|device| (at, device))
+}
+
 /// The columns that [`decode`] reads.
-fn select(lane: Lane) -> String {
+pub(crate) fn select(lane: Lane) -> String {
     let table = table(lane);
     format!("SELECT id, device, boot, seq, time, expires, born, deadline, continues, crc, body FROM {table}")
 }
 
 /// `Err` inside: the row is there but not what was written.
-fn decode(row: &Row<'_>, id: u64, lane: Lane, ledger: &Ledger) -> Result<Result<Entry, Removal>, rusqlite::Error> {
-    let number = row.get_ref(1)?.as_i64().ok().and_then(index);
-    let Some((at, device)) = number.and_then(|at| ledger.device(at).map(|device| (at, device))) else {
+pub(crate) fn decode<'a>(
+    row: &Row<'_>,
+    id: u64,
+    lane: Lane,
+    device: impl Fn(i64) -> Option<(usize, &'a DeviceId)>,
+) -> Result<Result<Entry, Removal>, rusqlite::Error> {
+    let Some((at, device)) = row.get_ref(1)?.as_i64().ok().and_then(device) else {
         return Err(failure(rusqlite::ffi::SQLITE_CORRUPT, "a record belongs to no device"));
     };
     let body = row.get_ref(10)?.as_blob().unwrap_or_default();
@@ -96,12 +106,12 @@ fn decode(row: &Row<'_>, id: u64, lane: Lane, ledger: &Ledger) -> Result<Result<
 
 /// Counts the records that the counters in the file don't know: ids count all that was ever received.
 pub(crate) fn recount(conn: &Connection, ledger: &mut Ledger) -> Result<(), rusqlite::Error> {
-    let counted = ledger.received();
+    let counted = ledger.given();
     for lane in Lane::ALL {
         let mut statement = conn.prepare(&format!("{} WHERE id > ?1 ORDER BY id", select(lane)))?;
         let mut rows = statement.query([signed(counted)])?;
         while let Some(row) = rows.next()? {
-            match decode(row, unsigned(row.get(0)?), lane, ledger)? {
+            match decode(row, unsigned(row.get(0)?), lane, |number| known(ledger, number))? {
                 Ok(entry) => ledger.recount(entry.row, Some((entry.boot, entry.seq)), entry.body.len()),
                 // Quarantined when it is read for a consumer.
                 Err(bad) => ledger.recount(bad.row, None, bad.bytes),

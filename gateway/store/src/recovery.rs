@@ -6,7 +6,7 @@
 //! was reported as failed may still be in the log: the reopened file tells (see [`Attempt::happened`]).
 //!
 //! A file that turns out to be damaged is set aside. What waited in it is counted as quarantined, since the file
-//! is kept; the counters and the batches in memory go into the fresh file.
+//! is kept, until it is salvaged (module `salvage`); the counters and the batches in memory go into the fresh file.
 
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::desk::Exit;
 use crate::error::OpenError;
 use crate::faults::Point;
 use crate::opening;
+use crate::restoring::{DAMAGED, write_clock};
 use crate::sqlite::{checkpoint, is_damage};
 use crate::stats::LossKind;
 use crate::writer::Writer;
@@ -96,7 +97,7 @@ impl Writer {
         // What was settled was delivered, whatever became of the file.
         let mut desk = self.shared.desk();
         self.removals.extend(desk.take_removals());
-        desk.start_over(self.next_id);
+        let gone = desk.start_over(self.next_id);
         drop(desk);
         for removal in std::mem::take(&mut self.removals) {
             match &removal.exit {
@@ -104,7 +105,8 @@ impl Writer {
                 Exit::Lost(kind, reason) => self.ledger.lose(removal.row, *kind, reason, 1, removal.bytes as u64),
             }
         }
-        self.ledger.lose_all(LossKind::Quarantined, "damaged-file");
+        self.ledger.lose_all(LossKind::Quarantined, DAMAGED);
+        self.begin_salvage(&kept, gone);
         // All rows are touched now: they go into the fresh file here.
         let path = self.path.clone();
         self.write_fresh(&opened.conn).map_err(|source| OpenError::Sqlite { path, source })?;
@@ -118,6 +120,7 @@ impl Writer {
     fn write_fresh(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         Attempt::write_ledger(conn, &self.ledger)?;
+        write_clock(conn, self.running.save(), &self.ledger)?;
         conn.execute_batch("COMMIT")?;
         self.done(Attempt::new(self.next_id, Vec::new()));
         Ok(())

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use fieldgate_types::DeviceId;
+use fieldgate_types::{DeviceId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::age::Saved;
@@ -16,8 +16,12 @@ use crate::stats::{Loss, LossKind};
 
 /// Format that this program writes. Rises with every change that an older program can't read.
 ///
-/// 2: the counters of `devices` may be behind the records (module `ledger`); `gaps`.
+/// 2: the counters of `devices` may be behind the records (module `ledger`); `gaps`; `clock.base`; `devices.crc`, null where format 1
+/// wrote the counters last.
 pub(crate) const FORMAT: i64 = 2;
+
+/// More than a gateway ever counts: such a figure is damage.
+pub(crate) const ABSURD: u64 = 1 << 48;
 
 const TABLES: &str = "
 CREATE TABLE clock(id INTEGER PRIMARY KEY CHECK (id = 1), running INTEGER NOT NULL, wall INTEGER NOT NULL);
@@ -35,6 +39,8 @@ CREATE TABLE small(name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, P
 const SECOND: &str = "
 CREATE TABLE gaps(device INTEGER NOT NULL, kind INTEGER NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
     first INTEGER NOT NULL, last INTEGER NOT NULL, PRIMARY KEY (device, kind, reason)) WITHOUT ROWID;
+ALTER TABLE devices ADD COLUMN crc INTEGER;
+ALTER TABLE clock ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// The table of a lane's records.
@@ -86,8 +92,12 @@ fn first() -> String {
 pub(crate) struct Loaded {
     pub rows: Vec<Row>,
     pub clock: Option<Saved>,
+    /// Ids given that no counter knows: what was salvaged from a damaged file.
+    pub base: u64,
     /// Highest record id in any lane or in quarantine.
     pub newest_id: u64,
+    /// Reception time of the oldest record.
+    pub oldest: Option<UnixMillis>,
     /// Latest birth.
     pub newest_born: u64,
 }
@@ -96,12 +106,22 @@ pub(crate) struct Loaded {
 pub(crate) fn load(conn: &Connection) -> Result<Loaded, rusqlite::Error> {
     let rows = devices(conn)?;
     let clock = conn
-        .query_row("SELECT running, wall FROM clock", [], |row| {
-            Ok(Saved { running: unsigned(row.get(0)?), wall: unsigned(row.get(1)?) })
+        .query_row("SELECT running, wall, base FROM clock", [], |row| {
+            let saved = Saved { running: unsigned(row.get(0)?), wall: unsigned(row.get(1)?) };
+            Ok((saved, unsigned(row.get(2)?)))
         })
         .optional()?;
+    let base = clock.map_or(0, |(_, base)| base);
+    let clock = clock.map(|(saved, _)| saved);
     let newest: Option<i64> = conn.query_row("SELECT max(id) FROM quarantine", [], |row| row.get(0))?;
-    let mut loaded = Loaded { rows, clock, newest_id: unsigned(newest.unwrap_or(0)), newest_born: 0 };
+    let mut loaded = Loaded {
+        rows,
+        clock,
+        base,
+        newest_id: unsigned(newest.unwrap_or(0)),
+        oldest: crate::reading::oldest(conn)?,
+        newest_born: 0,
+    };
     for lane in Lane::ALL {
         let sql = format!("SELECT id, born FROM {} ORDER BY id DESC LIMIT 1", table(lane));
         let newest = conn.query_row(&sql, [], |row| Ok((unsigned(row.get(0)?), unsigned(row.get(1)?)))).optional()?;
@@ -110,13 +130,17 @@ pub(crate) fn load(conn: &Connection) -> Result<Loaded, rusqlite::Error> {
             loaded.newest_born = loaded.newest_born.max(born);
         }
     }
+    if loaded.newest_id > ABSURD || loaded.base > ABSURD {
+        return Err(damage("an id is impossibly high"));
+    }
     Ok(loaded)
 }
 
 fn devices(conn: &Connection) -> Result<Vec<Row>, rusqlite::Error> {
     let mut rows: Vec<Row> = Vec::new();
+    let mut checksums: Vec<Option<u32>> = Vec::new();
     let mut statement =
-        conn.prepare("SELECT id, name, boot, seq, received, delivered, bytes FROM devices ORDER BY id")?;
+        conn.prepare("SELECT id, name, boot, seq, received, delivered, bytes, crc FROM devices ORDER BY id")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         let name: String = row.get(1)?;
@@ -133,15 +157,18 @@ fn devices(conn: &Connection) -> Result<Vec<Row>, rusqlite::Error> {
             bytes: unsigned(row.get(6)?),
             losses: Vec::new(),
         });
+        checksums.push(row.get(7)?);
+        let absurd =
+            |row: &Row| [row.boot, row.seq, row.received, row.delivered, row.bytes].iter().any(|n| *n > ABSURD);
+        if rows.last().is_some_and(absurd) {
+            return Err(damage("a counter is impossibly high"));
+        }
     }
     let mut statement = conn.prepare("SELECT device, kind, reason, count FROM losses")?;
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
-        let kind = match row.get::<_, i64>(1)? {
-            0 => LossKind::Expired,
-            1 => LossKind::Evicted,
-            2 => LossKind::Quarantined,
-            _ => return Err(damage("a loss has an impossible kind")),
+        let Some(kind) = kind_of(row.get(1)?) else {
+            return Err(damage("a loss has an impossible kind"));
         };
         let device = index(row.get(0)?);
         let reason = Cow::Owned(row.get::<_, String>(2)?);
@@ -150,6 +177,10 @@ fn devices(conn: &Connection) -> Result<Vec<Row>, rusqlite::Error> {
             Some(row) => row.losses.push(loss),
             None => return Err(damage("a loss of no device")),
         }
+    }
+    let wrong = |(row, crc): (&Row, &Option<u32>)| crc.is_some_and(|crc| crc != row.checksum());
+    if rows.iter().zip(&checksums).any(wrong) {
+        return Err(damage("the counters of a device are not what was written"));
     }
     Ok(rows)
 }
@@ -162,6 +193,11 @@ pub(crate) fn number(row: usize) -> i64 {
 /// Ledger row of a number in the file.
 pub(crate) fn index(number: i64) -> Option<usize> {
     usize::try_from(number).ok()?.checked_sub(1)
+}
+
+/// The kind of a number in the file.
+pub(crate) fn kind_of(number: i64) -> Option<LossKind> {
+    [LossKind::Expired, LossKind::Evicted, LossKind::Quarantined].into_iter().find(|known| kind(*known) == number)
 }
 
 /// Kind of a loss in the file.

@@ -55,6 +55,8 @@ pub struct QueueStats {
     pub health: Health,
     /// An alarm: the queue was damaged, its file was kept here and a fresh one was begun.
     pub set_aside: Option<PathBuf>,
+    /// Records are on their way out of that file; nothing is leased until they are here.
+    pub salvaging: bool,
 }
 
 /// Why records went without being delivered.

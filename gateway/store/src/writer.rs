@@ -22,8 +22,9 @@ use crate::options::{Options, Overflow};
 use crate::reading;
 use crate::record::RECORD_OVERHEAD;
 use crate::room::{Room, Usage};
+use crate::salvage::Salvage;
 use crate::shared::Shared;
-use crate::sqlite::{is_full, signed};
+use crate::sqlite::is_full;
 use crate::stats::Health;
 
 /// With nothing to do, the writer looks at the clock this often.
@@ -52,6 +53,7 @@ pub(crate) struct Start {
     pub next_id: u64,
     pub conn: Connection,
     pub footing: Footing,
+    pub salvage: Option<Salvage>,
     pub room: Room,
     pub faults: Faults,
 }
@@ -68,6 +70,8 @@ pub(crate) struct Writer {
     pub(crate) conn: Option<Connection>,
     /// After the connection: it must not be closed before.
     pub(crate) footing: Option<Footing>,
+    /// Records of a damaged file, on their way into this one.
+    pub(crate) salvage: Option<Salvage>,
     pub(crate) room: Room,
     pub(crate) ledger: Ledger,
     /// Id of the next record.
@@ -97,7 +101,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, start: Start) -> Self {
-        let Start { path, boot, options, running, ledger, next_id, conn, footing, room, faults } = start;
+        let Start { path, boot, options, running, ledger, next_id, conn, footing, salvage, room, faults } = start;
         Self {
             shared,
             inbox,
@@ -107,6 +111,7 @@ impl Writer {
             faults,
             conn: Some(conn),
             footing: Some(footing),
+            salvage,
             room,
             ledger,
             next_id,
@@ -144,7 +149,7 @@ impl Writer {
 
     fn patience(&self) -> Duration {
         match self.blocked {
-            _ if !self.removals.is_empty() => Duration::ZERO,
+            _ if !self.removals.is_empty() || self.salvage.is_some() => Duration::ZERO,
             Some(_) => BLOCKED,
             None if !self.pending.is_empty() => Duration::ZERO,
             None => IDLE,
@@ -157,6 +162,7 @@ impl Writer {
             self.removals.extend(self.shared.desk().take_removals());
         }
         self.scan(woke.scans)?;
+        self.salvage()?;
         self.fill()?;
         let care = self.running.now() >= self.next_care;
         let stuck = self.removals.is_empty() && self.blocked.is_some_and(|since| since.elapsed() < BLOCKED);
@@ -340,8 +346,7 @@ impl Writer {
             saved = self.ledger.messages() > 0 || self.ledger.is_behind();
             if saved || !attempt.is_empty() {
                 let clock = self.running.save();
-                conn.prepare_cached("INSERT OR REPLACE INTO clock(id, running, wall) VALUES (1, ?1, ?2)")?
-                    .execute([signed(clock.running), signed(clock.wall)])?;
+                crate::restoring::write_clock(conn, clock, &self.ledger)?;
             }
         }
         if with_jobs && !self.pending.is_empty() {
@@ -414,7 +419,7 @@ impl Writer {
 }
 
 /// What fails here fails again at the next use, and is dealt with there.
-fn rollback(conn: &Connection) {
+pub(crate) fn rollback(conn: &Connection) {
     if !conn.is_autocommit()
         && let Err(error) = conn.execute_batch("ROLLBACK")
     {

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 
+use futures_util::FutureExt;
+
 use crate::{Batch, DeviceLedger, OpenError};
 
-use super::{Bench, UP, append, assert_sums, batch, bodies, lease, lease_all, settled, until};
+use super::{Bench, UP, append, assert_sums, batch, bodies, ids, lease, lease_all, settled, until};
 
 /// Changes one byte where `needle` begins.
 fn spoil(path: &std::path::Path, needle: &[u8]) {
@@ -119,24 +121,38 @@ async fn damage_found_while_running_sets_the_file_aside_and_keeps_the_sums() {
     drop(file);
     let queue = bench.open(2);
     assert_eq!(queue.stats().set_aside, None);
-    let mut seen = 0;
-    while queue.stats().set_aside.is_none() {
-        let lease = queue.lease(UP, crate::Lane::Live, 500, usize::MAX);
-        match tokio::time::timeout(std::time::Duration::from_millis(200), lease).await {
-            Ok(records) => seen += records.unwrap().len(),
-            Err(_) => assert!(queue.stats().set_aside.is_some()),
-        }
+    // Some are leased before the damage is met, and some of these settled.
+    let before = lease(&queue, 500).await;
+    queue.settle(UP, ids(&before[..100])).await.unwrap();
+    settled(&queue).await;
+    let mut seqs: Vec<u64> = before[..100].iter().map(|record| record.header.seq).collect();
+    until("the damage", || {
+        queue.rewind(UP);
+        drop(queue.lease(UP, crate::Lane::Live, usize::MAX, usize::MAX).now_or_never());
+        queue.stats().set_aside.is_some()
+    })
+    .await;
+    queue.rewind(UP);
+    queue.commit(batch("a", &["after"])).await.unwrap();
+    let mut last = None;
+    while last.as_ref() != Some(&20_001) {
+        let records = lease(&queue, 500).await;
+        seqs.extend(records.iter().filter(|record| record.header.boot == 1).map(|record| record.header.seq));
+        last = records.last().map(|record| record.id.0);
+        queue.settle(UP, ids(&records)).await.unwrap();
     }
-    assert!(seen > 1000 && seen < 20_000, "{seen}");
-    assert_eq!(queue.ledger()[0].quarantined, 20_000);
-    assert_eq!(queue.ledger()[0].losses[0].reason, "damaged-file");
-    let committed = queue.commit(batch("a", &["after"])).await.unwrap();
-    assert_eq!(committed.receipts[0].id.0, 20_001);
-    assert_eq!(bodies(&lease(&queue, 10).await), ["after"]);
+    settled(&queue).await;
+    assert!(seqs.windows(2).all(|pair| pair[0] < pair[1]), "in order, none twice");
+    assert_eq!(seqs.last(), Some(&20_000));
+    // Twenty pages, each with a dozen records, and the steps at their ends.
+    assert!((19_300..19_800).contains(&seqs.len()), "{}", seqs.len());
+    let row = queue.ledger().remove(0);
+    assert_eq!((row.received, row.delivered), (20_001, seqs.len() as u64 + 1));
+    assert_eq!((row.quarantined, row.losses[0].reason.as_ref()), (20_000 - seqs.len() as u64, "damaged-file"));
     assert_sums(&queue);
     queue.close().await.unwrap();
     let queue = bench.open(3);
-    assert_eq!(queue.ledger()[0].received, 20_001);
+    assert_eq!(queue.ledger()[0], row);
     assert_sums(&queue);
 }
 

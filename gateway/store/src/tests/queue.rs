@@ -224,7 +224,8 @@ async fn a_commit_that_was_polled_once_holds_nobody_up() {
             })
             .collect();
         for commit in &mut begun {
-            assert!(commit.now_or_never().is_none());
+            // It may be durable before the poll ends.
+            drop(commit.now_or_never());
             tokio::task::yield_now().await;
         }
         begun
