@@ -128,6 +128,12 @@ impl Figures {
         gauge(out, "fieldgate_buffer_bytes", "Bytes of the messages waiting", buffer.bytes)?;
         gauge(out, "fieldgate_buffer_file_bytes", "Size of queue.db", buffer.file_bytes)?;
         gauge(out, "fieldgate_buffer_healthy", "1 when the store accepts messages", buffer.healthy.into())?;
+        let stats = self.0.queue.stats();
+        if let (Some(holds), Some(left)) = (stats.holds, stats.left) {
+            let (holds, left) = (holds.as_secs(), left.as_secs());
+            gauge(out, "fieldgate_buffer_holds_seconds", "How long the whole buffer lasts at the present rate", holds)?;
+            gauge(out, "fieldgate_buffer_left_seconds", "How long what is free of it lasts at that rate", left)?;
+        }
         let age = buffer.oldest.map_or(0, |oldest| self.0.clock.now().since(oldest).as_secs());
         gauge(out, "fieldgate_buffer_oldest_age_seconds", "Age of the oldest message waiting", age)
     }

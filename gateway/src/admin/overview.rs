@@ -125,6 +125,15 @@ pub struct Buffer {
     pub bytes: u64,
     /// Size of the file.
     pub file_bytes: u64,
+    /// Hours that the whole buffer holds at the present rate of reception, an average over about an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds_hours: Option<f64>,
+    /// Hours until it is full at that rate, should nothing leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_hours: Option<f64>,
+    /// A damaged buffer was set aside here, and what could be read was taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<PathBuf>,
     /// Time of the oldest.
     pub oldest: Option<UnixMillis>,
     /// Whether it takes messages; when not, nothing is acknowledged.
@@ -225,6 +234,12 @@ impl Overview {
         let upstream = self.upstream.as_ref().map(upstream);
         let links: Vec<Link> = self.links.iter().map(link).collect();
         let mut problems = Vec::new();
+        if let Some(kept) = &buffer.set_aside {
+            let kept = kept.display();
+            problems.push(format!(
+                "the buffer was damaged: its file is kept as `{kept}`, what could be read was taken over"
+            ));
+        }
         if let Some(reason) = &buffer.reason {
             problems.push(format!("the buffer takes no messages, so nothing is acknowledged: {reason}"));
         }
@@ -285,6 +300,9 @@ impl Overview {
             messages: stats.messages,
             bytes: stats.bytes,
             file_bytes: stats.file_bytes,
+            holds_hours: stats.holds.map(hours),
+            left_hours: stats.left.map(hours),
+            set_aside: stats.set_aside,
             oldest: stats.oldest,
             healthy: reason.is_none(),
             reason,
@@ -353,4 +371,9 @@ fn link(handle: &LinkHandle) -> Link {
         failures: info.failures,
         overruns: info.overruns,
     }
+}
+
+/// Hours, to a tenth.
+fn hours(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() / 360.0).round() / 10.0
 }

@@ -78,6 +78,10 @@ pub async fn buffer(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> 
     }
     let number = |value: &serde_json::Value, key: &str| value.get(key).and_then(serde_json::Value::as_u64).unwrap_or(0);
     println!("{} messages waiting, {}", number(&report, "messages"), bytes(number(&report, "bytes")));
+    let hours = |key: &str| report.get(key).and_then(serde_json::Value::as_f64);
+    if let (Some(holds), Some(left)) = (hours("holds_hours"), hours("left_hours")) {
+        println!("at the present rate it holds {holds:.1} hours, {left:.1} of them are free");
+    }
     let columns = ["received", "delivered", "waiting", "expired", "evicted", "quarantined"];
     print!("{:<32}", "DEVICE");
     for column in columns {

@@ -3,6 +3,7 @@
 //! Order inside: removals, then records whose time is over, then eviction, then the batches. So each step finds the room
 //! that the one before has made.
 
+use fieldgate_types::UnixMillis;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::age::{RunningTime, millis};
@@ -13,7 +14,7 @@ use crate::record::{Batch, Lane, RECORD_OVERHEAD};
 use crate::schema::{index, kind, number, table};
 use crate::shared::Shared;
 use crate::sqlite::{signed, unsigned};
-use crate::stats::LossKind;
+use crate::stats::{Gap, LossKind};
 
 /// The bodies of this many quarantined records are kept, the youngest.
 const QUARANTINE_RECORDS: i64 = 1000;
@@ -29,6 +30,8 @@ pub(crate) struct Attempt {
     pub jobs: Vec<usize>,
     /// What leaves because a consumer or the read path said so.
     pub removals: Vec<Removal>,
+    /// The consumer has told of gaps with it.
+    told: bool,
     /// The counters went into the file with it.
     pub counted: bool,
     /// Where the cursors stood before records were dropped.
@@ -44,6 +47,7 @@ impl Attempt {
             entries: Vec::new(),
             jobs: Vec::new(),
             removals,
+            told: false,
             counted: true,
             claims: Vec::new(),
             dropped: None,
@@ -69,7 +73,7 @@ impl Attempt {
             match &removal.exit {
                 Exit::Delivered => ledger.deliver(removal.row, 1, bytes),
                 Exit::Lost(lost, reason) => {
-                    ledger.lose(removal.row, *lost, reason, 1, bytes);
+                    ledger.lose(removal.row, *lost, reason, bytes, removal.time);
                     if *lost == LossKind::Quarantined {
                         keep_aside(conn, removal, reason, running)?;
                         quarantined = true;
@@ -104,7 +108,7 @@ impl Attempt {
             let mut candidates = Vec::new();
             let mut bytes = 0;
             let mut statement = conn.prepare_cached(&format!(
-                "SELECT id, device, length(body), born FROM {} WHERE id >= ?1 ORDER BY id",
+                "SELECT id, device, length(body), born, time FROM {} WHERE id >= ?1 ORDER BY id",
                 table(lane)
             ))?;
             let mut rows = statement.query([signed(from)])?;
@@ -148,7 +152,7 @@ impl Attempt {
             let from = shared.desk().cursor(lane);
             let mut candidates = Vec::new();
             let mut statement = conn.prepare_cached(&format!(
-                "SELECT id, device, length(body), continues FROM {} WHERE id >= ?1 ORDER BY id",
+                "SELECT id, device, length(body), continues, time FROM {} WHERE id >= ?1 ORDER BY id",
                 table(lane)
             ))?;
             let mut rows = statement.query([signed(from)])?;
@@ -185,7 +189,7 @@ impl Attempt {
         self.dropped = Some((lane, first.id));
         self.claims.push((lane, cursor));
         for candidate in &candidates {
-            ledger.lose(candidate.row, lost, reason, 1, candidate.bytes as u64);
+            ledger.lose(candidate.row, lost, reason, candidate.bytes as u64, candidate.time);
         }
         delete(conn, lane, candidates.iter().map(|candidate| candidate.id))?;
         Ok(true)
@@ -220,6 +224,10 @@ impl Attempt {
             insert(conn, &entry)?;
             self.entries.push(entry);
         }
+        for gap in &batch.told {
+            ledger.told(gap);
+            self.told = true;
+        }
         if !batch.deletes.is_empty() {
             let mut statement = conn.prepare_cached("DELETE FROM small WHERE name = ?1 AND key = ?2")?;
             for delete in &batch.deletes {
@@ -239,7 +247,7 @@ impl Attempt {
 
     /// Whether all that it does is to append.
     pub(crate) fn only_appends(&self) -> bool {
-        self.removals.is_empty() && self.dropped.is_none()
+        self.removals.is_empty() && self.dropped.is_none() && !self.told
     }
 
     /// Writes all counters that differ from the file's.
@@ -263,6 +271,9 @@ impl Attempt {
             ])?;
             for loss in &row.losses {
                 losses.execute(params![number(at), kind(loss.kind), loss.reason, signed(loss.count)])?;
+            }
+            for gap in &row.gaps {
+                write_gap(conn, number(at), gap)?;
             }
         }
         Ok(())
@@ -294,11 +305,26 @@ impl Attempt {
     }
 }
 
+fn write_gap(conn: &Connection, device: i64, gap: &Gap) -> Result<(), rusqlite::Error> {
+    if gap.count == 0 {
+        let mut statement = conn.prepare_cached("DELETE FROM gaps WHERE device = ?1 AND kind = ?2 AND reason = ?3")?;
+        statement.execute(params![device, kind(gap.kind), gap.reason])?;
+        return Ok(());
+    }
+    let mut statement = conn.prepare_cached(
+        "INSERT OR REPLACE INTO gaps(device, kind, reason, count, first, last) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    let (first, last) = (signed(gap.first.0), signed(gap.last.0));
+    statement.execute(params![device, kind(gap.kind), gap.reason, signed(gap.count), first, last])?;
+    Ok(())
+}
+
 fn candidate(row: &rusqlite::Row<'_>) -> Result<Option<Candidate>, rusqlite::Error> {
     let Some(at) = index(row.get(1)?) else { return Ok(None) };
     let bytes: Option<i64> = row.get(2)?;
     let bytes = usize::try_from(bytes.unwrap_or(0)).unwrap_or(0);
-    Ok(Some(Candidate { id: unsigned(row.get(0)?), row: at, bytes }))
+    let time = UnixMillis(unsigned(row.get(4)?));
+    Ok(Some(Candidate { id: unsigned(row.get(0)?), row: at, bytes, time }))
 }
 
 pub(crate) fn insert(conn: &Connection, entry: &Entry) -> Result<(), rusqlite::Error> {

@@ -11,6 +11,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use fieldgate_types::UnixMillis;
+
 use crate::entry::Entry;
 use crate::record::{Lane, Record, RecordId};
 use crate::stats::LossKind;
@@ -42,6 +44,8 @@ pub(crate) struct Removal {
     pub lane: Lane,
     pub row: usize,
     pub bytes: usize,
+    /// Reception time; zero where it is not known.
+    pub time: UnixMillis,
     pub exit: Exit,
 }
 
@@ -51,6 +55,7 @@ pub(crate) struct Candidate {
     pub id: u64,
     pub row: usize,
     pub bytes: usize,
+    pub time: UnixMillis,
 }
 
 #[derive(Debug)]
@@ -58,6 +63,7 @@ struct Held {
     lane: Lane,
     row: usize,
     bytes: usize,
+    time: UnixMillis,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +131,27 @@ pub(crate) struct Stretch {
     epoch: u64,
 }
 
+/// What of a file may be leased again when it is read anew: what was leased and not settled, and what was not leased yet.
+/// What the consumer has passed without seeing it, because the file was damaged, would come out of order.
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
+    gone: HashSet<u64>,
+    cursors: [u64; 3],
+    held: HashSet<u64>,
+}
+
+impl Rest {
+    pub(crate) fn has(&self, lane: Lane, id: u64) -> bool {
+        let [priority, live, history] = self.cursors;
+        let cursor = match lane {
+            Lane::Priority => priority,
+            Lane::Live => live,
+            Lane::History => history,
+        };
+        !self.gone.contains(&id) && (id >= cursor || self.held.contains(&id))
+    }
+}
+
 /// What a lease found.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
@@ -187,8 +214,11 @@ impl Desk {
         }
     }
 
-    /// The file was replaced by an empty one. What had left, and lay in the old one still.
-    pub(crate) fn start_over(&mut self, next: u64) -> HashSet<u64> {
+    /// The file was replaced by an empty one. What of the old one may still be leased.
+    pub(crate) fn start_over(&mut self, next: u64) -> Rest {
+        let [priority, live, history] = &self.shelves;
+        let cursors = [priority.cursor, live.cursor, history.cursor];
+        let held = self.held.keys().copied().collect();
         for shelf in &mut self.shelves {
             let epoch = shelf.epoch + 1;
             *shelf = Shelf { cursor: next, ahead_to: next, tail_from: next, epoch, ..Shelf::default() };
@@ -196,7 +226,7 @@ impl Desk {
         self.held.clear();
         self.held_bytes = 0;
         self.removals.clear();
-        std::mem::take(&mut self.leaving)
+        Rest { gone: std::mem::take(&mut self.leaving), cursors, held }
     }
 
     /// Whether nothing is leased, since older records are still on their way into the file. At the end all of them are
@@ -261,7 +291,7 @@ impl Desk {
             }
             bytes += next;
             self.held_bytes += next;
-            self.held.insert(entry.id, Held { lane, row: entry.row, bytes: next });
+            self.held.insert(entry.id, Held { lane, row: entry.row, bytes: next, time: entry.time });
             taken.records.push(entry.into_record(ask.now, self.start));
         }
         let shelf = self.shelf(lane);
@@ -276,7 +306,8 @@ impl Desk {
     pub(crate) fn release(&mut self, id: RecordId, exit: Exit) -> bool {
         let Some(held) = self.held.remove(&id.0) else { return false };
         self.held_bytes -= held.bytes;
-        self.remove(Removal { id: id.0, lane: held.lane, row: held.row, bytes: held.bytes, exit });
+        let Held { lane, row, bytes, time } = held;
+        self.remove(Removal { id: id.0, lane, row, bytes, time, exit });
         true
     }
 
@@ -420,7 +451,8 @@ impl Desk {
 }
 
 fn removal(entry: &Entry, exit: Exit) -> Removal {
-    Removal { id: entry.id, lane: entry.lane, row: entry.row, bytes: entry.body.len(), exit }
+    let bytes = entry.body.len();
+    Removal { id: entry.id, lane: entry.lane, row: entry.row, bytes, time: entry.time, exit }
 }
 
 /// Reason for which a record's time is over.

@@ -10,9 +10,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fieldgate_types::DeviceId;
+use fieldgate_types::{DeviceId, UnixMillis};
 
-use crate::stats::{DeviceLedger, Loss, LossKind};
+use crate::stats::{DeviceLedger, Gap, Loss, LossKind};
 
 /// Records that the counters in the file may be behind: they are read again at the next start.
 pub(crate) const MOST_UNWRITTEN: u64 = 4096;
@@ -29,6 +29,8 @@ pub(crate) struct Row {
     /// Payload bytes waiting.
     pub bytes: u64,
     pub losses: Vec<Loss>,
+    /// What the consumer has not told of yet. One of no record is to leave the file.
+    pub gaps: Vec<Gap>,
 }
 
 impl Row {
@@ -69,6 +71,7 @@ impl Row {
             evicted: self.lost(LossKind::Evicted),
             quarantined: self.lost(LossKind::Quarantined),
             losses: self.losses.clone(),
+            gaps: self.gaps.iter().filter(|gap| gap.count > 0).cloned().collect(),
         }
     }
 }
@@ -209,7 +212,8 @@ impl Ledger {
         let at = self.rows.len();
         let device = device.clone();
         self.index.insert(device.clone(), at);
-        self.rows.push(Row { device, boot: 0, seq: 0, received: 0, delivered: 0, bytes: 0, losses: Vec::new() });
+        let (losses, gaps) = (Vec::new(), Vec::new());
+        self.rows.push(Row { device, boot: 0, seq: 0, received: 0, delivered: 0, bytes: 0, losses, gaps });
         self.touched.insert(at, None);
         at
     }
@@ -222,8 +226,40 @@ impl Ledger {
         });
     }
 
-    /// Counts `records` with bodies of `bytes` as lost.
-    pub(crate) fn lose(&mut self, row: usize, kind: LossKind, reason: &'static str, records: u64, bytes: u64) {
+    /// Counts a record that was received at `time` as lost, in the gaps too unless it is kept aside.
+    pub(crate) fn lose(&mut self, row: usize, kind: LossKind, reason: &'static str, bytes: u64, time: UnixMillis) {
+        self.lose_some(row, kind, reason, 1, bytes);
+        match kind {
+            LossKind::Quarantined => return,
+            LossKind::Expired | LossKind::Evicted => {}
+        }
+        self.change(row, |row| match row.gaps.iter_mut().find(|gap| gap.kind == kind && gap.reason == reason) {
+            Some(gap) if gap.count > 0 => {
+                gap.count += 1;
+                gap.first = gap.first.min(time);
+                gap.last = gap.last.max(time);
+            }
+            Some(gap) => (gap.count, gap.first, gap.last) = (1, time, time),
+            None => {
+                let (device, reason) = (row.device.clone(), Cow::Borrowed(reason));
+                row.gaps.push(Gap { device, kind, reason, count: 1, first: time, last: time });
+            }
+        });
+    }
+
+    /// The consumer has told of `gap`; what was lost since stays.
+    pub(crate) fn told(&mut self, gap: &Gap) {
+        let Some(at) = self.index.get(&gap.device).copied() else { return };
+        self.change(at, |row| {
+            let same = |known: &&mut Gap| known.kind == gap.kind && known.reason == gap.reason;
+            if let Some(known) = row.gaps.iter_mut().find(same) {
+                known.count = known.count.saturating_sub(gap.count);
+                known.first = known.first.max(gap.last).min(known.last);
+            }
+        });
+    }
+
+    fn lose_some(&mut self, row: usize, kind: LossKind, reason: &'static str, records: u64, bytes: u64) {
         self.change(row, |row| {
             row.bytes = row.bytes.saturating_sub(bytes);
             match row.losses.iter_mut().find(|loss| loss.kind == kind && loss.reason == reason) {
@@ -240,7 +276,7 @@ impl Ledger {
             // Also a row without loss is touched: the fresh file has none of them.
             self.change(at, |row| row.bytes = 0);
             if waiting > 0 {
-                self.lose(at, kind, reason, waiting, 0);
+                self.lose_some(at, kind, reason, waiting, 0);
             }
         }
     }
@@ -279,6 +315,11 @@ impl Ledger {
         let touched = std::mem::take(&mut self.touched);
         match written {
             Ok(()) => {
+                for at in touched.keys().chain(&self.unwritten) {
+                    if let Some(row) = self.rows.get_mut(*at) {
+                        row.gaps.retain(|gap| gap.count > 0);
+                    }
+                }
                 self.unwritten.clear();
                 self.behind = 0;
             }
@@ -326,7 +367,7 @@ mod tests {
         assert_eq!(ledger.commit(Ok(())).len(), 1);
         assert_eq!(ledger.receive(&b, 1, 5), (1, 1));
         ledger.deliver(0, 1, 10);
-        ledger.lose(0, LossKind::Evicted, "max-size", 1, 10);
+        ledger.lose(0, LossKind::Evicted, "max-size", 10, UnixMillis(5));
         assert_eq!((ledger.messages(), ledger.bytes()), (1, 5));
         ledger.rollback();
         assert_eq!((ledger.messages(), ledger.bytes()), (2, 20));

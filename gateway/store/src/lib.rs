@@ -19,7 +19,7 @@
 //! | `devices`, `losses` | the ledger: counters and last sequence number of each device; losses by kind and reason |
 //! | `quarantine` | records kept aside, the youngest 1,000; the first to go when room is short |
 //! | `small` | the named tables of [`Put`] and [`Delete`] |
-//! | `gaps` | per device, kind and reason: what was lost since the consumer was last told, groundwork for markers |
+//! | `gaps` | per device, kind and reason: what was lost since the consumer was last told, see [`Gap`] |
 //! | `clock` | running time and wall clock, saved once a minute |
 //!
 //! Ids ascend over all lanes. The next one is the sum of all that was ever received plus one, so it needs no counter of
@@ -57,7 +57,8 @@
 //! succeeds (module `recovery`). A damaged queue.db is renamed to `queue.db.corrupt-<time>`, a fresh one
 //! begun at once, and what can be read comes back from the old one (module `salvage`): tables and counters before the queue opens,
 //! records between transactions and under their old ids. Commits go on meanwhile; leases wait until all is back, so that the order
-//! per device stays commit order. What does not come back stays quarantined for `damaged-file`; so does, after a crash in the
+//! per device stays commit order. What does not come back stays quarantined for `damaged-file`, and so does what
+//! the consumer had passed unseen before the damage was met, which would come out of order; so does, after a crash in the
 //! middle, what was not back by then. A damaged log that SQLite takes for one that ends early is not seen: the file is then in
 //! an older state that is sound in itself. state.db is never replaced.
 
@@ -76,6 +77,7 @@ mod opening;
 mod options;
 mod outcome;
 mod queue;
+mod rate;
 mod reading;
 mod record;
 mod recovery;
@@ -100,4 +102,4 @@ pub use record::{
     Append, Batch, Committed, Delete, Header, Lane, Pairs, Put, REPLAYED_AFTER, Receipt, Record, RecordId,
 };
 pub use state::State;
-pub use stats::{DeviceLedger, Health, Loss, LossKind, QueueStats};
+pub use stats::{DeviceLedger, Gap, Health, Loss, LossKind, QueueStats};

@@ -19,6 +19,8 @@ impl Writer {
             self.health = Health::Ok;
         }
         let boot = self.boot;
+        let bytes = attempt.entries.iter().map(|entry| entry.body.len()).sum();
+        self.rate.add(attempt.entries.len(), bytes);
         let changed = self.ledger.commit(if attempt.counted { Ok(()) } else { Err(attempt.entries.len()) });
         {
             let mut report = self.shared.report();
@@ -53,6 +55,17 @@ impl Writer {
         }
     }
 
+    /// How long the buffer lasts.
+    pub(crate) fn foresee(&mut self) {
+        if !self.rate.advance(self.running.now()) {
+            return;
+        }
+        let capacity = self.room.max_pages * PAGE;
+        let mut report = self.shared.report();
+        report.stats.holds = self.rate.lasts(capacity);
+        report.stats.left = self.rate.lasts(capacity.saturating_sub(self.used));
+    }
+
     /// The transaction did not happen.
     pub(crate) fn undo(&mut self, attempt: Attempt) {
         self.ledger.rollback();
@@ -75,6 +88,7 @@ impl Writer {
     /// The figures that need a look at the file.
     pub(crate) fn publish(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
         let usage = Usage::measure(conn)?;
+        self.used = usage.pages.saturating_sub(usage.free) * PAGE;
         let oldest = reading::oldest(conn)?;
         let log = std::fs::metadata(beside(&self.path, "-wal")).map_or(0, |meta| meta.len());
         let mut report = self.shared.report();

@@ -15,8 +15,8 @@ use crate::shared::{Report, Shared};
 use crate::stats::LossKind;
 use crate::writer::{Start, Writer};
 use crate::{
-    Batch, CloseError, CommitError, Committed, DeviceLedger, Lane, LeaseError, OpenError, Options, Pairs, QueueStats,
-    Record, RecordId, ScanError, SettleError,
+    Batch, CloseError, CommitError, Committed, DeviceLedger, Gap, Lane, LeaseError, OpenError, Options, Pairs,
+    QueueStats, Record, RecordId, ScanError, SettleError,
 };
 
 /// Removals are written alone, at once, from this many on.
@@ -272,6 +272,12 @@ impl Queue {
     /// The loss ledger, sorted by device.
     pub fn ledger(&self) -> Vec<DeviceLedger> {
         self.inner.shared.report().ledger.values().cloned().collect()
+    }
+
+    /// What expired or was evicted since the consumer was last told, by device. Durable with the loss itself; it goes when a
+    /// batch with it in [`Batch::told`] is durable.
+    pub fn gaps(&self) -> Vec<Gap> {
+        self.inner.shared.report().ledger.values().flat_map(|row| row.gaps.iter().cloned()).collect()
     }
 
     /// Stores what waits, tidies the files and ends the writer. Later commits and leases fail with `Closed`. Settle

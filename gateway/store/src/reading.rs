@@ -79,6 +79,7 @@ pub(crate) fn decode<'a>(
         lane,
         row: at,
         bytes: body.len(),
+        time: UnixMillis(0),
         exit: Exit::Lost(LossKind::Quarantined, reason),
     };
     let number = |column: usize| row.get_ref(column).ok().and_then(|value| value.as_i64().ok()).map(unsigned);

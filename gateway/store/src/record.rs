@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fieldgate_types::{DeviceId, UnixMillis};
 
+use crate::stats::Gap;
+
 /// One of the three roads through the queue. Order holds within a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
@@ -86,6 +88,9 @@ pub struct Batch {
     pub puts: Vec<Put>,
     /// Keys to remove.
     pub deletes: Vec<Delete>,
+    /// Gaps, as [`crate::Queue::gaps`] gave them, of which the consumer has told or tells with an append of this batch.
+    /// What was lost since stays a gap.
+    pub told: Vec<Gap>,
 }
 
 impl Batch {
@@ -97,7 +102,7 @@ impl Batch {
     /// Whether somebody at the gateway waits for it besides its sender.
     pub(crate) fn urgent(&self) -> bool {
         let priority = self.appends.iter().any(|append| append.lane == Lane::Priority);
-        priority || !self.puts.is_empty() || !self.deletes.is_empty()
+        priority || !self.told.is_empty() || !self.puts.is_empty() || !self.deletes.is_empty()
     }
 
     /// Bytes it occupies while it waits for its commit, about.

@@ -97,16 +97,18 @@ impl Writer {
         // What was settled was delivered, whatever became of the file.
         let mut desk = self.shared.desk();
         self.removals.extend(desk.take_removals());
-        let gone = desk.start_over(self.next_id);
+        let rest = desk.start_over(self.next_id);
         drop(desk);
         for removal in std::mem::take(&mut self.removals) {
             match &removal.exit {
                 Exit::Delivered => self.ledger.deliver(removal.row, 1, removal.bytes as u64),
-                Exit::Lost(kind, reason) => self.ledger.lose(removal.row, *kind, reason, 1, removal.bytes as u64),
+                Exit::Lost(kind, reason) => {
+                    self.ledger.lose(removal.row, *kind, reason, removal.bytes as u64, removal.time);
+                }
             }
         }
         self.ledger.lose_all(LossKind::Quarantined, DAMAGED);
-        self.begin_salvage(&kept, gone);
+        self.begin_salvage(&kept, rest);
         // All rows are touched now: they go into the fresh file here.
         let path = self.path.clone();
         self.write_fresh(&opened.conn).map_err(|source| OpenError::Sqlite { path, source })?;

@@ -1,12 +1,12 @@
 //! Puts what is left of a damaged file into a fresh one: tables at once, records in slices between transactions.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use rusqlite::Connection;
 
 use crate::age::Saved;
 use crate::attempt::{self, Attempt};
+use crate::desk::Rest;
 use crate::ledger::{Ledger, MOST_UNWRITTEN};
 use crate::opening::Opened;
 use crate::room::{Room, Usage};
@@ -42,7 +42,7 @@ pub(crate) fn restore(kept: &Path, path: &Path, opened: &mut Opened) -> Result<O
     ledger.commit(Ok(()));
     opened.loaded.clock = rescued.clock;
     opened.ledger = ledger;
-    Ok(Some(Salvage::new(old, devices, HashSet::new(), to)))
+    Ok(Some(Salvage::new(old, devices, Rest::default(), to)))
 }
 
 /// Running time, and the ids that no counter knows.
@@ -56,11 +56,11 @@ pub(crate) fn write_clock(conn: &Connection, saved: Saved, ledger: &Ledger) -> R
 }
 
 impl Writer {
-    /// While running: what waited in the file that was just set aside. `gone`: had left, and lay there still.
-    pub(crate) fn begin_salvage(&mut self, kept: &Path, gone: HashSet<u64>) {
+    /// While running: the rest of what waited in the file that was just set aside.
+    pub(crate) fn begin_salvage(&mut self, kept: &Path, rest: Rest) {
         match salvage::open(kept, &self.path) {
             Ok(old) => {
-                self.salvage = Some(Salvage::new(old, self.ledger.numbers(), gone, self.next_id));
+                self.salvage = Some(Salvage::new(old, self.ledger.numbers(), rest, self.next_id));
                 self.shared.desk().hold_back(true);
             }
             Err(error) => {

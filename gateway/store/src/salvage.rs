@@ -19,11 +19,12 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::age::Saved;
+use crate::desk::Rest;
 use crate::entry::Entry;
 use crate::ledger::Row;
 use crate::reading;
 use crate::record::Lane;
-use crate::schema::{ABSURD, kind_of};
+use crate::schema::{ABSURD, gap, kind_of};
 use crate::sqlite::{signed, unsigned};
 use crate::stats::Loss;
 
@@ -44,8 +45,7 @@ pub(crate) struct Salvage {
     conn: Connection,
     /// Row of the ledger by number in the old file.
     devices: HashMap<i64, (usize, DeviceId)>,
-    /// Records that had left, and lay there still.
-    gone: HashSet<u64>,
+    rest: Rest,
     /// Ids from here on are not its own.
     to: u64,
     lanes: Vec<Lane>,
@@ -119,6 +119,7 @@ pub(crate) fn rescue(conn: &Connection) -> Rescued {
     let mut rescued = Rescued::default();
     let found = devices(conn, &mut rescued);
     let found = found.and_then(|()| losses(conn, &mut rescued));
+    let found = found.and_then(|()| gaps(conn, &mut rescued));
     let found = found.and_then(|()| clock(conn, &mut rescued));
     let found = found.and_then(|()| small(conn, &mut rescued));
     if let Err(error) = found {
@@ -166,7 +167,8 @@ fn devices(conn: &Connection, rescued: &mut Rescued) -> Result<(), rusqlite::Err
                 }
                 rescued.numbers.push(number);
                 rescued.checksums.push(crc);
-                rescued.rows.push(Row { device, boot, seq, received, delivered, bytes, losses: Vec::new() });
+                let (losses, gaps) = (Vec::new(), Vec::new());
+                rescued.rows.push(Row { device, boot, seq, received, delivered, bytes, losses, gaps });
             }
             Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(()),
             Ok(_) | Err(_) => {
@@ -194,6 +196,20 @@ fn losses(conn: &Connection, rescued: &mut Rescued) -> Result<(), rusqlite::Erro
             && count <= ABSURD
         {
             row.losses.push(Loss { kind, reason: reason.into(), count });
+        }
+    }
+    Ok(())
+}
+
+fn gaps(conn: &Connection, rescued: &mut Rescued) -> Result<(), rusqlite::Error> {
+    let at: HashMap<i64, usize> = rescued.numbers.iter().copied().zip(0..).collect();
+    let mut statement = conn.prepare("SELECT device, kind, reason, count, first, last FROM gaps")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let device = row.get(0).ok().and_then(|number: i64| at.get(&number)).copied();
+        let Some(known) = device.and_then(|at| rescued.rows.get_mut(at)) else { continue };
+        if let Ok(gap) = gap(row, &known.device) {
+            known.gaps.extend(gap.filter(|gap| gap.count <= ABSURD));
         }
     }
     Ok(())
@@ -245,10 +261,10 @@ pub(crate) fn put_pairs(conn: &Connection, rescued: &Rescued) -> Result<(), rusq
 }
 
 impl Salvage {
-    /// Records below `to`, but for those `gone`.
-    pub(crate) fn new(conn: Connection, devices: HashMap<i64, (usize, DeviceId)>, gone: HashSet<u64>, to: u64) -> Self {
+    /// Records below `to` that are of the `rest`.
+    pub(crate) fn new(conn: Connection, devices: HashMap<i64, (usize, DeviceId)>, rest: Rest, to: u64) -> Self {
         let lanes = Lane::ALL.into_iter().rev().collect();
-        Self { conn, devices, gone, to, lanes, from: 0, step: STEP_MIN, slice: Vec::new(), saved: 0 }
+        Self { conn, devices, rest, to, lanes, from: 0, step: STEP_MIN, slice: Vec::new(), saved: 0 }
     }
 
     /// Reads the next slice, unless one is there. `false`: that was all.
@@ -288,7 +304,7 @@ impl Salvage {
             read += 1;
             let device = |number: i64| self.devices.get(&number).map(|(at, device)| (*at, device));
             if let Ok(Ok(entry)) = reading::decode(row, id, lane, device)
-                && !self.gone.contains(&id)
+                && self.rest.has(lane, id)
             {
                 *bytes += entry.bytes();
                 self.slice.push(entry);

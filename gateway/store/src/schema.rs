@@ -12,7 +12,7 @@ use crate::age::Saved;
 use crate::ledger::Row;
 use crate::record::Lane;
 use crate::sqlite::{failure, format, signed, unsigned};
-use crate::stats::{Loss, LossKind};
+use crate::stats::{Gap, Loss, LossKind};
 
 /// Format that this program writes. Rises with every change that an older program can't read.
 ///
@@ -156,6 +156,7 @@ fn devices(conn: &Connection) -> Result<Vec<Row>, rusqlite::Error> {
             delivered: unsigned(row.get(5)?),
             bytes: unsigned(row.get(6)?),
             losses: Vec::new(),
+            gaps: Vec::new(),
         });
         checksums.push(row.get(7)?);
         let absurd =
@@ -178,11 +179,35 @@ fn devices(conn: &Connection) -> Result<Vec<Row>, rusqlite::Error> {
             None => return Err(damage("a loss of no device")),
         }
     }
+    gaps(conn, &mut rows)?;
     let wrong = |(row, crc): (&Row, &Option<u32>)| crc.is_some_and(|crc| crc != row.checksum());
     if rows.iter().zip(&checksums).any(wrong) {
         return Err(damage("the counters of a device are not what was written"));
     }
     Ok(rows)
+}
+
+fn gaps(conn: &Connection, rows: &mut [Row]) -> Result<(), rusqlite::Error> {
+    let mut statement = conn.prepare("SELECT device, kind, reason, count, first, last FROM gaps")?;
+    let mut found = statement.query([])?;
+    while let Some(row) = found.next()? {
+        let known = index(row.get(0)?).and_then(|at| rows.get_mut(at));
+        let Some(known) = known else { return Err(damage("a gap of no device")) };
+        match gap(row, &known.device)? {
+            Some(gap) => known.gaps.push(gap),
+            None => return Err(damage("a gap has an impossible kind")),
+        }
+    }
+    Ok(())
+}
+
+/// A row of `gaps`; `None`: of no kind that there is.
+pub(crate) fn gap(row: &rusqlite::Row<'_>, device: &DeviceId) -> Result<Option<Gap>, rusqlite::Error> {
+    let Some(kind) = kind_of(row.get(1)?) else { return Ok(None) };
+    let reason = Cow::Owned(row.get::<_, String>(2)?);
+    let count = unsigned(row.get(3)?);
+    let (first, last) = (UnixMillis(unsigned(row.get(4)?)), UnixMillis(unsigned(row.get(5)?)));
+    Ok(Some(Gap { device: device.clone(), kind, reason, count, first, last }))
 }
 
 /// Number of a ledger row in the file: from 1.

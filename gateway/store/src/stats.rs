@@ -39,6 +39,11 @@ pub struct QueueStats {
     pub file_bytes: u64,
     /// Most that queue.db itself may take now: the configured size or what the file system leaves.
     pub capacity_bytes: u64,
+    /// How long the whole capacity lasts at the present rate of reception, an average over about an hour of running
+    /// time; absent while nothing comes.
+    pub holds: Option<Duration>,
+    /// How long what is free of it lasts.
+    pub left: Option<Duration>,
     /// Reception time of the oldest record.
     pub oldest: Option<UnixMillis>,
     /// Transactions since the start.
@@ -111,4 +116,24 @@ pub struct DeviceLedger {
     pub quarantined: u64,
     /// The last three by reason.
     pub losses: Vec<Loss>,
+    /// What expired or was evicted since the consumer was last told of it.
+    pub gaps: Vec<Gap>,
+}
+
+/// Records of one device that never reach the consumer, for one reason; to be told to whoever is behind it. It stays
+/// until a batch says that it was told, see [`crate::Batch::told`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The device.
+    pub device: DeviceId,
+    /// Expired or evicted.
+    pub kind: LossKind,
+    /// Why, as in [`Loss`].
+    pub reason: Cow<'static, str>,
+    /// How many records.
+    pub count: u64,
+    /// Reception time of the oldest of them, about.
+    pub first: UnixMillis,
+    /// Reception time of the youngest.
+    pub last: UnixMillis,
 }

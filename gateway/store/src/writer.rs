@@ -19,6 +19,7 @@ use crate::footing::Footing;
 use crate::inbox::{Inbox, Job, Woke};
 use crate::ledger::Ledger;
 use crate::options::{Options, Overflow};
+use crate::rate::Rate;
 use crate::reading;
 use crate::record::RECORD_OVERHEAD;
 use crate::room::{Room, Usage};
@@ -94,6 +95,9 @@ pub(crate) struct Writer {
     next_care: u64,
     /// When room is measured again.
     next_look: u64,
+    pub(crate) rate: Rate,
+    /// Bytes of the database in use.
+    pub(crate) used: u64,
     pub(crate) commits: u64,
     pub(crate) last_commit: Duration,
     pub(crate) health: Health,
@@ -102,6 +106,7 @@ pub(crate) struct Writer {
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, start: Start) -> Self {
         let Start { path, boot, options, running, ledger, next_id, conn, footing, salvage, room, faults } = start;
+        let rate = Rate::new(running.now());
         Self {
             shared,
             inbox,
@@ -125,6 +130,8 @@ impl Writer {
             blocked: None,
             next_care: 0,
             next_look: 0,
+            rate,
+            used: 0,
             commits: 0,
             last_commit: Duration::ZERO,
             health: Health::Ok,
@@ -169,6 +176,7 @@ impl Writer {
         if care || !self.removals.is_empty() || (!self.pending.is_empty() && !stuck) {
             self.transact(care)?;
         }
+        self.foresee();
         Ok(())
     }
 

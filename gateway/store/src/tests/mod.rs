@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod format;
 mod full;
+mod gaps;
 mod model;
 mod overflow;
 mod queue;

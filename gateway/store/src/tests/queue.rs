@@ -136,11 +136,15 @@ async fn tables_change_with_the_records_of_their_batch() {
     let queue = bench.open(1);
     let put = |key: &str, value: &str| Put { table: "sessions", key: key.into(), value: value.into() };
     queue
-        .commit(Batch { appends: vec![append("a", "1")], puts: vec![put("k2", "x"), put("k1", "y")], deletes: vec![] })
+        .commit(Batch {
+            appends: vec![append("a", "1")],
+            puts: vec![put("k2", "x"), put("k1", "y")],
+            ..Batch::default()
+        })
         .await
         .unwrap();
     let delete = Delete { table: "sessions", key: b"k2".to_vec() };
-    queue.commit(Batch { deletes: vec![delete], puts: vec![put("k3", "z")], appends: vec![] }).await.unwrap();
+    queue.commit(Batch { deletes: vec![delete], puts: vec![put("k3", "z")], ..Batch::default() }).await.unwrap();
     queue.close().await.unwrap();
     let queue = bench.open(2);
     let expected: Vec<(Vec<u8>, Vec<u8>)> = vec![(b"k1".into(), b"y".into()), (b"k3".into(), b"z".into())];
@@ -262,4 +266,28 @@ async fn the_last_handle_stores_what_waits() {
     let queue = bench.open(2);
     assert_eq!(queue.stats().messages, 0);
     assert_eq!(queue.ledger()[0].delivered, 1);
+}
+
+#[tokio::test]
+async fn the_buffer_says_how_long_it_lasts_at_the_present_rate() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    assert_eq!(queue.stats().holds, None);
+    for _ in 0..10 {
+        let appends = (0..100).map(|_| append("a", vec![b'x'; 952])).collect();
+        queue.commit(Batch { appends, ..Batch::default() }).await.unwrap();
+        bench.clock.advance(Duration::from_secs(1));
+    }
+    // 100 kB a second; the writer looks at the clock once a second.
+    until("the forecast", || queue.stats().holds.is_some()).await;
+    queue.commit(batch("a", &["1"])).await.unwrap();
+    bench.clock.advance(Duration::from_secs(1));
+    let before = queue.stats().commits;
+    queue.commit(batch("a", &["2"])).await.unwrap();
+    until("the commit", || queue.stats().commits > before).await;
+    let stats = queue.stats();
+    let (holds, left) = (stats.holds.unwrap().as_secs(), stats.left.unwrap().as_secs());
+    let whole = stats.capacity_bytes / 100_000;
+    assert!((whole..whole * 3 / 2).contains(&holds), "{holds} of {whole}");
+    assert!(left < holds && left > holds * 9 / 10, "{left} of {holds}");
 }
