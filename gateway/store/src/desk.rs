@@ -217,7 +217,8 @@ impl Desk {
     /// The file was replaced by an empty one. What of the old one may still be leased.
     pub(crate) fn start_over(&mut self, next: u64) -> Rest {
         let [priority, live, history] = &self.shelves;
-        let cursors = [priority.cursor, live.cursor, history.cursor];
+        // Nothing of it was leased while it was being filled.
+        let cursors = if self.held_back { [0; 3] } else { [priority.cursor, live.cursor, history.cursor] };
         let held = self.held.keys().copied().collect();
         for shelf in &mut self.shelves {
             let epoch = shelf.epoch + 1;

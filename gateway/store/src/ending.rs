@@ -13,7 +13,7 @@ impl Writer {
     pub(crate) fn finish(mut self) -> Result<(), CloseError> {
         // What a damaged file held comes back, for as long as a stop may take.
         let begin = Instant::now();
-        while self.salvage.is_some() && begin.elapsed() < SALVAGE {
+        while !self.salvages.is_empty() && begin.elapsed() < SALVAGE {
             if let Err(error) = self.salvage() {
                 tracing::error!(%error, "salvage ended early");
                 break;

@@ -60,7 +60,7 @@ impl Writer {
     pub(crate) fn begin_salvage(&mut self, kept: &Path, rest: Rest) {
         match salvage::open(kept, &self.path) {
             Ok(old) => {
-                self.salvage = Some(Salvage::new(old, self.ledger.numbers(), rest, self.next_id));
+                self.salvages.push_back(Salvage::new(old, self.ledger.numbers(), rest, self.next_id));
                 self.shared.desk().hold_back(true);
             }
             Err(error) => {
@@ -71,9 +71,9 @@ impl Writer {
 
     /// One slice.
     pub(crate) fn salvage(&mut self) -> Result<(), rusqlite::Error> {
-        let Some(mut salvage) = self.salvage.take() else { return Ok(()) };
+        let Some(mut salvage) = self.salvages.pop_front() else { return Ok(()) };
         let Some(conn) = self.conn.take() else {
-            self.salvage = Some(salvage);
+            self.salvages.push_front(salvage);
             return Ok(());
         };
         let more = salvage.read();
@@ -81,13 +81,15 @@ impl Writer {
         self.conn = Some(conn);
         if result.is_err() {
             // The slice stays, and is written again.
-            self.salvage = Some(salvage);
+            self.salvages.push_front(salvage);
             return result;
         }
         if more {
-            self.salvage = Some(salvage);
+            self.salvages.push_front(salvage);
         } else {
             tracing::warn!(records = salvage.saved, "salvage of the damaged queue ended");
+        }
+        if self.salvages.is_empty() {
             self.shared.desk().hold_back(false);
             self.shared.arrived();
         }

@@ -71,8 +71,9 @@ pub(crate) struct Writer {
     pub(crate) conn: Option<Connection>,
     /// After the connection: it must not be closed before.
     pub(crate) footing: Option<Footing>,
-    /// Records of a damaged file, on their way into this one.
-    pub(crate) salvage: Option<Salvage>,
+    /// Records of damaged files, the one set aside first in front, on their way into this one. More than one only where a
+    /// fresh file is damaged too before the salvage ends.
+    pub(crate) salvages: VecDeque<Salvage>,
     pub(crate) room: Room,
     pub(crate) ledger: Ledger,
     /// Id of the next record.
@@ -116,7 +117,7 @@ impl Writer {
             faults,
             conn: Some(conn),
             footing: Some(footing),
-            salvage,
+            salvages: salvage.into_iter().collect(),
             room,
             ledger,
             next_id,
@@ -156,7 +157,7 @@ impl Writer {
 
     fn patience(&self) -> Duration {
         match self.blocked {
-            _ if !self.removals.is_empty() || self.salvage.is_some() => Duration::ZERO,
+            _ if !self.removals.is_empty() || !self.salvages.is_empty() => Duration::ZERO,
             Some(_) => BLOCKED,
             None if !self.pending.is_empty() => Duration::ZERO,
             None => IDLE,
