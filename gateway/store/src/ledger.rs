@@ -221,6 +221,8 @@ impl Ledger {
     /// Counts `records` with bodies of `bytes` as delivered.
     pub(crate) fn deliver(&mut self, row: usize, records: u64, bytes: u64) {
         self.change(row, |row| {
+            // No more leaves than came: what a damaged page shows twice counts once.
+            let records = records.min(row.waiting());
             row.delivered += records;
             row.bytes = row.bytes.saturating_sub(bytes);
         });
@@ -261,6 +263,11 @@ impl Ledger {
 
     fn lose_some(&mut self, row: usize, kind: LossKind, reason: &'static str, records: u64, bytes: u64) {
         self.change(row, |row| {
+            // As with what is delivered.
+            let records = records.min(row.waiting());
+            if records == 0 {
+                return;
+            }
             row.bytes = row.bytes.saturating_sub(bytes);
             match row.losses.iter_mut().find(|loss| loss.kind == kind && loss.reason == reason) {
                 Some(loss) => loss.count += records,
@@ -357,6 +364,17 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_leaves_than_came() {
+        let mut ledger = Ledger::default();
+        ledger.receive(&DeviceId::new("a").unwrap(), 1, 10);
+        ledger.deliver(0, 1, 10);
+        ledger.lose(0, LossKind::Quarantined, "bad-crc", 10, UnixMillis(0));
+        ledger.deliver(0, 1, 10);
+        let row = ledger.reports().remove(0);
+        assert_eq!((row.received, row.delivered, row.quarantined, row.losses), (1, 1, 0, vec![]));
+    }
 
     #[test]
     fn a_rollback_leaves_no_trace() {
