@@ -48,7 +48,7 @@ use crate::command::{Book, FieldTarget, Router};
 use crate::config::{Config, changes};
 use crate::enrolment::EnrolmentPort;
 use crate::identity::{Authority, Rights, Users};
-use crate::northbound::{Down, Upstream, UpstreamHandle};
+use crate::northbound::{Down, Gaps, Upstream, UpstreamHandle};
 use crate::southbound::fetch::Fetch;
 use crate::southbound::handshakes::HandshakeThreads;
 use crate::southbound::leaf::LeafGate;
@@ -378,6 +378,13 @@ fn start_upstream(
         stages.upstream.stop.clone(),
     );
     stages.upstream.tasks.spawn(upstream.run());
+    let gaps = Gaps {
+        queue: queue.clone(),
+        upstream: handle.clone(),
+        clock: Arc::clone(clock),
+        stop: stages.commands.stop.clone(),
+    };
+    stages.commands.tasks.spawn(gaps.run());
     stages.commands.tasks.spawn(router.clone().run(downward));
     stages.commands.tasks.spawn(Fetch::new(broker.clone(), Arc::clone(clock), fetched).run());
     Some(handle)

@@ -41,13 +41,14 @@
 //!
 //! `config` the section · `dialect` records and topics, pure · `dial`, `tls` the socket · `transport` what is
 //! asked of an MQTT client, `v5` and `v311` the two answers · `session` the life above · `publisher`, `flight` the
-//! way up · `subscriber` the way down · `status` what others may know · `failure` errors in words.
+//! way up, `gaps` what will never go it · `subscriber` the way down · `status` what others may know · `failure` errors in words.
 
 mod config;
 mod dial;
 mod dialect;
 mod failure;
 mod flight;
+mod gaps;
 mod pace;
 mod packet;
 mod publisher;
@@ -72,6 +73,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Login, Protocol, TlsFiles, UpstreamConfig};
+pub use gaps::Gaps;
 pub use status::{UpstreamHandle, UpstreamState, UpstreamStatus};
 
 use dialect::Dialect;

@@ -77,6 +77,11 @@ pub fn state(device: &DeviceId) -> String {
     format!("devices/{device}/state")
 }
 
+/// `devices/{id}/events`
+pub fn events(device: &DeviceId) -> String {
+    format!("devices/{device}/events")
+}
+
 /// `devices/{id}/commands/{name}/{rid}`
 pub fn command(device: &DeviceId, name: &str, rid: &str) -> String {
     format!("devices/{device}/commands/{name}/{rid}")

@@ -5,6 +5,7 @@ mod answers;
 mod cloud;
 mod commands;
 mod connecting;
+mod gaps;
 mod liar;
 #[cfg(feature = "demo")]
 mod outages;
@@ -34,7 +35,7 @@ const GATEWAY: &str = "line-4";
 struct Bench {
     queue: Queue,
     clock: Arc<dyn Clock>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// A running upstream.
@@ -69,7 +70,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let queue = Queue::open(&dir.path().join("queue.db"), 1, Options::default(), Arc::clone(&clock)).unwrap();
-        Self { queue, clock, _dir: dir }
+        Self { queue, clock, dir }
     }
 
     /// Messages `from..to` of `device`, each its number.
