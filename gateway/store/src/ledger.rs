@@ -62,6 +62,9 @@ impl Row {
 
     /// As others see it.
     pub(crate) fn report(&self) -> DeviceLedger {
+        // As the file has them; a salvage may have taken all of one back.
+        let mut losses: Vec<_> = self.losses.iter().filter(|loss| loss.count > 0).cloned().collect();
+        losses.sort_unstable_by(|one, other| (one.kind, &one.reason).cmp(&(other.kind, &other.reason)));
         DeviceLedger {
             device: self.device.clone(),
             received: self.received,
@@ -70,7 +73,7 @@ impl Row {
             expired: self.lost(LossKind::Expired),
             evicted: self.lost(LossKind::Evicted),
             quarantined: self.lost(LossKind::Quarantined),
-            losses: self.losses.clone(),
+            losses,
             gaps: self.gaps.iter().filter(|gap| gap.count > 0).cloned().collect(),
         }
     }
