@@ -7,7 +7,7 @@
 //! Owned here: everything that is Modbus. Not owned: what is reported and when (the pipeline's), back-off figures and
 //! configuration syntax (fieldgate-types).
 //!
-//! Now: Modbus TCP. The other links and types of DESIGN section 6 are recognised and refused by name.
+//! Links: TCP, TLS, RTU on a serial port and RTU over TCP; see [`config::Endpoint`].
 
 mod address;
 pub mod codec;
@@ -16,8 +16,10 @@ mod driver;
 mod exception;
 mod link;
 pub mod plan;
+mod serial;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod tls;
 mod wire;
 
 pub use address::{Address, InvalidAddress, Table};

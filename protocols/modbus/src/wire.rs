@@ -1,27 +1,42 @@
-//! A TCP stream that keeps count, shared between the Modbus client that owns the traffic and the link that watches it.
+//! The stream of a link, shared between the Modbus client that owns the traffic and the link that watches it.
 //!
 //! tokio-modbus hides its transport. The link needs to know three things of it: how many bytes came in (more than
 //! one answer means that requests and answers no longer match), whether the peer has closed, and, while nothing is
 //! asked, whether anything arrives at all.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+
+/// What carries the bytes: a TCP connection, TLS within one, a serial port.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static> Duplex for T {}
 
 /// What the link sees of the stream.
 #[derive(Debug)]
 pub(crate) struct Tap {
-    stream: TcpStream,
+    /// Never contended: the client runs while the link waits for it. Held for one call that doesn't block.
+    stream: Mutex<Box<dyn Duplex>>,
     received: AtomicUsize,
     ended: AtomicBool,
 }
 
 impl Tap {
+    /// Of an open stream.
+    pub(crate) fn new(stream: impl Duplex) -> Arc<Self> {
+        Arc::new(Self {
+            stream: Mutex::new(Box::new(stream)),
+            received: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
+        })
+    }
+
     /// Bytes received since the last call.
     pub(crate) fn take_received(&self) -> usize {
         self.received.swap(0, Ordering::Relaxed)
@@ -34,77 +49,61 @@ impl Tap {
 
     /// What lies in the receive buffer although nothing was asked: `Ok(true)` bytes, `Ok(false)` nothing.
     pub(crate) fn stray(&self) -> io::Result<bool> {
-        match self.stream.try_read(&mut [0; 1]) {
-            Ok(0) => {
-                self.ended.store(true, Ordering::Relaxed);
-                Err(io::ErrorKind::UnexpectedEof.into())
-            }
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error),
+        match self.poll_disturbed(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(arrived) => arrived.map(|()| true),
+            Poll::Pending => Ok(false),
         }
     }
 
-    /// Waits until something arrives unasked, or the peer closes. Cancel-safe.
+    /// Waits until something arrives unasked, or the peer closes. What arrives is thrown away. Cancel-safe.
     pub(crate) async fn disturbed(&self) -> io::Result<()> {
-        loop {
-            self.stream.readable().await?;
-            if self.stray()? {
-                return Ok(());
-            }
+        poll_fn(|cx| self.poll_disturbed(cx)).await
+    }
+
+    fn poll_disturbed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 64];
+        let mut buf = ReadBuf::new(&mut bytes);
+        ready!(self.poll_read(cx, &mut buf))?;
+        Poll::Ready(if buf.filled().is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+    }
+
+    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let room = buf.remaining() > 0;
+        ready!(Pin::new(&mut **self.lock()).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        self.received.fetch_add(read, Ordering::Relaxed);
+        if read == 0 && room {
+            self.ended.store(true, Ordering::Relaxed);
         }
+        Poll::Ready(Ok(()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Box<dyn Duplex>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What the Modbus client sees of the stream.
 #[derive(Debug)]
-pub(crate) struct Wire(Arc<Tap>);
-
-impl Wire {
-    /// Both ends of `stream`.
-    pub(crate) fn new(stream: TcpStream) -> (Self, Arc<Tap>) {
-        let tap = Arc::new(Tap { stream, received: AtomicUsize::new(0), ended: AtomicBool::new(false) });
-        (Self(Arc::clone(&tap)), tap)
-    }
-}
+pub(crate) struct Wire(pub(crate) Arc<Tap>);
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let tap = &*self.0;
-        loop {
-            ready!(tap.stream.poll_read_ready(cx))?;
-            match tap.stream.try_read_buf(buf) {
-                Ok(0) => {
-                    tap.ended.store(true, Ordering::Relaxed);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(read) => {
-                    tap.received.fetch_add(read, Ordering::Relaxed);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.0.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.0.stream.poll_write_ready(cx))?;
-            match self.0.stream.try_write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return Poll::Ready(done),
-            }
-        }
+        Pin::new(&mut **self.0.lock()).poll_write(cx, bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.0.lock()).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket2::SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut **self.0.lock()).poll_shutdown(cx)
     }
 }

@@ -3,6 +3,7 @@
 //! Everything that can be known to be wrong without a device is refused here, with its place in the file.
 
 mod endpoint;
+mod line;
 mod point;
 #[cfg(test)]
 mod tests;
@@ -14,9 +15,11 @@ use std::time::Duration;
 use fieldgate_protocol::{FieldDevice, PointName, Report};
 use fieldgate_types::{DeviceId, FromToml, Located, Section, Wrong};
 
-pub use self::endpoint::{Endpoint, InvalidEndpoint};
+pub use self::endpoint::{Endpoint, Framing, HostPort, InvalidEndpoint};
+pub use self::line::{InvalidLine, Line, Parity};
 pub use self::point::PointConfig;
 use crate::plan::Limits;
+pub use crate::tls::TlsFiles;
 
 const MINUTE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -40,16 +43,25 @@ impl FromToml for UnitId {
 /// One link and the devices on it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModbusConfig {
-    /// Where the link leads.
-    pub endpoint: Endpoint,
-    /// How long an answer may take. A connection may take as long, but never less than a second.
-    pub timeout: Duration,
-    /// Rest of the link between an answer and the next request.
-    pub pause: Duration,
+    /// The link itself.
+    pub link: LinkConfig,
     /// How large requests may be and how many registers they may read for nothing.
     pub limits: Limits,
     /// The devices, each with its own unit id and identity.
     pub devices: Vec<DeviceConfig>,
+}
+
+/// Where a link leads, and its times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Where it leads.
+    pub endpoint: Endpoint,
+    /// Certificates of a `mbaps://` link.
+    pub tls: TlsFiles,
+    /// How long an answer may take, besides the time that it needs on a serial line.
+    pub timeout: Duration,
+    /// Rest of the link between an answer and the next request.
+    pub pause: Duration,
 }
 
 /// One unit on a link: a field device.
@@ -67,7 +79,8 @@ impl ModbusConfig {
     /// Reads one `[[modbus]]` table. `None` when something essential is missing; whatever is wrong is noted in the
     /// section's sources.
     pub fn read(section: &Section) -> Option<Self> {
-        let endpoint = section.required("url");
+        let endpoint: Option<Endpoint> = section.required("url");
+        let tls = TlsFiles::read(section, matches!(endpoint, Some(Endpoint::Tls(_))));
         let timeout = section.duration("timeout", Duration::from_millis(10)..=MINUTE, Duration::from_secs(1));
         let pause = section.duration("pause", Duration::ZERO..=MINUTE, Duration::ZERO);
         let limits = Limits {
@@ -93,9 +106,13 @@ impl ModbusConfig {
                 let (unit, id) = (device.unit, &other.id);
                 table.problem("unit", format_args!("`{unit}` is already the unit of `{id}` on this link"));
             }
+            if device.unit == UnitId(0) && endpoint.as_ref().is_some_and(|e| e.framing() == Framing::Rtu) {
+                table.problem("unit", "`0` speaks to all units of a line and none answers, 1 to 255 is allowed here");
+            }
             devices.push(device);
         }
-        Some(Self { endpoint: endpoint.filter(|_| complete)?, timeout, pause, limits, devices })
+        let link = LinkConfig { endpoint: endpoint.filter(|_| complete)?, tls, timeout, pause };
+        Some(Self { link, limits, devices })
     }
 
     /// The ids of its devices, in the order of the configuration: so that the gateway can see that none is used twice.

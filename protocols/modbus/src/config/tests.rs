@@ -76,8 +76,8 @@ access = "rw"
     );
     assert_eq!(problems, [""; 0]);
     let config = config.unwrap();
-    assert_eq!(config.endpoint.to_string(), "tcp://192.0.2.10:502");
-    assert_eq!((config.timeout, config.pause), (Duration::from_millis(250), Duration::from_millis(5)));
+    assert_eq!(config.link.endpoint.to_string(), "tcp://192.0.2.10:502");
+    assert_eq!((config.link.timeout, config.link.pause), (Duration::from_millis(250), Duration::from_millis(5)));
     assert_eq!(config.limits, Limits { max_block: 100, max_gap: 4 });
     assert_eq!(config.device_ids().map(DeviceId::as_str).collect::<Vec<_>>(), ["press-1"]);
     let device = &config.devices[0];
@@ -99,7 +99,7 @@ fn fills_in_defaults() {
     );
     assert_eq!(problems, [""; 0]);
     let config = config.unwrap();
-    assert_eq!((config.timeout, config.pause), (Duration::from_secs(1), Duration::ZERO));
+    assert_eq!((config.link.timeout, config.link.pause), (Duration::from_secs(1), Duration::ZERO));
     assert_eq!(config.limits, Limits { max_block: 125, max_gap: 8 });
     assert_eq!((config.devices[0].unit, config.devices[0].points[0].interval), (UnitId(1), Duration::from_secs(1)));
 }
@@ -109,7 +109,7 @@ fn locates_everything_that_is_wrong_at_once() {
     let (config, problems) = read(
         r#"
 [[modbus]]
-url = "rtu:///dev/ttyUSB0?baud=9600"
+url = "rtu:///dev/ttyUSB0?baud=100"
 max_block = 2
 [[modbus.device]]
 id = "a"
@@ -166,7 +166,7 @@ type = "string:8"
     assert_eq!(
         problems,
         [
-            "f.toml:3:7: modbus.url: `rtu://` (a serial port) is a link that this version of the driver can't open: \"tcp://host:port\" is allowed",
+            "f.toml:3:7: modbus.url: `rtu:///dev/ttyUSB0?baud=100`: baud `100` is not possible, 300 to 4000000 is allowed",
             "f.toml:7:8: modbus.device.unit: `256` is out of range, 0 to 255 is allowed",
             "f.toml:8:15: modbus.device.points_from: can't read `/etc/maps/none.toml`: not there",
             "f.toml:11:6: modbus.device.point.at: `holding:65535` leaves no room for the 2 registers of f32: the last address is 65535",

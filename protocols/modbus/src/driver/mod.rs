@@ -36,7 +36,7 @@ impl Driver for ModbusDriver {
     }
 
     fn link(&self) -> String {
-        self.config.endpoint.to_string()
+        self.config.link.endpoint.to_string()
     }
 
     fn devices(&self) -> Vec<FieldDevice> {

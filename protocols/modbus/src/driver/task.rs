@@ -1,7 +1,8 @@
 //! The task of a link: one request at a time, each unit in its turn; commands in between; reconnects.
 //!
 //! **When a request fails**, TCP or not, requests and answers may no longer match, so the connection goes. A new one is
-//! made at once, so a dead unit costs the others its time-outs and nothing else, and those become rare (see `unit`).
+//! made at once (a serial line falls silent first), so a dead unit costs the others its time-outs and nothing else, and
+//! those become rare (see `unit`).
 //! After three failures without any answer between them the link rests before it connects again; it counts as down when
 //! it can't be connected, or when no unit at all has answered since the last good answer. Then every unit is offline,
 //! and each round of the back-off asks every unit once.
@@ -59,7 +60,7 @@ impl Task {
         let unit = |device: &crate::config::DeviceConfig| Unit::new(device.clone(), config.limits, now);
         Self {
             units: config.devices.iter().map(unit).collect(),
-            link: Link::new(config.endpoint.clone(), config.timeout, config.pause),
+            link: Link::new(config.link.clone()),
             tasks,
             commands_end: false,
             served: false,
@@ -182,8 +183,8 @@ impl Task {
             self.link.connect().await
         };
         match result {
-            Ok(()) => {
-                self.tasks.state.send_modify(|info| info.connects += 1);
+            Ok(opened) => {
+                self.tasks.state.send_modify(|info| info.connects += u64::from(opened));
                 if self.round == 0 {
                     let now = Instant::now();
                     self.units.iter_mut().filter(|_| self.down).for_each(|unit| unit.probe_now(now));
@@ -200,7 +201,9 @@ impl Task {
         let now = Instant::now();
         let clock = self.tasks.clock.now();
         let others_answer = self.units.iter().enumerate().any(|(other, unit)| other != number && unit.is_online());
-        let failure = |reason, quality| Failure { reason, quality, took: now - began, others_answer };
+        // The silence that a line needs after a request without an answer is lost to the others too.
+        let took = now - began + self.link.rest(now);
+        let failure = |reason, quality| Failure { reason, quality, took, others_answer };
         let Some(unit) = self.units.get_mut(number) else { return };
         match result {
             Ok(Ok(data)) => {
@@ -249,7 +252,7 @@ impl Task {
         let reason = error.to_string();
         let silent = error.is_connection() || self.units.iter().all(Unit::is_failing);
         let gone = match error {
-            LinkError::ConnectTimeout(_) => true,
+            LinkError::ConnectTimeout(_) | LinkError::Handshake(_) => true,
             // A device that serves one connection may refuse the next for a moment after it has lost one.
             LinkError::Connect(_) => self.tasks.state.borrow().state != LinkState::Up,
             LinkError::Closed | LinkError::Broken(_) | LinkError::Timeout(_) | LinkError::BadFrame(_) => false,
@@ -263,8 +266,19 @@ impl Task {
             self.down = true;
             self.round = self.units.len();
             tracing::warn!(link = %self.link.endpoint(), reason, "modbus link is down");
-            self.tasks.state.send_modify(|info| info.state = LinkState::Down);
             self.units.iter_mut().for_each(|unit| unit.link_down(&reason, now));
+        }
+        let state = match error {
+            LinkError::Handshake(_) => LinkState::Refused,
+            LinkError::Connect(_)
+            | LinkError::ConnectTimeout(_)
+            | LinkError::Closed
+            | LinkError::Broken(_)
+            | LinkError::Timeout(_)
+            | LinkError::BadFrame(_) => LinkState::Down,
+        };
+        if self.down {
+            self.tasks.state.send_if_modified(|info| std::mem::replace(&mut info.state, state) != state);
         }
         let again = if self.down {
             self.round += 1;
@@ -309,8 +323,10 @@ fn quality(error: &LinkError) -> Quality {
     match error {
         LinkError::Timeout(_) => Quality::BAD_TIMEOUT,
         LinkError::BadFrame(_) => Quality::BAD_DECODING_ERROR,
-        LinkError::Connect(_) | LinkError::ConnectTimeout(_) | LinkError::Closed | LinkError::Broken(_) => {
-            Quality::BAD_NO_COMMUNICATION
-        }
+        LinkError::Connect(_)
+        | LinkError::ConnectTimeout(_)
+        | LinkError::Handshake(_)
+        | LinkError::Closed
+        | LinkError::Broken(_) => Quality::BAD_NO_COMMUNICATION,
     }
 }

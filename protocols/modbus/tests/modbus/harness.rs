@@ -30,8 +30,13 @@ pub struct Rig {
 
 /// Reads a `[[modbus]]` table for a device on `address`.
 pub fn config(address: impl std::fmt::Display, rest: &str) -> ModbusConfig {
-    let text = format!("[[modbus]]\nurl = \"tcp://{address}\"\n{rest}");
-    let sources = Sources::new(Box::new(|_| Err(std::io::Error::other("no files here"))));
+    link(&format!("tcp://{address}"), rest)
+}
+
+/// Reads a `[[modbus]]` table for a link.
+fn link(url: &str, rest: &str) -> ModbusConfig {
+    let text = format!("[[modbus]]\nurl = \"{url}\"\n{rest}");
+    let sources = Sources::new(Box::new(|path| std::fs::read_to_string(path)));
     let root = sources.root("test.toml", Path::new("."), &text);
     let config = root.sections("modbus").first().and_then(ModbusConfig::read);
     drop(root);
@@ -40,8 +45,17 @@ pub fn config(address: impl std::fmt::Display, rest: &str) -> ModbusConfig {
 }
 
 impl Rig {
-    /// Starts a driver.
+    /// Starts a driver for a device on `address`.
     pub fn start(address: impl std::fmt::Display, rest: &str) -> Self {
+        Self::run(config(address, rest))
+    }
+
+    /// Starts a driver for a link.
+    pub fn open(url: &str, rest: &str) -> Self {
+        Self::run(link(url, rest))
+    }
+
+    fn run(config: ModbusConfig) -> Self {
         // Small, so that waiting for room happens too.
         let (uplink, updates) = mpsc::channel(4);
         let (commands, receiver) = mpsc::channel(4);
@@ -54,7 +68,7 @@ impl Rig {
             clock: Arc::new(SystemClock::new()),
             stop: stop.clone(),
         };
-        let mut driver = ModbusDriver::new(config(address, rest));
+        let mut driver = ModbusDriver::new(config);
         let driver = tokio::spawn(async move { driver.run(tasks).await });
         Self { updates, state, commands, stop, driver, seen: Vec::new() }
     }

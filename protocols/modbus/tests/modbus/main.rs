@@ -5,7 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod command;
+mod faults;
 mod harness;
+mod line;
+mod links;
 mod lying;
 mod peer;
 mod polling;
