@@ -63,6 +63,8 @@ fn every_key_is_documented_and_every_documented_key_exists() -> Told {
     let asked: BTreeSet<String> = loaded.keys.iter().filter(|key| !own_file(key)).cloned().collect();
     let missing: Vec<&String> = asked.difference(&documented).collect();
     assert_eq!(missing, Vec::<&String>::new(), "read by the code and not in gateway.toml");
+    // The keys of an `enum` are the user's own.
+    documented.retain(|key| !key.contains(".enum."));
     let unknown: Vec<&String> = documented.difference(&asked).collect();
     assert_eq!(unknown, Vec::<&String>::new(), "in gateway.toml and not read by the code");
     Ok(())

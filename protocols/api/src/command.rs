@@ -64,16 +64,37 @@ pub struct Outcome {
     /// Why not, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// What a driver wrote, for the audit. Never taken from what a device sends.
+    #[serde(skip)]
+    pub changes: Vec<Change>,
+}
+
+/// A point that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Which.
+    pub point: PointName,
+    /// What was read just before, where it can be read.
+    pub old: Option<Value>,
+    /// What was read afterwards, where it can be read.
+    pub new: Option<Value>,
 }
 
 impl Outcome {
     /// Done, with this value.
     pub fn ok(value: Option<serde_json::Value>) -> Self {
-        Self { status: Status::Ok, value, reason: None }
+        Self { status: Status::Ok, value, reason: None, changes: Vec::new() }
+    }
+
+    /// With a reason beside what it is.
+    #[must_use]
+    pub fn because(mut self, reason: Option<String>) -> Self {
+        self.reason = reason;
+        self
     }
 
     /// Not done, for this reason.
     pub fn not(status: Status, reason: impl Into<String>) -> Self {
-        Self { status, value: None, reason: Some(reason.into()) }
+        Self { status, value: None, reason: Some(reason.into()), changes: Vec::new() }
     }
 }

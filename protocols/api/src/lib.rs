@@ -12,7 +12,7 @@ mod point;
 mod quality;
 mod value;
 
-pub use command::{Command, Outcome, Request, Status};
+pub use command::{Change, Command, Outcome, Request, Status};
 pub use driver::{Driver, FieldDevice, LinkInfo, LinkState, Tasks, Update, Uplink};
 pub use point::{Access, Deadband, InvalidPointName, Point, PointName, Report};
 pub use quality::Quality;

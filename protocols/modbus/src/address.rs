@@ -6,6 +6,8 @@ use std::str::FromStr;
 use fieldgate_types::{FromToml, Located, Wrong};
 use thiserror::Error;
 
+use crate::codec::Order;
+
 /// One of the four tables of the Modbus data model (application protocol V1.1b3, section 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {
@@ -77,13 +79,26 @@ impl fmt::Display for Address {
     }
 }
 
+/// What `at` may say: an address, and what integrators write around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The first bit or register.
+    pub address: Address,
+    /// One bit of the register, 0 the least significant: `holding:10.3`.
+    pub bit: Option<u8>,
+    /// `1!`, the unit.
+    pub unit: Option<u8>,
+    /// `#CDAB`, the order.
+    pub order: Option<Order>,
+}
+
 /// The text is not an address that can be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidAddress {
     /// Nothing of the kind.
     #[error(
         "`{0}` is not an address: \"coil:\", \"discrete:\", \"input:\" or \"holding:\" and a number from 0 to 65535 is \
-         allowed, or 40001 / 400001 (counted from 1)"
+         allowed, or 40001 / 400001 (counted from 1), and \"holding:10.3\" for a bit, or \"1!400001#CDAB\""
     )]
     Syntax(String),
     /// The form is right, the number is not.
@@ -94,45 +109,45 @@ pub enum InvalidAddress {
         "`{0}` is out of range: the number after the first digit counts from 1, up to 9999 in five digits and up to 65536 in six"
     )]
     CountedRange(String),
-    /// A bit of a register.
-    #[error(
-        "`{0}` names a bit of a register, which this version of the driver does not read: give the whole register as u16"
-    )]
-    BitLater(String),
-    /// Unit, address and order in one text.
-    #[error(
-        "`{0}` names unit, address and order in one text, which this version of the driver does not read: use the keys \
-         `unit` of the device, `at` and `order`"
-    )]
-    CombinedLater(String),
+    /// A bit beyond a register's sixteen, or of a bit table.
+    #[error("`{0}` names no bit of a register: 0 to 15 is allowed after the point, in input and holding registers")]
+    Bit(String),
 }
 
-impl FromStr for Address {
+impl FromStr for Place {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let shown = || text.chars().take(80).collect::<String>();
-        if let Some((word, number)) = text.split_once(':') {
-            let Some(table) = Table::of_word(word) else { return Err(InvalidAddress::Syntax(shown())) };
-            if let Some((register, bit)) = number.split_once('.')
-                && !table.is_bits()
-                && all_digits(register)
-                && all_digits(bit)
-            {
-                return Err(InvalidAddress::BitLater(shown()));
+        let syntax = || InvalidAddress::Syntax(shown());
+        let (unit, rest) = text.split_once('!').map_or((None, text), |(unit, rest)| (Some(unit), rest));
+        let unit = unit.map(|unit| unit.parse().map_err(|_| syntax())).transpose()?;
+        let (rest, order) = rest.split_once('#').map_or((rest, None), |(rest, order)| (rest, Some(order)));
+        let known = |order| Order::WORDS.into_iter().find(|(word, _)| *word == order).map(|(_, order)| order);
+        let order = order.map(|order| known(order).ok_or_else(syntax)).transpose()?;
+        let (rest, bit) = rest.split_once('.').map_or((rest, None), |(rest, bit)| (rest, Some(bit)));
+        let address = match rest.split_once(':') {
+            Some((word, number)) => {
+                let table = Table::of_word(word).ok_or_else(syntax)?;
+                if !all_digits(number) {
+                    return Err(syntax());
+                }
+                Address { table, offset: number.parse().map_err(|_| InvalidAddress::Range(shown()))? }
             }
-            if !all_digits(number) {
-                return Err(InvalidAddress::Syntax(shown()));
+            None => counted(rest).map_err(|error| match error {
+                InvalidAddress::Syntax(_) => syntax(),
+                other => other,
+            })?,
+        };
+        let bit = match bit {
+            None => None,
+            Some(bit) if !all_digits(bit) => return Err(syntax()),
+            Some(bit) => {
+                let bit = bit.parse().ok().filter(|bit| *bit < 16 && !address.table.is_bits());
+                Some(bit.ok_or_else(|| InvalidAddress::Bit(shown()))?)
             }
-            let offset = number.parse().map_err(|_| InvalidAddress::Range(shown()))?;
-            return Ok(Self { table, offset });
-        }
-        if let Some((unit, rest)) = text.split_once('!') {
-            let (address, order) = rest.split_once('#').unwrap_or((rest, "ABCD"));
-            let known = all_digits(unit) && all_digits(address) && order.len() == 4;
-            return Err(if known { InvalidAddress::CombinedLater(shown()) } else { InvalidAddress::Syntax(shown()) });
-        }
-        counted(text)
+        };
+        Ok(Self { address, bit, unit, order })
     }
 }
 
@@ -154,11 +169,12 @@ fn all_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-impl FromToml for Address {
+impl FromToml for Place {
     fn from_toml(value: &Located) -> Result<Self, Wrong> {
         // 40001 without quotes is what people copy from a register map.
         if let Ok(number) = i64::from_toml(value) {
-            return counted(&number.to_string()).map_err(|error| value.wrong(error));
+            let address = counted(&number.to_string()).map_err(|error| value.wrong(error))?;
+            return Ok(Self { address, bit: None, unit: None, order: None });
         }
         value.parse("an address such as \"holding:100\" or 40101", str::parse)
     }
@@ -183,26 +199,41 @@ mod tests {
             ("00001", Table::Coil, 0),
             ("100005", Table::Discrete, 4),
         ] {
-            assert_eq!(text.parse(), Ok(Address { table, offset }), "{text}");
+            let address = Address { table, offset };
+            assert_eq!(text.parse(), Ok(Place { address, bit: None, unit: None, order: None }), "{text}");
         }
     }
 
     #[test]
-    fn tells_a_mistake_from_what_comes_later() {
+    fn reads_bits_units_and_orders() {
+        let holding = |offset| Address { table: Table::Holding, offset };
+        let place = Place { address: holding(10), bit: Some(3), unit: None, order: None };
+        assert_eq!("holding:10.3".parse(), Ok(place));
+        assert_eq!("40011.3".parse(), Ok(place));
+        let place = Place { address: holding(0), bit: None, unit: Some(1), order: Some(Order::Cdab) };
+        assert_eq!("1!400001#CDAB".parse(), Ok(place));
+        assert_eq!("247!40001".parse(), Ok(Place { unit: Some(247), order: None, ..place }));
+        assert_eq!("holding:0#CDAB".parse(), Ok(Place { unit: None, ..place }));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_an_address() {
         use InvalidAddress as E;
-        let wrong = |text: &str| text.parse::<Address>().unwrap_err();
+        let wrong = |text: &str| text.parse::<Place>().unwrap_err();
         for text in [
             "",
             "holdin:1",
             "holding:",
             "holding:-1",
             "holding:1.x",
-            "coil:1.2",
             "20001",
             "4001",
             "4000001",
             "x!1",
             "Holding:1",
+            "256!40001",
+            "1!40001#CDBA",
+            "holding:1.",
         ] {
             assert!(matches!(wrong(text), E::Syntax(_)), "{text}: {:?}", wrong(text));
         }
@@ -210,7 +241,8 @@ mod tests {
         for text in ["40000", "400000", "465537"] {
             assert!(matches!(wrong(text), E::CountedRange(_)), "{text}");
         }
-        assert!(matches!(wrong("holding:10.3"), E::BitLater(_)));
-        assert!(matches!(wrong("1!400001#CDAB"), E::CombinedLater(_)));
+        for text in ["holding:10.16", "coil:1.2", "00001.3"] {
+            assert!(matches!(wrong(text), E::Bit(_)), "{text}");
+        }
     }
 }

@@ -22,6 +22,6 @@ pub mod sim;
 mod tls;
 mod wire;
 
-pub use address::{Address, InvalidAddress, Table};
+pub use address::{Address, InvalidAddress, Place, Table};
 pub use config::ModbusConfig;
 pub use driver::ModbusDriver;

@@ -317,6 +317,42 @@ impl Link {
         .await
     }
 
+    /// Sets the bits of `mask` in a register as in `bits`, in one step (function code 22).
+    pub(crate) async fn mask_register(
+        &mut self,
+        unit: UnitId,
+        at: u16,
+        mask: u16,
+        bits: u16,
+    ) -> Result<Answer<()>, LinkError> {
+        // What is kept, and what is set (application protocol V1.1b3, section 6.16).
+        let (and, or) = (!mask, bits & mask);
+        self.call(unit, Request::MaskWriteRegister(at, and, or), 7, |response| match response {
+            Response::MaskWriteRegister(echo_at, echo_and, echo_or) => {
+                echo((echo_at, echo_and, echo_or) == (at, and, or))
+            }
+            _ => Err(BadFrame::Function),
+        })
+        .await
+    }
+
+    /// Writes registers and reads them back in one request (function code 23).
+    pub(crate) async fn write_and_read(
+        &mut self,
+        unit: UnitId,
+        start: u16,
+        words: &[u16],
+    ) -> Result<Answer<()>, LinkError> {
+        let count = u16::try_from(words.len()).unwrap_or(u16::MAX);
+        let request = Request::ReadWriteMultipleRegisters(start, count, start, Cow::Borrowed(words));
+        self.call(unit, request, 2 + 2 * words.len(), |response| match response {
+            Response::ReadWriteMultipleRegisters(got) if got.len() == words.len() => Ok(()),
+            Response::ReadWriteMultipleRegisters(got) => Err(BadFrame::Length { asked: count, got: got.len() }),
+            _ => Err(BadFrame::Function),
+        })
+        .await
+    }
+
     /// One request and its answer, whose function code and data are exactly `expected` bytes. The connection survives
     /// only a good answer or a proper exception.
     async fn call<T>(
@@ -379,7 +415,7 @@ async fn open(config: &LinkConfig) -> Result<Arc<Tap>, LinkError> {
         }
         Endpoint::Rtu(path, line) => {
             let (path, line) = (path.clone(), *line);
-            let opened = tokio::task::spawn_blocking(move || SerialPort::open(&path, &line)).await;
+            let opened = tokio::task::spawn_blocking(move || SerialPort::open(&path, line)).await;
             Tap::new(opened.map_err(io::Error::other).flatten().map_err(LinkError::Connect)?)
         }
     })

@@ -26,7 +26,7 @@ pub(crate) struct SerialPort {
 impl SerialPort {
     /// Opens `path` and sets the line up. Blocks for the few milliseconds that a driver takes; to be called within a
     /// tokio runtime.
-    pub(crate) fn open(path: &Path, line: &Line) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, line: Line) -> io::Result<Self> {
         // Without NONBLOCK opening waits for a carrier; NOCTTY keeps a line break from ending the gateway.
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = fs::open(path, flags, Mode::empty())?;
@@ -45,7 +45,7 @@ impl SerialPort {
     }
 }
 
-fn set_up(fd: &OwnedFd, path: &Path, line: &Line) -> io::Result<()> {
+fn set_up(fd: &OwnedFd, path: &Path, line: Line) -> io::Result<()> {
     let mut wanted = termios::tcgetattr(fd)?;
     wanted.make_raw();
     wanted.input_modes.remove(InputModes::INPCK | InputModes::IXOFF | InputModes::IXANY);

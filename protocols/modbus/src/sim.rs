@@ -1,6 +1,6 @@
 //! A simulated Modbus TCP device, for the demo and for tests: the server of tokio-modbus with a memory behind it.
 //!
-//! It answers function codes 1 to 6, 15 and 16 for every unit id, all units sharing one memory, with the exceptions of
+//! It answers function codes 1 to 6, 15, 16, 22 and 23 for every unit id, all units sharing one memory, with the exceptions of
 //! the specification. The caller changes values, takes units off the bus and refuses addresses. It is not meant to face
 //! hostile clients: tokio-modbus 0.17 panics in the connection's own task on some malformed writes (a byte count that
 //! doesn't match the quantity), which ends that connection and no other.
@@ -215,6 +215,13 @@ impl Memory {
             Request::WriteSingleCoil(at, _) | Request::WriteSingleRegister(at, _) => (*at, 1),
             Request::WriteMultipleCoils(at, bits) => (*at, bits.len()),
             Request::WriteMultipleRegisters(at, words) => (*at, words.len()),
+            Request::MaskWriteRegister(at, ..) => (*at, 1),
+            // What is read and what is written lies in one place here.
+            Request::ReadWriteMultipleRegisters(at, count, to, words)
+                if at == to && words.len() == usize::from(*count) =>
+            {
+                (*at, words.len())
+            }
             _ => return Err(ExceptionCode::IllegalFunction),
         };
         let (from, to) = (usize::from(address), usize::from(address) + count);
@@ -250,6 +257,17 @@ impl Memory {
             Request::WriteMultipleRegisters(at, words) => {
                 put(&mut self.holding, at, if write { &words } else { &[] });
                 Response::WriteMultipleRegisters(at, u16::try_from(count).map_err(|_| ExceptionCode::IllegalDataValue)?)
+            }
+            Request::MaskWriteRegister(at, and, or) => {
+                let old = get(&self.holding, at, 1, 1)?;
+                // Application protocol V1.1b3, section 6.16.
+                let new: Vec<u16> = old.iter().map(|word| word & and | or & !and).collect();
+                put(&mut self.holding, at, if write { &new } else { &[] });
+                Response::MaskWriteRegister(at, and, or)
+            }
+            Request::ReadWriteMultipleRegisters(at, count, _, words) => {
+                put(&mut self.holding, at, if write { &words } else { &[] });
+                Response::ReadWriteMultipleRegisters(get(&self.holding, at, count, MAX_READ_REGISTERS)?)
             }
             _ => return Err(ExceptionCode::IllegalFunction),
         })

@@ -83,7 +83,7 @@ async fn read(session: &SharedSession, targets: &[Target], chunk: usize) -> Outc
         object.insert(target.point.as_str().to_owned(), json.unwrap_or(Json::Null));
     }
     let reason = (!reasons.is_empty()).then(|| reasons.join(", "));
-    Outcome { status: Status::Ok, value: Some(Json::Object(object)), reason }
+    Outcome::ok(Some(Json::Object(object))).because(reason)
 }
 
 /// A reading whose times don't matter.
@@ -142,11 +142,9 @@ async fn try_write(session: &SharedSession, target: &Target, node: &NodeId, want
     Ok(match back.value.as_ref().and_then(Value::to_json) {
         Some(value) => Outcome::ok(Some(value)),
         // Done is done: some nodes can be written and not read.
-        None if ["BadNotReadable", "BadUserAccessDenied"].contains(&back.quality.as_str()) => Outcome {
-            status: Status::Ok,
-            value: None,
-            reason: Some(format!("written, but it can't be read back: {}", back.quality)),
-        },
+        None if ["BadNotReadable", "BadUserAccessDenied"].contains(&back.quality.as_str()) => {
+            Outcome::ok(None).because(Some(format!("written, but it can't be read back: {}", back.quality)))
+        }
         None => Outcome::not(Status::Failed, format!("written, but reading it back gave {}", back.quality)),
     })
 }

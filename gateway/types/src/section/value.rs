@@ -191,3 +191,15 @@ impl<T: FromToml> FromToml for Vec<T> {
         }
     }
 }
+
+/// A table whose keys are the user's own.
+impl<T: FromToml> FromToml for BTreeMap<String, T> {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        match &value.node {
+            Node::Table(table) => {
+                table.iter().map(|(key, entry)| Ok((key.clone(), T::from_toml(&entry.value)?))).collect()
+            }
+            _ => Err(value.expected("a table")),
+        }
+    }
+}

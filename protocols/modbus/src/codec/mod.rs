@@ -1,146 +1,31 @@
-//! Registers to values and back: types, word order, scale and offset. Pure.
+//! Registers to values and back: types, word order, scale and offset, names of numbers, invalid values. Pure.
 //!
 //! An integer stays an integer while scale and offset are 1 and 0; with any others the value is a float. NaN and
 //! infinities of a device pass through as floats: that they are errors is the gateway's to say, for all protocols.
 
-use fieldgate_protocol::Value;
+use std::collections::BTreeMap;
+
+use fieldgate_protocol::{Quality, Value};
 use thiserror::Error;
 
+mod kind;
+mod scaling;
 #[cfg(test)]
 mod tests;
 
-/// What the registers of a point hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A coil or discrete input; in a register anything but 0 is true.
-    Bool,
-    /// Signed, one register.
-    I16,
-    /// Unsigned, one register.
-    U16,
-    /// Signed, two registers.
-    I32,
-    /// Unsigned, two registers.
-    U32,
-    /// Signed, four registers.
-    I64,
-    /// Unsigned, four registers.
-    U64,
-    /// IEEE 754, two registers.
-    F32,
-    /// IEEE 754, four registers.
-    F64,
-}
-
-impl Kind {
-    /// The words of the configuration.
-    pub const WORDS: [(&'static str, Self); 9] = [
-        ("bool", Self::Bool),
-        ("i16", Self::I16),
-        ("u16", Self::U16),
-        ("i32", Self::I32),
-        ("u32", Self::U32),
-        ("i64", Self::I64),
-        ("u64", Self::U64),
-        ("f32", Self::F32),
-        ("f64", Self::F64),
-    ];
-
-    /// How many registers (or bits of a bit table) it takes.
-    pub fn width(self) -> u16 {
-        match self {
-            Self::Bool | Self::I16 | Self::U16 => 1,
-            Self::I32 | Self::U32 | Self::F32 => 2,
-            Self::I64 | Self::U64 | Self::F64 => 4,
-        }
-    }
-
-    /// Its word in the configuration.
-    pub fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
-    }
-
-    /// Smallest and largest raw number.
-    #[allow(clippy::cast_precision_loss)] // Shown to people and compared with configured ranges; encoding is exact.
-    fn bounds(self) -> (f64, f64) {
-        match self {
-            Self::Bool => (0.0, 1.0),
-            Self::I16 => (i16::MIN.into(), i16::MAX.into()),
-            Self::U16 => (0.0, u16::MAX.into()),
-            Self::I32 => (i32::MIN.into(), i32::MAX.into()),
-            Self::U32 => (0.0, u32::MAX.into()),
-            Self::I64 => (i64::MIN as f64, i64::MAX as f64),
-            Self::U64 => (0.0, u64::MAX as f64),
-            Self::F32 => (f32::MIN.into(), f32::MAX.into()),
-            Self::F64 => (f64::MIN, f64::MAX),
-        }
-    }
-}
-
-/// How the bytes of a number lie in its registers; A is the most significant byte of 32 bits. Of 64 bits the same
-/// rule holds: CDAB reverses the registers, BADC swaps the bytes in each, DCBA does both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
-    /// Most significant register first, as the specification has it.
-    #[default]
-    Abcd,
-    /// Least significant register first.
-    Cdab,
-    /// Most significant register first, bytes swapped.
-    Badc,
-    /// Little-endian throughout.
-    Dcba,
-}
-
-impl Order {
-    /// The words of the configuration.
-    pub const WORDS: [(&'static str, Self); 4] =
-        [("ABCD", Self::Abcd), ("CDAB", Self::Cdab), ("BADC", Self::Badc), ("DCBA", Self::Dcba)];
-
-    fn reverses_registers(self) -> bool {
-        matches!(self, Self::Cdab | Self::Dcba)
-    }
-
-    fn swaps_bytes(self) -> bool {
-        matches!(self, Self::Badc | Self::Dcba)
-    }
-}
-
-/// A linear scale: value = raw × scale + offset.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Scaling {
-    scale: f64,
-    /// Of 0.1 it is 10: dividing by it gives 0.3 for a raw 3, where multiplying gives 0.30000000000000004.
-    divisor: Option<f64>,
-    offset: f64,
-}
-
-impl Scaling {
-    fn new(scale: f64, offset: f64) -> Option<Self> {
-        if scale.to_bits() == 1.0_f64.to_bits() && offset == 0.0 {
-            return None;
-        }
-        let inverse = (1.0 / scale).round();
-        let exact = scale.abs() < 1.0 && inverse.is_finite() && (1.0 / inverse).to_bits() == scale.to_bits();
-        Some(Self { scale, divisor: exact.then_some(inverse), offset })
-    }
-
-    fn apply(&self, raw: f64) -> f64 {
-        self.divisor.map_or(raw * self.scale, |divisor| raw / divisor) + self.offset
-    }
-
-    fn undo(&self, value: f64) -> f64 {
-        let value = value - self.offset;
-        self.divisor.map_or(value / self.scale, |divisor| value * divisor)
-    }
-}
+pub use self::kind::{Kind, MAX_TEXT, Order};
+use self::scaling::Scaling;
 
 /// Turns the registers of one point into its value and back.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Codec {
     kind: Kind,
     order: Order,
     scaling: Option<Scaling>,
+    /// Raw numbers by which the device says that it has no value.
+    invalid: Vec<f64>,
+    /// Names of raw numbers.
+    texts: BTreeMap<i64, String>,
 }
 
 /// A value that can't be written to a point of this type.
@@ -160,6 +45,14 @@ pub enum Misfit {
         /// The type of the point.
         kind: Kind,
     },
+    /// More bytes than there is room for.
+    #[error("the text takes {got} bytes, {room} is the most that fits")]
+    Long {
+        /// How many it takes.
+        got: usize,
+        /// How many there is room for.
+        room: u16,
+    },
     /// Too large, too small, or no number at all.
     #[error("the value does not fit {}: {low} to {high} is allowed", .kind.word())]
     Range {
@@ -175,7 +68,22 @@ pub enum Misfit {
 impl Codec {
     /// For registers of this type. `scale` is not 0.
     pub fn new(kind: Kind, order: Order, scale: f64, offset: f64) -> Self {
-        Self { kind, order, scaling: Scaling::new(scale, offset) }
+        Self { kind, order, scaling: Scaling::new(scale, offset), invalid: Vec::new(), texts: BTreeMap::new() }
+    }
+
+    /// Takes these raw numbers for "no value": of an integer also as the bits of its registers, so that 0x8000 stands
+    /// for -32768 too.
+    #[must_use]
+    pub fn with_invalid(mut self, numbers: Vec<f64>) -> Self {
+        self.invalid = numbers;
+        self
+    }
+
+    /// Reads and writes these raw numbers as texts.
+    #[must_use]
+    pub fn with_texts(mut self, texts: BTreeMap<i64, String>) -> Self {
+        self.texts = texts;
+        self
     }
 
     /// The type.
@@ -191,28 +99,38 @@ impl Codec {
         (a.min(b), a.max(b))
     }
 
-    /// The value in `words`; `None` unless there are exactly as many as the type takes.
+    /// The value in `words`, or the quality of a point that has none.
     #[allow(clippy::cast_precision_loss)] // Asked for by giving a scale to a 64-bit integer.
-    pub fn decode(&self, words: &[u16]) -> Option<Value> {
+    pub fn decode(&self, words: &[u16]) -> Result<Value, Quality> {
         if words.len() != usize::from(self.kind.width()) {
-            return None;
+            return Err(Quality::BAD_DECODING_ERROR);
         }
-        let bytes = self.join(words).to_be_bytes();
+        if let Kind::Text(bytes) = self.kind {
+            return self.text(words, bytes);
+        }
+        let raw = self.join(words);
+        let bytes = raw.to_be_bytes();
         let [_, _, _, _, a, b, c, d] = bytes;
         let (two, four) = ([c, d], [a, b, c, d]);
         let value = match self.kind {
             Kind::Bool => Value::Bool(u16::from_be_bytes(two) != 0),
+            Kind::Bit(bit) => Value::Bool(raw >> bit & 1 == 1),
             Kind::I16 => Value::Int(i16::from_be_bytes(two).into()),
-            Kind::U16 => Value::Uint(u16::from_be_bytes(two).into()),
             Kind::I32 => Value::Int(i32::from_be_bytes(four).into()),
-            Kind::U32 => Value::Uint(u32::from_be_bytes(four).into()),
             Kind::I64 => Value::Int(i64::from_be_bytes(bytes)),
-            Kind::U64 => Value::Uint(u64::from_be_bytes(bytes)),
             Kind::F32 => Value::from(f32::from_be_bytes(four)),
             Kind::F64 => Value::Float(f64::from_be_bytes(bytes)),
+            Kind::Bcd16 | Kind::Bcd32 => Value::Uint(from_digits(raw).ok_or(Quality::BAD_DECODING_ERROR)?),
+            Kind::U16 | Kind::U32 | Kind::U64 | Kind::Text(_) => Value::Uint(raw),
         };
-        let Some(scaling) = &self.scaling else { return Some(value) };
-        Some(match value {
+        if self.is_invalid(&value, raw) {
+            return Err(Quality::named("BadSensorFailure"));
+        }
+        if let Some(text) = number(&value).and_then(|number| self.texts.get(&number)) {
+            return Ok(Value::Text(text.clone()));
+        }
+        let Some(scaling) = &self.scaling else { return Ok(value) };
+        Ok(match value {
             Value::Int(int) => Value::Float(scaling.apply(int as f64)),
             Value::Uint(uint) => Value::Float(scaling.apply(uint as f64)),
             Value::Float(float) => Value::Float(scaling.apply(float)),
@@ -220,11 +138,44 @@ impl Codec {
         })
     }
 
+    #[allow(clippy::cast_precision_loss, clippy::float_cmp)] // The very numbers that are configured.
+    fn is_invalid(&self, value: &Value, raw: u64) -> bool {
+        let number = value.as_f64();
+        self.invalid.iter().any(|no| number == Some(*no) || (!self.kind.is_float() && raw as f64 == *no))
+    }
+
+    fn text(&self, words: &[u16], length: u16) -> Result<Value, Quality> {
+        let swap = self.order.swaps_bytes();
+        let mut bytes: Vec<u8> =
+            words.iter().flat_map(|word| if swap { word.to_le_bytes() } else { word.to_be_bytes() }).collect();
+        bytes.truncate(length.into());
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        bytes.truncate(end);
+        let text = String::from_utf8(bytes).map_err(|_| Quality::BAD_DECODING_ERROR)?;
+        Ok(Value::Text(text.trim_end().to_owned()))
+    }
+
     /// The registers that hold `value`. With a scale, an integer takes the nearest step; without one, a fraction
-    /// is refused.
+    /// is refused. Of a bit, the register with this bit alone.
     pub fn encode(&self, value: &Value) -> Result<Vec<u16>, Misfit> {
+        let named;
+        let value = match value {
+            Value::Text(text) => match self.texts.iter().find(|(_, name)| *name == text) {
+                Some((number, _)) if self.kind.is_number() => {
+                    named = Value::Int(*number);
+                    &named
+                }
+                Some((number, _)) => {
+                    named = Value::Bool(*number != 0);
+                    &named
+                }
+                None => value,
+            },
+            Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Array(_) => value,
+        };
         let raw = match self.kind {
             Kind::Bool => u64::from(truth(value)?),
+            Kind::Bit(bit) => u64::from(truth(value)?) << bit,
             Kind::I16 => u64::from(self.integer::<i16>(value)?.cast_unsigned()),
             Kind::U16 => u64::from(self.integer::<u16>(value)?),
             Kind::I32 => u64::from(self.integer::<i32>(value)?.cast_unsigned()),
@@ -233,13 +184,33 @@ impl Codec {
             Kind::U64 => self.integer::<u64>(value)?,
             Kind::F32 => u64::from(self.single(value)?.to_bits()),
             Kind::F64 => self.float(value)?.to_bits(),
+            Kind::Bcd16 => self.digits(value, 9_999)?,
+            Kind::Bcd32 => self.digits(value, 99_999_999)?,
+            Kind::Text(length) => return self.encode_text(value, length),
         };
         Ok(self.split(raw))
     }
 
+    fn encode_text(&self, value: &Value, length: u16) -> Result<Vec<u16>, Misfit> {
+        let Value::Text(text) = value else { return Err(Misfit::WrongType { expected: "text" }) };
+        if text.len() > usize::from(length) {
+            return Err(Misfit::Long { got: text.len(), room: length });
+        }
+        let mut bytes = text.clone().into_bytes();
+        bytes.resize(2 * usize::from(self.kind.width()), 0);
+        let (words, _) = bytes.as_chunks::<2>();
+        let swap = self.order.swaps_bytes();
+        Ok(words.iter().map(|word| if swap { u16::from_le_bytes(*word) } else { u16::from_be_bytes(*word) }).collect())
+    }
+
+    fn digits(&self, value: &Value, most: u64) -> Result<u64, Misfit> {
+        let number = self.integer::<u64>(value)?;
+        if number > most { Err(self.range()) } else { Ok(to_digits(number)) }
+    }
+
     /// What a coil is set to.
     pub fn encode_bit(&self, value: &Value) -> Result<bool, Misfit> {
-        truth(value)
+        self.encode(value).map(|words| words.iter().any(|word| *word != 0))
     }
 
     fn join(&self, words: &[u16]) -> u64 {
@@ -314,4 +285,29 @@ fn truth(value: &Value) -> Result<bool, Misfit> {
             Err(Misfit::WrongType { expected: "boolean" })
         }
     }
+}
+
+/// A whole number that may have a name.
+fn number(value: &Value) -> Option<i64> {
+    match value {
+        Value::Bool(bool) => Some((*bool).into()),
+        Value::Int(int) => Some(*int),
+        Value::Uint(uint) => i64::try_from(*uint).ok(),
+        Value::Float(_) | Value::Text(_) | Value::Array(_) => None,
+    }
+}
+
+/// Decimal digits of four bits each; `None` when one of them is beyond 9.
+fn from_digits(raw: u64) -> Option<u64> {
+    let digits = (0..8).rev().map(|place| raw >> (4 * place) & 0xF);
+    digits.into_iter().try_fold(0, |number, digit| (digit <= 9).then_some(number * 10 + digit))
+}
+
+fn to_digits(mut number: u64) -> u64 {
+    let mut raw = 0;
+    for place in 0..8 {
+        raw |= (number % 10) << (4 * place);
+        number /= 10;
+    }
+    raw
 }

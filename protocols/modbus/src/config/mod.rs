@@ -17,7 +17,7 @@ use fieldgate_types::{DeviceId, FromToml, Located, Section, Wrong};
 
 pub use self::endpoint::{Endpoint, Framing, HostPort, InvalidEndpoint};
 pub use self::line::{InvalidLine, Line, Parity};
-pub use self::point::PointConfig;
+pub use self::point::{PointConfig, WriteWith};
 use crate::plan::Limits;
 pub use crate::tls::TlsFiles;
 
@@ -121,12 +121,26 @@ impl ModbusConfig {
     }
 }
 
+/// What the points of a device have in common.
+struct Defaults {
+    unit: UnitId,
+    interval: Duration,
+    report: Report,
+    write: WriteWith,
+    limits: Limits,
+}
+
 impl DeviceConfig {
     fn read(section: &Section, limits: Limits) -> Option<Self> {
         let id = section.required("id");
         let unit = section.get_or("unit", UnitId(1));
-        let interval = interval(section, Duration::from_secs(1));
-        let report = Report::read(section, &Report::default());
+        let defaults = Defaults {
+            unit,
+            interval: interval(section, Duration::from_secs(1)),
+            report: Report::read(section, &Report::default()),
+            write: section.choice("write", &WriteWith::WORDS, WriteWith::Auto),
+            limits,
+        };
         let mut tables = Vec::new();
         let shared = section.has("points_from").then(|| section.include("points_from"));
         if let Some(Some(file)) = &shared {
@@ -139,7 +153,7 @@ impl DeviceConfig {
         let mut points: Vec<PointConfig> = Vec::new();
         let mut seen: BTreeSet<PointName> = BTreeSet::new();
         for table in &tables {
-            let Some(point) = PointConfig::read(table, interval, &report, limits) else { continue };
+            let Some(point) = PointConfig::read(table, &defaults) else { continue };
             if !seen.insert(point.point.name.clone()) {
                 let name = &point.point.name;
                 table.problem("name", format_args!("`{name}` is used twice in this device, each point needs its own"));

@@ -9,7 +9,7 @@ use fieldgate_types::Sources;
 
 use super::*;
 use crate::Table;
-use crate::codec::Kind;
+use crate::codec::{Codec, Kind, Order};
 
 const MAP: &str = r#"
 [[point]]
@@ -159,7 +159,7 @@ id = "a"
 [[modbus.device.point]]
 name = "w"
 at = "holding:6"
-type = "string:8"
+type = "string:0"
 "#,
     );
     assert_eq!(config, None);
@@ -175,15 +175,71 @@ type = "string:8"
             "f.toml:21:10: modbus.device.point.access: `rw` is not possible: a discrete can only be read, coil and holding can be written",
             "f.toml:26:9: modbus.device.point.scale: `0` would make every value the same, any other number is allowed",
             "f.toml:33:9: modbus.device.point.range: goes beyond what i16 with this scale and offset can hold, -3276.8 to 3276.7 is allowed",
-            "f.toml:36:6: modbus.device.point.at: `holding:3.1` names a bit of a register, which this version of the driver does not read: give the whole register as u16",
-            "f.toml:37:8: modbus.device.point.type: `bcd16` is a type that this version of the driver can't read: read it as u16",
-            "f.toml:41:8: modbus.device.point.type: `u15` is not a type, bool, i16, u16, i32, u32, i64, u64, f32, f64 is allowed",
+            "f.toml:37:8: modbus.device.point.type: `bcd16` is no bit of a register: bit is allowed",
+            "f.toml:41:8: modbus.device.point.type: `u15` is not a type, bool, i16, u16, i32, u32, i64, u64, f32, f64, bcd16, bcd32, bit, string:N is allowed",
             "f.toml:42:1: modbus.device.point.oder: unknown key, did you mean `order`?",
             "f.toml:46:8: modbus.device.point.type: `f64` takes 4 registers, more than the link's max_block = 2",
             "f.toml:47:9: modbus.device.point.order: `ABDC` is unknown, \"ABCD\", \"CDAB\", \"BADC\" or \"DCBA\" is allowed, did you mean \"ABCD\"?",
-            "f.toml:53:8: modbus.device.point.type: `string:8` is a type that this version of the driver can't read: leave the point out",
+            "f.toml:53:8: modbus.device.point.type: `string:0` is not possible, string:1 to string:246 is allowed, in bytes",
         ]
     );
+}
+
+#[test]
+fn reads_types_and_notations_of_the_field() {
+    let point = |keys: &str| {
+        let device =
+            "[[modbus]]\nurl = \"tcp://h\"\n[[modbus.device]]\nid = \"a\"\n[[modbus.device.point]]\nname = \"p\"\n";
+        let (config, problems) = read(&format!("{device}{keys}"));
+        config.filter(|_| problems.is_empty()).map(|config| config.devices[0].points[0].clone()).ok_or(problems)
+    };
+    let good = |keys: &str| point(keys).unwrap();
+    assert_eq!(good("at = \"holding:10.3\"").codec.kind(), Kind::Bit(3));
+    assert_eq!(good("at = \"30011.15\"\ntype = \"bit\"").codec.kind(), Kind::Bit(15));
+    let combined = good("at = \"1!400001#CDAB\"\ntype = \"bcd32\"");
+    assert_eq!(combined.codec, Codec::new(Kind::Bcd32, Order::Cdab, 1.0, 0.0));
+    assert_eq!(good("at = 40001\ntype = \"string:11\"").extent().width, 6);
+    let named = good("at = 40001\ntype = \"u16\"\nenum = { 0 = \"off\", 0x10 = \"on\" }\nwrite = \"multiple\"");
+    assert_eq!(named.codec.decode(&[16]), Ok(fieldgate_protocol::Value::Text("on".into())));
+    assert_eq!(named.write, WriteWith::Multiple);
+    assert!(good("at = 40001\ntype = \"i16\"\ninvalid = [0x8000, 0x7FFF]").codec.decode(&[0x8000]).is_err());
+    for (keys, problem) in [
+        ("at = \"holding:1\"\ntype = \"bit\"", "f.toml:8:8: modbus.device.point.type: which bit?"),
+        ("at = \"holding:1.16\"\ntype = \"u16\"", "names no bit of a register"),
+        ("at = \"holding:1.2\"\ntype = \"u16\"", "`u16` is no bit of a register"),
+        ("at = \"2!40001\"\ntype = \"u16\"", "`2!` is another unit than the device's, which is 1"),
+        ("at = \"40001#CDAB\"\ntype = \"u32\"\norder = \"DCBA\"", "is another one than behind the `#`"),
+        ("at = 40001\ntype = \"string:247\"", "string:1 to string:246 is allowed"),
+        ("at = 40001\ntype = \"string:4\"\norder = \"CDAB\"", "ABCD or BADC is allowed"),
+        ("at = 40001\ntype = \"f32\"\nenum = { 0 = \"off\" }", "has no meaning for a f32"),
+        ("at = 40001\ntype = \"u16\"\nenum = { x = \"off\" }", "`x` is not a whole number"),
+        ("at = 40001\ntype = \"u16\"\nscale = 2\nenum = { 0 = \"off\" }", "not together with scale"),
+        ("at = 40001\ntype = \"string:4\"\ninvalid = [1]", "has no meaning for a string"),
+        ("at = 40001\ntype = \"u16\"\nwrite = \"both\"", "`both` is unknown"),
+    ] {
+        let problems = point(keys).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].contains(problem), "{keys}: {problems:?}");
+    }
+}
+
+#[test]
+fn keys_of_tls_and_of_a_line_stand_where_they_mean_something() {
+    let link = |keys: &str| {
+        let device =
+            "[[modbus.device]]\nid = \"a\"\nunit = 0\n[[modbus.device.point]]\nname = \"p\"\nat = \"coil:0\"\n";
+        read(&format!("[[modbus]]\n{keys}\n{device}")).1
+    };
+    assert_eq!(link("url = \"mbaps://h\"\nca = \"ca.pem\"\ncert = \"c.pem\"\nkey = \"k.pem\""), [""; 0]);
+    for (keys, problem) in [
+        ("url = \"mbaps://h\"", "modbus.ca: is missing"),
+        ("url = \"mbaps://h\"\nca = \"c\"\ncert = \"c\"", "modbus.cert: its private key is missing"),
+        ("url = \"mbaps://h\"\nca = \"c\"\nkey = \"c\"", "modbus.key: its certificate is missing"),
+        ("url = \"tcp://h\"\nca = \"c\"", "modbus.ca: has a meaning for mbaps:// links alone"),
+        ("url = \"rtu:///dev/ttyS0\"", "modbus.device.unit: `0` speaks to all units of a line"),
+    ] {
+        let problems = link(keys);
+        assert!(problems.len() == 1 && problems[0].contains(problem), "{keys}: {problems:?}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fieldgate_protocol::{Access, Command, Outcome, PointName, Quality, Request, Sample, Status, Value};
+use fieldgate_protocol::{Access, Change, Command, Outcome, PointName, Quality, Request, Sample, Status, Value};
 use serde_json::{Map, Value as Json};
 use tokio::time::{Instant, sleep};
 use tokio_modbus::ExceptionCode;
@@ -11,7 +11,8 @@ use tokio_modbus::ExceptionCode;
 use super::task::{Task, answer, why_down};
 use super::unit::{BUSY_TRIES, BUSY_WAIT, decode};
 use crate::address::Table;
-use crate::config::{PointConfig, UnitId};
+use crate::codec::Kind;
+use crate::config::{PointConfig, UnitId, WriteWith};
 use crate::exception::{self, Verdict};
 use crate::link::{Answer, Data, LinkError};
 use crate::plan::{self, Limits, Read};
@@ -32,6 +33,21 @@ enum Trouble {
 enum Payload {
     Coil(bool),
     Registers(Vec<u16>),
+    /// These bits of one register, as in the second.
+    Bits(u16, u16),
+}
+
+/// One request that writes.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    /// Function code 5, or 15.
+    Coil { on: bool, single: bool },
+    /// Function code 6, or 16.
+    Registers { start: u16, words: &'a [u16], single: bool },
+    /// Function code 22.
+    Mask { mask: u16, bits: u16 },
+    /// Function code 23.
+    ReadWrite { words: &'a [u16] },
 }
 
 impl Task {
@@ -79,7 +95,16 @@ impl Task {
             Ok(payload) => payload,
             Err(reason) => return Outcome::not(Status::Rejected, reason),
         };
-        match self.send_write(number, id, config, &payload).await {
+        let extent = config.extent();
+        let read = Read { table: extent.at.table, start: extent.at.offset, count: extent.width, points: Vec::new() };
+        let before = match self.fetch(number, id, &read).await {
+            Ok(data) => Some(data),
+            // Some registers can be written and not read.
+            Err(Trouble::Exception(_)) => None,
+            Err(Trouble::Link(error)) => return link_outcome(&error, "nothing was written"),
+        };
+        let old = before.as_ref().and_then(|data| decode(data, &read, config).ok());
+        match self.send_write(number, id, config, &payload, before.as_ref()).await {
             Ok(()) => {}
             Err(Trouble::Exception(code)) => {
                 let status = match exception::verdict(code) {
@@ -88,41 +113,114 @@ impl Task {
                 };
                 return Outcome::not(status, exception::describe(code));
             }
-            Err(Trouble::Link(error)) => {
-                let status = if matches!(error, LinkError::Timeout(_)) { Status::Timeout } else { Status::Failed };
-                return Outcome::not(status, format!("{error}: it may or may not have been written"));
-            }
+            Err(Trouble::Link(error)) => return link_outcome(&error, "it may or may not have been written"),
         }
-        self.read_back(number, id, config, &payload).await
+        let (mut outcome, new) = self.read_back(number, id, config, &payload, &read).await;
+        outcome.changes.push(Change { point: config.point.name.clone(), old, new });
+        outcome
     }
 
-    /// Writes with the function code for one value, which every device knows, or with the one for several where the
-    /// device has only that.
+    /// Writes as configured. By default with the function code for one value, which every device knows, or with the one
+    /// for several where the device has only that; a bit with 22, or by writing back its register.
     async fn send_write(
         &mut self,
         number: usize,
         id: UnitId,
         config: &PointConfig,
         payload: &Payload,
+        before: Option<&Data>,
     ) -> Result<(), Trouble> {
-        let mut single = true;
+        let at = config.at.offset;
+        match payload {
+            Payload::Coil(on) => {
+                let single = config.write != WriteWith::Multiple;
+                let result = self.step(number, id, at, Step::Coil { on: *on, single }).await;
+                match result {
+                    Err(Trouble::Exception(ExceptionCode::IllegalFunction)) if config.write == WriteWith::Auto => {
+                        self.step(number, id, at, Step::Coil { on: *on, single: false }).await
+                    }
+                    result => result,
+                }
+            }
+            Payload::Registers(words) => self.send_registers(number, id, config, words).await,
+            Payload::Bits(mask, bits) => {
+                if config.write == WriteWith::Auto {
+                    let result = self.step(number, id, at, Step::Mask { mask: *mask, bits: *bits }).await;
+                    if !matches!(result, Err(Trouble::Exception(ExceptionCode::IllegalFunction))) {
+                        return result;
+                    }
+                }
+                // The register as it was read a moment ago: without that its other bits would be lost.
+                let Some(Data::Registers(words)) = before else {
+                    return Err(Trouble::Exception(ExceptionCode::IllegalFunction));
+                };
+                let words: Vec<u16> = words.iter().map(|word| word & !mask | bits & mask).collect();
+                self.send_registers(number, id, config, &words).await
+            }
+        }
+    }
+
+    async fn send_registers(
+        &mut self,
+        number: usize,
+        id: UnitId,
+        config: &PointConfig,
+        words: &[u16],
+    ) -> Result<(), Trouble> {
+        let start = config.at.offset;
+        let several = Step::Registers { start, words, single: false };
+        match config.write {
+            WriteWith::ReadWrite => self.step(number, id, start, Step::ReadWrite { words }).await,
+            WriteWith::Multiple => self.step(number, id, start, several).await,
+            WriteWith::Single => {
+                for (word, at) in words.chunks(1).zip(start..) {
+                    self.step(number, id, at, Step::Registers { start: at, words: word, single: true }).await?;
+                }
+                Ok(())
+            }
+            WriteWith::Auto if words.len() > 1 => self.step(number, id, start, several).await,
+            WriteWith::Auto => {
+                match self.step(number, id, start, Step::Registers { start, words, single: true }).await {
+                    Err(Trouble::Exception(ExceptionCode::IllegalFunction)) => {
+                        self.step(number, id, start, several).await
+                    }
+                    result => result,
+                }
+            }
+        }
+    }
+
+    /// One request that writes, again while the device is busy.
+    async fn step(&mut self, number: usize, id: UnitId, at: u16, step: Step<'_>) -> Result<(), Trouble> {
         let mut busy = 0;
         loop {
-            let result = match payload {
-                Payload::Coil(on) => self.link.write_coil(id, config.at.offset, *on, single).await,
-                Payload::Registers(words) => {
-                    single &= words.len() == 1;
-                    self.link.write_registers(id, config.at.offset, words, single).await
-                }
+            let result = match step {
+                Step::Coil { on, single } => self.link.write_coil(id, at, on, single).await,
+                Step::Registers { start, words, single } => self.link.write_registers(id, start, words, single).await,
+                Step::Mask { mask, bits } => self.link.mask_register(id, at, mask, bits).await,
+                Step::ReadWrite { words } => self.link.write_and_read(id, at, words).await,
             };
             match self.heard(number, result) {
-                Ok(()) => return Ok(()),
-                Err(Trouble::Exception(ExceptionCode::IllegalFunction)) if single => single = false,
                 Err(Trouble::Exception(code)) if exception::verdict(code) == Verdict::Busy && busy < BUSY_TRIES => {
                     busy += 1;
                     sleep(BUSY_WAIT).await;
                 }
-                Err(trouble) => return Err(trouble),
+                result => return result,
+            }
+        }
+    }
+
+    /// One request that reads, again while the device is busy.
+    async fn fetch(&mut self, number: usize, id: UnitId, read: &Read) -> Result<Data, Trouble> {
+        let mut busy = 0;
+        loop {
+            let result = self.link.read(id, read.table, read.start, read.count).await;
+            match self.heard(number, result) {
+                Err(Trouble::Exception(code)) if exception::verdict(code) == Verdict::Busy && busy < BUSY_TRIES => {
+                    busy += 1;
+                    sleep(BUSY_WAIT).await;
+                }
+                result => return result,
             }
         }
     }
@@ -146,47 +244,45 @@ impl Task {
         }
     }
 
-    async fn read_back(&mut self, number: usize, id: UnitId, config: &PointConfig, payload: &Payload) -> Outcome {
-        let extent = config.extent();
-        let read = Read { table: extent.at.table, start: extent.at.offset, count: extent.width, points: Vec::new() };
+    /// What the device holds after a write, and how the write ended by that.
+    async fn read_back(
+        &mut self,
+        number: usize,
+        id: UnitId,
+        config: &PointConfig,
+        payload: &Payload,
+        read: &Read,
+    ) -> (Outcome, Option<Value>) {
         let mut seen = None;
         for pass in 0..READ_BACKS {
             if pass > 0 {
                 sleep(SCAN).await;
             }
-            let result = self.link.read(id, read.table, read.start, read.count).await;
-            match self.heard(number, result) {
+            match self.fetch(number, id, read).await {
                 Ok(data) => {
-                    let same = match (payload, &data) {
-                        (Payload::Coil(on), Data::Bits(bits)) => bits.first() == Some(on),
-                        (Payload::Registers(words), Data::Registers(got)) => words == got,
-                        (Payload::Coil(_), Data::Registers(_)) | (Payload::Registers(_), Data::Bits(_)) => false,
-                    };
-                    seen = decode(&data, &read, config);
-                    if same {
-                        break;
+                    seen = decode(&data, read, config).ok();
+                    if holds(&data, payload) {
+                        let value = seen.as_ref().and_then(Value::to_json);
+                        self.report(number, config, seen.clone());
+                        return (Outcome::ok(value), seen);
                     }
                 }
-                Err(Trouble::Exception(code)) if exception::verdict(code) == Verdict::Busy => {}
                 Err(Trouble::Exception(code)) => {
                     let reason = format!("written, but it can't be read back: {}", exception::describe(code));
-                    return Outcome::not(Status::Failed, reason);
+                    return (Outcome::not(Status::Failed, reason), None);
                 }
                 Err(Trouble::Link(error)) => {
-                    return Outcome::not(Status::Failed, format!("written, but it can't be read back: {error}"));
+                    let reason = format!("written, but it can't be read back: {error}");
+                    return (Outcome::not(Status::Failed, reason), None);
                 }
             }
-            if pass + 1 == READ_BACKS {
-                let shown = seen.as_ref().and_then(Value::to_json);
-                let what = shown.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
-                let reason = format!("the device confirmed the write, but holds {what}");
-                self.report(number, config, seen);
-                return Outcome { status: Status::Failed, value: shown, reason: Some(reason) };
-            }
         }
-        let value = seen.as_ref().and_then(Value::to_json);
-        self.report(number, config, seen);
-        Outcome::ok(value)
+        let shown = seen.as_ref().and_then(Value::to_json);
+        let what = shown.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        let mut outcome = Outcome::not(Status::Failed, format!("the device confirmed the write, but holds {what}"));
+        outcome.value = shown;
+        self.report(number, config, seen.clone());
+        (outcome, seen)
     }
 
     /// What was read back is a reading like any other.
@@ -207,20 +303,13 @@ impl Task {
         let extents = configs.iter().map(PointConfig::extent).enumerate();
         let mut reads = plan::merge(extents, limits);
         let mut reason = None;
-        let mut busy = 0;
         while let Some(read) = reads.pop() {
-            let result = self.link.read(id, read.table, read.start, read.count).await;
-            match self.heard(number, result) {
+            match self.fetch(number, id, &read).await {
                 Ok(data) => {
                     for config in read.points.iter().filter_map(|point| configs.get(*point)) {
-                        let value = decode(&data, &read, config).and_then(|value| value.to_json());
+                        let value = decode(&data, &read, config).ok().and_then(|value| value.to_json());
                         values.insert(config.point.name.to_string(), value.unwrap_or(Json::Null));
                     }
-                }
-                Err(Trouble::Exception(code)) if exception::verdict(code) == Verdict::Busy && busy < BUSY_TRIES => {
-                    busy += 1;
-                    reads.push(read);
-                    sleep(BUSY_WAIT).await;
                 }
                 Err(Trouble::Exception(code)) => {
                     let halves = plan::halve(&read, |point| configs.get(point).map(PointConfig::extent));
@@ -229,16 +318,28 @@ impl Task {
                         None => reason = Some(exception::describe(code)),
                     }
                 }
-                Err(Trouble::Link(error)) => {
-                    let status = if matches!(error, LinkError::Timeout(_)) { Status::Timeout } else { Status::Failed };
-                    return Outcome::not(status, error.to_string());
-                }
+                Err(Trouble::Link(error)) => return link_outcome(&error, "the points could not all be read"),
             }
         }
         match reason {
             Some(reason) if values.values().all(Json::is_null) => Outcome::not(Status::Failed, reason),
-            reason => Outcome { status: Status::Ok, value: Some(Json::Object(values)), reason },
+            reason => Outcome::ok(Some(Json::Object(values))).because(reason),
         }
+    }
+}
+
+fn link_outcome(error: &LinkError, what: &str) -> Outcome {
+    let status = if matches!(error, LinkError::Timeout(_)) { Status::Timeout } else { Status::Failed };
+    Outcome::not(status, format!("{error}: {what}"))
+}
+
+/// Whether the device holds what was written.
+fn holds(data: &Data, payload: &Payload) -> bool {
+    match (payload, data) {
+        (Payload::Coil(on), Data::Bits(bits)) => bits.first() == Some(on),
+        (Payload::Registers(words), Data::Registers(got)) => words == got,
+        (Payload::Bits(mask, bits), Data::Registers(got)) => got.iter().all(|word| word & mask == bits & mask),
+        (Payload::Coil(_), Data::Registers(_)) | (Payload::Registers(_) | Payload::Bits(..), Data::Bits(_)) => false,
     }
 }
 
@@ -263,7 +364,10 @@ fn payload(config: &PointConfig, value: &Value) -> Result<Payload, String> {
     }
     match config.at.table {
         Table::Coil => config.codec.encode_bit(value).map(Payload::Coil),
-        Table::Holding => config.codec.encode(value).map(Payload::Registers),
+        Table::Holding => config.codec.encode(value).map(|words| match (config.codec.kind(), words.as_slice()) {
+            (Kind::Bit(bit), [word]) => Payload::Bits(1 << bit, *word),
+            _ => Payload::Registers(words),
+        }),
         Table::Discrete | Table::Input => return Err(format!("a {} can't be written", config.at.table.word())),
     }
     .map_err(|misfit| misfit.to_string())

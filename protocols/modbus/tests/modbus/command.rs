@@ -1,9 +1,10 @@
 //! Commands: write with read-back, read, and every way in which they end.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use fieldgate_modbus::sim::Simulator;
-use fieldgate_protocol::{LinkState, PointName, Request, Status, Update, Value};
+use fieldgate_protocol::{Change, LinkState, PointName, Request, Status, Update, Value};
 use serde_json::json;
 
 use crate::harness::{Rig, is, samples};
@@ -273,5 +274,124 @@ async fn commands_are_served_while_polls_never_rest() {
     }
     assert!(longest < Duration::from_millis(500), "{longest:?}");
     assert!(rig.seen.iter().any(|u| matches!(u, Update::Samples { samples, .. } if samples.len() > 1)), "polls go on");
+    rig.stop().await;
+}
+
+const CODES: &str = r#"
+timeout = "500ms"
+[[modbus.device]]
+id = "d"
+interval = "60s"
+[[modbus.device.point]]
+name = "bit"
+at = "holding:10.3"
+access = "rw"
+[[modbus.device.point]]
+name = "bit by register"
+at = "holding:10.4"
+access = "rw"
+write = "multiple"
+[[modbus.device.point]]
+name = "auto"
+at = "holding:12"
+type = "u32"
+access = "rw"
+[[modbus.device.point]]
+name = "single"
+at = "holding:14"
+type = "u32"
+access = "rw"
+write = "single"
+[[modbus.device.point]]
+name = "multiple"
+at = "holding:16"
+type = "u16"
+access = "rw"
+write = "multiple"
+[[modbus.device.point]]
+name = "both"
+at = "holding:17"
+type = "f32"
+order = "CDAB"
+access = "rw"
+write = "read-write"
+[[modbus.device.point]]
+name = "mode"
+at = "holding:19"
+type = "u16"
+access = "rw"
+enum = { 0 = "off", 5 = "auto" }
+"#;
+
+/// A device that notes the function codes of its writes; it knows 1 to 4 and `known`.
+async fn noting(known: &'static [u8]) -> (Peer, Arc<Mutex<Vec<u8>>>) {
+    let noted: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let (codes, mut memory) = (Arc::clone(&noted), [0_u16; 32]);
+    memory[10] = 0x0F00;
+    let memory = Mutex::new(memory);
+    let peer = Peer::start(move |frame| {
+        let mut memory = memory.lock().unwrap();
+        let (code, at) = (frame.function(), usize::from(frame.address()));
+        if code > 4 {
+            if !known.contains(&code) {
+                return Reply::Bytes(frame.exception(1));
+            }
+            codes.lock().unwrap().push(code);
+        }
+        let word = |at: usize| u16::from_be_bytes([frame.bytes[at], frame.bytes[at + 1]]);
+        let mut fill = |from: usize, count: usize| (0..count).for_each(|i| memory[at + i] = word(from + 2 * i));
+        match code {
+            6 => fill(10, 1),
+            16 => fill(13, frame.count().into()),
+            23 => fill(17, frame.count().into()),
+            22 => memory[at] = memory[at] & word(10) | word(12) & !word(10),
+            _ => {}
+        }
+        Reply::Bytes(match code {
+            3 | 23 => frame.registers(&memory[at..at + usize::from(frame.count())]),
+            16 => frame.wrap(&frame.bytes[7..12]),
+            _ => frame.wrap(&frame.bytes[7..]),
+        })
+    })
+    .await;
+    (peer, noted)
+}
+
+#[tokio::test]
+async fn writes_with_the_function_code_that_is_asked_for_and_tells_old_and_new() {
+    let (peer, noted) = noting(&[6, 16, 22, 23]).await;
+    let mut rig = Rig::start(peer.address, CODES);
+    rig.until_value("d", "bit", &Value::Bool(false)).await;
+    for (point, value, codes, old) in [
+        ("bit", Value::Bool(true), &[22][..], Value::Bool(false)),
+        ("bit by register", Value::Bool(true), &[16], Value::Bool(false)),
+        ("auto", Value::Uint(0x1_0002), &[16], Value::Uint(0)),
+        ("single", Value::Uint(0x1_0002), &[6, 6], Value::Uint(0)),
+        ("multiple", Value::Uint(3), &[16], Value::Uint(0)),
+        ("both", Value::Float(1.5), &[23], Value::Float(0.0)),
+        ("mode", Value::Text("auto".into()), &[6], Value::Text("off".into())),
+        ("bit", Value::Bool(false), &[22], Value::Bool(true)),
+    ] {
+        let outcome = rig.write("d", point, value.clone()).await;
+        assert_eq!((outcome.status, &outcome.value), (Status::Ok, &value.to_json()), "{point} {:?}", outcome.reason);
+        assert_eq!(std::mem::take(&mut *noted.lock().unwrap()), codes, "{point}");
+        let point = PointName::new(point).unwrap();
+        assert_eq!(outcome.changes, [Change { point, old: Some(old), new: Some(value) }]);
+    }
+    let outcome = rig.read("d", &["bit", "bit by register"]).await;
+    assert_eq!(outcome.value, Some(json!({"bit": false, "bit by register": true})));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_without_the_mask_write_keeps_the_other_bits() {
+    let (peer, noted) = noting(&[6]).await;
+    let mut rig = Rig::start(peer.address, CODES);
+    rig.until_value("d", "bit", &Value::Bool(false)).await;
+    let outcome = rig.write("d", "bit", Value::Bool(true)).await;
+    assert_eq!((outcome.status, outcome.value), (Status::Ok, Some(json!(true))), "{:?}", outcome.reason);
+    assert_eq!(*noted.lock().unwrap(), [6]);
+    let outcome = rig.write("d", "both", Value::Int(1)).await;
+    assert_eq!(outcome.status, Status::Rejected, "asked for function 23, which the device does not know");
     rig.stop().await;
 }

@@ -21,14 +21,14 @@ impl Unit {
             let Some(config) = self.device.points.get(*point) else { continue };
             let name = config.point.name.clone();
             self.gathered.push(match decode(data, &job.read, config) {
-                Some(value) => Sample {
+                Ok(value) => Sample {
                     point: name,
                     value: Some(value),
                     quality: Quality::GOOD,
                     source_time: None,
                     received: clock,
                 },
-                None => Sample::bad(name, Quality::BAD_DECODING_ERROR, clock),
+                Err(quality) => Sample::bad(name, quality, clock),
             });
         }
         if let Some(block) = self.blocks.get_mut(job.block) {
@@ -163,14 +163,18 @@ impl Unit {
     }
 }
 
-/// The value of a point in an answer of the right length.
-pub(in crate::driver) fn decode(data: &Data, read: &Read, config: &PointConfig) -> Option<Value> {
-    let from = usize::from(config.at.offset.checked_sub(read.start)?);
+/// The value of a point in an answer of the right length, or its quality.
+pub(in crate::driver) fn decode(data: &Data, read: &Read, config: &PointConfig) -> Result<Value, Quality> {
+    let missing = Quality::BAD_DECODING_ERROR;
+    let from = usize::from(config.at.offset.checked_sub(read.start).ok_or_else(|| missing.clone())?);
     match data {
-        Data::Bits(bits) => bits.get(from).map(|bit| Value::Bool(*bit)),
+        Data::Bits(bits) => {
+            let bit = bits.get(from).ok_or(missing)?;
+            config.codec.decode(&[u16::from(*bit)])
+        }
         Data::Registers(words) => {
             let width = usize::from(config.codec.kind().width());
-            config.codec.decode(words.get(from..from + width)?)
+            config.codec.decode(words.get(from..from + width).ok_or(missing)?)
         }
     }
 }
