@@ -8,6 +8,7 @@ mod ca;
 mod client;
 mod device;
 mod offline;
+mod plan;
 mod point;
 mod policy;
 mod show;
@@ -47,6 +48,8 @@ enum Verb {
     Run,
     /// Check the configuration and report every problem
     Check(Json),
+    /// What is asked of each Modbus link, and how much of its time that takes
+    Plan(Json),
     /// Show the main job with simulated devices and a stand-in cloud
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
@@ -244,6 +247,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let path = cli.config;
     match cli.verb.unwrap_or(Verb::Run) {
         Verb::Check(Json { json }) => show::check(&path, json),
+        Verb::Plan(Json { json }) => configured(&path, |config| plan::plan(&config, json)),
         #[cfg(feature = "demo")]
         Verb::Demo(args) => crate::demo::main(args),
         Verb::Run => configured(&path, app::main),

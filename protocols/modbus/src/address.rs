@@ -7,6 +7,7 @@ use fieldgate_types::{FromToml, Located, Wrong};
 use thiserror::Error;
 
 use crate::codec::Order;
+use crate::plan::Skip;
 
 /// One of the four tables of the Modbus data model (application protocol V1.1b3, section 4.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,6 +164,25 @@ fn counted(text: &str) -> Result<Address, InvalidAddress> {
     let offset = number.checked_sub(1).and_then(|offset| u16::try_from(offset).ok());
     let offset = offset.ok_or_else(|| InvalidAddress::CountedRange(text.to_owned()))?;
     Ok(Address { table, offset })
+}
+
+/// `holding:100-120`, or one address of any notation.
+impl FromToml for Skip {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        let wrong = |text: &str| {
+            format!("`{text}` is not a range of addresses, \"holding:100-120\" or a single address is allowed")
+        };
+        value.parse("addresses such as \"holding:100-120\"", |text| {
+            let (first, last) = text.split_once('-').map_or((text, None), |(first, last)| (first, Some(last)));
+            let first: Place = first.parse().map_err(|_| wrong(text))?;
+            let Address { table, offset } = first.address;
+            let last = last.map_or(Ok(offset), |last| last.parse().map_err(|_| wrong(text)))?;
+            if last < offset || first.bit.is_some() {
+                return Err(wrong(text));
+            }
+            Ok(Self { table, first: offset, last })
+        })
+    }
 }
 
 fn all_digits(text: &str) -> bool {

@@ -28,6 +28,24 @@ impl Limits {
     }
 }
 
+/// Registers or bits that must not be read, not even for nothing between two points.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Skip {
+    /// In which table.
+    pub table: Table,
+    /// The first of them.
+    pub first: u16,
+    /// The last of them.
+    pub last: u16,
+}
+
+impl Skip {
+    /// Whether one of these is among `from` to before `to`.
+    pub fn touches(&self, table: Table, from: u32, to: u32) -> bool {
+        self.table == table && u32::from(self.first) < to && from <= u32::from(self.last)
+    }
+}
+
 /// Where a point lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
@@ -38,7 +56,8 @@ pub struct Extent {
 }
 
 impl Extent {
-    fn end(self) -> u32 {
+    /// Behind its last register or bit.
+    pub fn end(self) -> u32 {
         u32::from(self.at.offset) + u32::from(self.width)
     }
 }
@@ -57,7 +76,7 @@ pub struct Read {
 }
 
 /// Merges points of one unit and interval into requests. Each point is served by exactly one of them.
-pub fn merge(points: impl IntoIterator<Item = (usize, Extent)>, limits: Limits) -> Vec<Read> {
+pub fn merge(points: impl IntoIterator<Item = (usize, Extent)>, limits: Limits, skip: &[Skip]) -> Vec<Read> {
     let mut points: Vec<_> = points.into_iter().collect();
     points.sort_by_key(|(number, extent)| (extent.at, extent.width, *number));
     let mut reads: Vec<Read> = Vec::new();
@@ -67,8 +86,11 @@ pub fn merge(points: impl IntoIterator<Item = (usize, Extent)>, limits: Limits) 
             let last_end = u32::from(last.start) + u32::from(last.count);
             let together = extent.end().max(last_end) - u32::from(last.start);
             let near = u32::from(extent.at.offset) <= last_end + u32::from(limits.gap(table));
+            let start = u32::from(extent.at.offset);
+            let forbidden = last_end < start && skip.iter().any(|skip| skip.touches(table, last_end, start));
             if let Ok(count) = u16::try_from(together)
                 && near
+                && !forbidden
                 && count <= limits.block(table)
             {
                 last.count = count;
@@ -109,15 +131,33 @@ mod tests {
     fn merges_up_to_the_gap_and_the_block() {
         let limits = Limits { max_block: 10, max_gap: 2 };
         let points = [holding(0, 2), holding(4, 2), holding(9, 1), holding(10, 1), holding(19, 1), holding(12, 1)];
-        let reads = merge(points.into_iter().enumerate(), limits);
+        let reads = merge(points.into_iter().enumerate(), limits, &[]);
         let seen: Vec<_> = reads.iter().map(|read| (read.start, read.count, read.points.as_slice())).collect();
         assert_eq!(seen, [(0, 6, &[0, 1][..]), (9, 4, &[2, 3, 5]), (19, 1, &[4])]);
     }
 
     #[test]
+    fn never_reads_what_is_forbidden() {
+        let limits = Limits { max_block: 125, max_gap: 124 };
+        let points = [holding(0, 2), holding(4, 2), holding(20, 1)];
+        let skip = |first, last| [Skip { table: Table::Holding, first, last }];
+        let reads = |skip: &[Skip]| {
+            let reads = merge(points.into_iter().enumerate(), limits, skip);
+            reads.iter().map(|read| (read.start, read.count)).collect::<Vec<_>>()
+        };
+        assert_eq!(reads(&[]), [(0, 21)]);
+        assert_eq!(reads(&skip(6, 6)), [(0, 6), (20, 1)]);
+        assert_eq!(reads(&skip(19, 19)), [(0, 6), (20, 1)]);
+        assert_eq!(reads(&skip(2, 3)), [(0, 2), (4, 17)]);
+        assert_eq!(reads(&skip(21, 99)), [(0, 21)]);
+        assert_eq!(reads(&[Skip { table: Table::Input, first: 0, last: 99 }]), [(0, 21)]);
+    }
+
+    #[test]
     fn halves_until_one_point_is_left() {
         let points = [holding(0, 2), holding(4, 2), holding(9, 1)];
-        let [read] = merge(points.into_iter().enumerate(), Limits { max_block: 125, max_gap: 8 }).try_into().unwrap();
+        let [read] =
+            merge(points.into_iter().enumerate(), Limits { max_block: 125, max_gap: 8 }, &[]).try_into().unwrap();
         let [left, right] = halve(&read, |point| points.get(point).copied()).unwrap();
         assert_eq!((left.start, left.count), (0, 2));
         assert_eq!((right.start, right.count, right.points.len()), (4, 6, 2));
@@ -138,7 +178,7 @@ mod tests {
         #[test]
         fn covers_every_point_once_within_the_limits(points in extents(), max_block in 4_u16..=125, max_gap in 0_u16..=124) {
             let limits = Limits { max_block, max_gap };
-            let reads = merge(points.iter().copied().enumerate(), limits);
+            let reads = merge(points.iter().copied().enumerate(), limits, &[]);
             let mut served: Vec<usize> = reads.iter().flat_map(|read| read.points.clone()).collect();
             served.sort_unstable();
             prop_assert_eq!(served, (0..points.len()).collect::<Vec<_>>());
@@ -160,7 +200,7 @@ mod tests {
 
         #[test]
         fn halving_ends_in_single_points(points in extents()) {
-            for read in merge(points.iter().copied().enumerate(), Limits { max_block: 125, max_gap: 8 }) {
+            for read in merge(points.iter().copied().enumerate(), Limits { max_block: 125, max_gap: 8 }, &[]) {
                 let mut open = vec![read.clone()];
                 let mut single = Vec::new();
                 while let Some(read) = open.pop() {

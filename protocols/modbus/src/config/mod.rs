@@ -18,7 +18,7 @@ use fieldgate_types::{DeviceId, FromToml, Located, Section, Wrong};
 pub use self::endpoint::{Endpoint, Framing, HostPort, InvalidEndpoint};
 pub use self::line::{InvalidLine, Line, Parity};
 pub use self::point::{PointConfig, WriteWith};
-use crate::plan::Limits;
+use crate::plan::{self, Limits, Read, Skip};
 pub use crate::tls::TlsFiles;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -73,6 +73,8 @@ pub struct DeviceConfig {
     pub unit: UnitId,
     /// Its points, at least one.
     pub points: Vec<PointConfig>,
+    /// What is never read.
+    pub skip: Vec<Skip>,
 }
 
 impl ModbusConfig {
@@ -112,7 +114,18 @@ impl ModbusConfig {
             devices.push(device);
         }
         let link = LinkConfig { endpoint: endpoint.filter(|_| complete)?, tls, timeout, pause };
-        Some(Self { link, limits, devices })
+        let config = Self { link, limits, devices };
+        let load = config.plan().load_percent;
+        if load > 100.0 {
+            section.problem(
+                "url",
+                format_args!(
+                    "the points need {load:.0} % of the time on this link: longer intervals, fewer points, a shorter \
+                     `pause` or a faster line are needed, `fieldgate plan` shows each request"
+                ),
+            );
+        }
+        Some(config)
     }
 
     /// The ids of its devices, in the order of the configuration: so that the gateway can see that none is used twice.
@@ -141,6 +154,7 @@ impl DeviceConfig {
             write: section.choice("write", &WriteWith::WORDS, WriteWith::Auto),
             limits,
         };
+        let skip: Vec<Skip> = section.get("skip").unwrap_or_default();
         let mut tables = Vec::new();
         let shared = section.has("points_from").then(|| section.include("points_from"));
         if let Some(Some(file)) = &shared {
@@ -159,9 +173,26 @@ impl DeviceConfig {
                 table.problem("name", format_args!("`{name}` is used twice in this device, each point needs its own"));
                 continue;
             }
+            let extent = point.extent();
+            if skip.iter().any(|skip| skip.touches(extent.at.table, extent.at.offset.into(), extent.end())) {
+                table.problem("at", format_args!("`{}` lies in what the device's `skip` forbids to read", extent.at));
+            }
             points.push(point);
         }
-        Some(Self { id: id?, unit, points }).filter(|device| !device.points.is_empty())
+        Some(Self { id: id?, unit, points, skip }).filter(|device| !device.points.is_empty())
+    }
+
+    /// The requests of each interval, the shortest first. They name points by their place in `points`.
+    pub fn reads(&self, limits: Limits) -> Vec<(Duration, Vec<Read>)> {
+        let mut intervals: Vec<Duration> = self.points.iter().map(|point| point.interval).collect();
+        intervals.sort_unstable();
+        intervals.dedup();
+        let reads = |interval| {
+            let points = self.points.iter().enumerate().filter(|(_, point)| point.interval == interval);
+            let extents = points.map(|(number, point)| (number, point.extent()));
+            (interval, plan::merge(extents, limits, &self.skip))
+        };
+        intervals.into_iter().map(reads).collect()
     }
 
     /// The device as the gateway sees it.

@@ -242,6 +242,65 @@ fn keys_of_tls_and_of_a_line_stand_where_they_mean_something() {
     }
 }
 
+const LINE: &str =
+    "[[modbus]]\nurl = \"rtu:///dev/ttyS0?baud=9600\"\n[[modbus.device]]\nid = \"a\"\ninterval = \"100ms\"\n";
+
+#[test]
+fn counts_bytes_and_time_of_each_request() {
+    let map = "[[modbus.device.point]]\nname = \"p\"\nat = \"holding:10\"\ntype = \"f32\"\n[[modbus.device.point]]\nname = \"q\"\nat = \"holding:14\"\ntype = \"u16\"\n[[modbus.device.point]]\nname = \"r\"\nat = \"coil:0\"\ninterval = \"1s\"\n";
+    let (config, problems) = read(&format!("{LINE}{map}"));
+    assert_eq!(problems, [""; 0]);
+    let plan = config.unwrap().plan();
+    assert_eq!((plan.timed, plan.requests.len(), plan.cycles.len()), (true, 2, 2));
+    let [words, bits] = plan.requests.try_into().unwrap();
+    assert_eq!(
+        (words.function, words.at.as_str(), words.count, words.points),
+        (3, "holding:10", 5, vec!["p".to_owned(), "q".to_owned()])
+    );
+    // Eight bytes out; unit, function, length, ten of data and two of checksum back; eleven bits each, two silences.
+    assert_eq!((words.request_bytes, words.answer_bytes), (8, 15));
+    assert_eq!(words.bus_us, 26_354 + 2 * 4_010);
+    assert_eq!((bits.function, bits.answer_bytes, bits.interval_ms), (1, 6, 1_000));
+    assert!((plan.load_percent - (34.374 + 2.406)).abs() < 0.01, "{}", plan.load_percent);
+}
+
+#[test]
+fn refuses_a_plan_that_does_not_fit_on_the_bus() {
+    let points: String = (0..4)
+        .map(|n| format!("[[modbus.device.point]]\nname = \"p{n}\"\nat = \"holding:{}\"\ntype = \"u16\"\n", n * 100))
+        .collect();
+    let (_, problems) = read(&format!("{LINE}{points}"));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].starts_with("f.toml:2:7: modbus.url: the points need 101 % of the time on this link"),
+        "{problems:?}"
+    );
+    let (_, problems) = read(&format!("{}{points}", LINE.replace("9600", "19200")));
+    assert_eq!(problems, [""; 0]);
+    // Over TCP the round trip is unknown, the pause is not.
+    let pauses = LINE.replace("rtu:///dev/ttyS0?baud=9600\"", "tcp://h\"\npause = \"30ms\"");
+    let (_, problems) = read(&format!("{pauses}{points}"));
+    assert!(problems.len() == 1 && problems[0].contains("need 120 %"), "{problems:?}");
+}
+
+#[test]
+fn what_is_to_be_skipped_is_never_read() {
+    let text = |skip: &str| {
+        let points = "[[modbus.device.point]]\nname = \"p\"\nat = \"holding:10\"\ntype = \"u16\"\n[[modbus.device.point]]\nname = \"q\"\nat = \"holding:14\"\ntype = \"u16\"\n";
+        read(&format!("{LINE}skip = [{skip}]\n{points}"))
+    };
+    let reads = |skip: &str| text(skip).0.unwrap().plan().requests.len();
+    assert_eq!((reads("\"holding:20-30\""), reads("\"holding:11-12\""), reads("\"40013\"")), (1, 2, 2));
+    for (skip, problem) in [
+        ("\"holding:14-20\"", "`holding:14` lies in what the device's `skip` forbids to read"),
+        ("\"holding:12-11\"", "is not a range of addresses"),
+        ("\"holding:12.1\"", "is not a range of addresses"),
+    ] {
+        let problems = text(skip).1;
+        assert!(problems.len() == 1 && problems[0].contains(problem), "{problems:?}");
+    }
+}
+
 #[test]
 fn devices_of_a_link_have_their_own_id_and_unit() {
     let device = "[[modbus.device]]\nid = \"a\"\n[[modbus.device.point]]\nname = \"p\"\nat = 40001\ntype = \"u16\"\n";

@@ -301,7 +301,7 @@ impl Task {
         // No register in between is touched: what is asked for can't fail because of a neighbour that isn't.
         let limits = Limits { max_block: 125, max_gap: 0 };
         let extents = configs.iter().map(PointConfig::extent).enumerate();
-        let mut reads = plan::merge(extents, limits);
+        let mut reads = plan::merge(extents, limits, &[]);
         let mut reason = None;
         while let Some(read) = reads.pop() {
             match self.fetch(number, id, &read).await {

@@ -6,6 +6,7 @@
 
 mod block;
 mod command;
+mod overload;
 mod task;
 mod unit;
 

@@ -14,6 +14,7 @@ use fieldgate_types::Backoff;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::overload::{News, Overload};
 use super::unit::{Failure, Job, PATIENCE, Unit};
 use crate::config::ModbusConfig;
 use crate::exception::{self, Verdict};
@@ -52,6 +53,7 @@ pub(super) struct Task {
     pub(super) down: bool,
     backoff: Backoff,
     reconnect_at: Instant,
+    overload: Overload,
 }
 
 impl Task {
@@ -70,6 +72,7 @@ impl Task {
             down: false,
             backoff: Backoff::field_link(),
             reconnect_at: now,
+            overload: Overload::new(now),
         }
     }
 
@@ -105,6 +108,15 @@ impl Task {
         let overruns: u64 = self.units.iter_mut().map(|unit| unit.tick(now, clock)).sum();
         if overruns > 0 {
             self.tasks.state.send_modify(|info| info.overruns += overruns);
+        }
+        match self.overload.note(overruns, now) {
+            Some(News::Overloaded) => {
+                tracing::warn!(link = %self.link.endpoint(), "polls begin late: the link can't keep up with its intervals, `fieldgate plan` shows what it is asked");
+            }
+            Some(News::KeepsUp) => {
+                tracing::info!(link = %self.link.endpoint(), "the link keeps up with its intervals again")
+            }
+            None => {}
         }
         if self.units.iter().any(|unit| !unit.updates.is_empty()) {
             return Woke::Time;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 pub(in crate::driver) use self::answer::decode;
 use super::block::Block;
 use crate::config::{DeviceConfig, UnitId};
-use crate::plan::{self, Limits, Read};
+use crate::plan::{Limits, Read};
 
 /// So many requests in a row without an answer are tried again at once (DESIGN section 3).
 pub(in crate::driver) const PATIENCE: u32 = 3;
@@ -109,16 +109,12 @@ pub(in crate::driver) struct Unit {
 impl Unit {
     /// Nothing known of it, to be asked at once.
     pub(in crate::driver) fn new(device: DeviceConfig, limits: Limits, now: Instant) -> Self {
-        let mut intervals: Vec<Duration> = device.points.iter().map(|point| point.interval).collect();
-        intervals.sort_unstable();
-        intervals.dedup();
+        let mut cycles = Vec::new();
         let mut blocks = Vec::new();
-        for (cycle, interval) in intervals.iter().enumerate() {
-            let points = device.points.iter().enumerate().filter(|(_, point)| point.interval == *interval);
-            let reads = plan::merge(points.map(|(number, point)| (number, point.extent())), limits);
-            blocks.extend(reads.into_iter().map(|read| Block::new(cycle, read)));
+        for (interval, reads) in device.reads(limits) {
+            blocks.extend(reads.into_iter().map(|read| Block::new(cycles.len(), read)));
+            cycles.push(Cycle { interval, due: now, open: 0 });
         }
-        let cycles = intervals.into_iter().map(|interval| Cycle { interval, due: now, open: 0 }).collect();
         Self {
             device,
             cycles,
