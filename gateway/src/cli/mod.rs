@@ -7,6 +7,7 @@ mod audit;
 mod ca;
 mod client;
 mod device;
+mod lists;
 mod offline;
 mod plan;
 mod point;
@@ -178,6 +179,22 @@ enum Point {
         #[command(flatten)]
         json: Json,
     },
+    /// Make the [[point]] tables of a `points_from` file from a CSV list of Modbus points
+    Import {
+        /// The list; its first line names the keys: name,at,type,…
+        file: PathBuf,
+        /// File; default: standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// The points of a configured Modbus device as CSV
+    Export {
+        /// Field device
+        device: DeviceId,
+        /// File; default: standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
     /// Write a point, and read it back
     Write {
         /// Field device
@@ -265,13 +282,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Ca::RemoveRootKey { out } => ca::remove_root_key(config, out).await,
             Ca::Export { out } => ca::export(config, out).await,
         }),
-        Verb::Point(point) => verb(&path, async |config| match point {
-            Point::List(json) => point::list(config, json.json).await,
-            Point::Read { device, point, json } => point::read(config, &device, &point, json.json).await,
-            Point::Write { device, point, value, json } => {
-                point::write(config, &device, &point, &value, json.json).await
-            }
-        }),
+        Verb::Point(point) => points(&path, point),
         Verb::Policy(Policy::Explain { who, action, topic, json }) => {
             verb(&path, async |config| policy::explain(config, Question { who, action, topic }, json.json).await)
         }
@@ -279,6 +290,20 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Buffer(Buffer::Status(json)) => verb(&path, async |config| show::buffer(config, json.json).await),
         Verb::Audit { verify: true, json, .. } => verb(&path, async |config| audit::verify(config, json.json).await),
         Verb::Audit { lines, json, .. } => verb(&path, async |config| audit::show(config, lines, json.json)),
+    }
+}
+
+fn points(path: &std::path::Path, point: Point) -> anyhow::Result<ExitCode> {
+    match point {
+        Point::List(json) => verb(path, async |config| point::list(config, json.json).await),
+        Point::Read { device, point, json } => {
+            verb(path, async |config| point::read(config, &device, &point, json.json).await)
+        }
+        Point::Write { device, point, value, json } => {
+            verb(path, async |config| point::write(config, &device, &point, &value, json.json).await)
+        }
+        Point::Import { file, out } => lists::import(&file, out.as_deref()),
+        Point::Export { device, out } => configured(path, |config| lists::export(&config, &device, out.as_deref())),
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fieldgate_broker::{Broker, Properties, QoS};
-use fieldgate_protocol::{Access, Command, FieldDevice, Outcome, Point, PointName, Request, Status, Value};
+use fieldgate_protocol::{Access, Change, Command, FieldDevice, Outcome, Point, PointName, Request, Status, Value};
 use fieldgate_types::{Clock, DeviceId, UnixMillis};
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -147,13 +148,38 @@ struct Timeout {
     timeout_ms: Option<u64>,
 }
 
+/// One point, or several that are written in the order in which they stand.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WriteRequest {
-    point: String,
-    value: Json,
+    point: Option<String>,
+    value: Option<Json>,
+    points: Option<InOrder>,
     #[serde(rename = "timeout_ms")]
     _timeout_ms: Option<u64>,
+}
+
+/// The members of a JSON object in the order of the text.
+struct InOrder(Vec<(String, Json)>);
+
+impl<'de> Deserialize<'de> for InOrder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = InOrder;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object of points and their values")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<InOrder, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(InOrder(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 #[derive(Deserialize)]
@@ -258,25 +284,48 @@ impl Inner {
     ) -> Option<Outcome> {
         let target = self.field.get(device)?;
         let outcome = match parse(&target.device, name, payload) {
-            Ok(request @ Request::Read { .. }) => target.ask(request, deadline).await,
-            Ok(Request::Write { point, value }) => {
-                // What it was, for the log alone: where that can't be read, the write is tried all the same.
-                let read = target.ask(Request::Read { points: vec![point.clone()] }, deadline).await;
-                let old = read.value.and_then(|values| values.get(point.as_str()).cloned());
-                let new = value.to_json().unwrap_or_default();
-                let outcome = target.ask(Request::Write { point: point.clone(), value }, deadline).await;
-                self.wrote(device, (point.as_str().to_owned(), old, new), by, &outcome);
-                outcome
+            Ok(Asked::One(request @ Request::Read { .. })) => target.ask(request, deadline).await,
+            Ok(Asked::One(Request::Write { point, value })) => self.write(target, point, value, deadline, by).await,
+            Ok(Asked::Writes(writes)) => {
+                let mut several = Several::default();
+                for (point, value) in writes {
+                    let one = self.write(target, point.clone(), value, deadline, by).await;
+                    if !several.goes_on(&point, one) {
+                        break;
+                    }
+                }
+                several.outcome()
             }
             Err(reason) => {
                 let outcome = Outcome::not(Status::Rejected, reason);
-                if let Ok(WriteRequest { point, value, .. }) = serde_json::from_slice(payload) {
-                    self.wrote(device, (shortened(point), None, shown(value)), by, &outcome);
+                if let Ok(request) = serde_json::from_slice::<WriteRequest>(payload) {
+                    let one = request.point.map(|point| (point, request.value.unwrap_or_default()));
+                    for (point, value) in one.into_iter().chain(request.points.map(|all| all.0).unwrap_or_default()) {
+                        self.wrote(device, (shortened(point), None, shown(value)), by, &outcome);
+                    }
                 }
                 outcome
             }
         };
         Some(outcome)
+    }
+
+    /// Writes one point, and a line in the audit log.
+    async fn write(
+        &self,
+        target: &FieldTarget,
+        point: PointName,
+        value: Value,
+        deadline: Instant,
+        by: &str,
+    ) -> Outcome {
+        // What it was, for the log alone: where that can't be read, the write is tried all the same.
+        let read = target.ask(Request::Read { points: vec![point.clone()] }, deadline).await;
+        let old = read.value.and_then(|values| values.get(point.as_str()).cloned());
+        let new = value.to_json().unwrap_or_default();
+        let outcome = target.ask(Request::Write { point: point.clone(), value }, deadline).await;
+        self.wrote(&target.device.id, (point.as_str().to_owned(), old, new), by, &outcome);
+        outcome
     }
 
     fn wrote(&self, device: &DeviceId, (point, old, new): (String, Option<Json>, Json), by: &str, outcome: &Outcome) {
@@ -314,17 +363,72 @@ impl FieldTarget {
     }
 }
 
-fn parse(device: &FieldDevice, name: &str, payload: &[u8]) -> Result<Request, String> {
+/// Points that are written one after the other, up to the first that can't be written. The value of their one outcome
+/// holds what was read back of each.
+#[derive(Default)]
+struct Several {
+    values: serde_json::Map<String, Json>,
+    changes: Vec<Change>,
+    failure: Option<(Status, String)>,
+}
+
+impl Several {
+    /// Notes how the next write ended. Whether another may follow.
+    fn goes_on(&mut self, point: &PointName, one: Outcome) -> bool {
+        self.changes.extend(one.changes);
+        if one.status == Status::Ok {
+            self.values.insert(point.to_string(), one.value.unwrap_or_default());
+            return true;
+        }
+        // "Rejected" says that nothing was changed.
+        let first = self.values.is_empty();
+        let status = if one.status == Status::Rejected && !first { Status::Failed } else { one.status };
+        let rest = if first { "nothing was written before it" } else { "those in `value` were written before it" };
+        self.failure = Some((status, format!("{point}: {}; {rest}", one.reason.unwrap_or_default())));
+        false
+    }
+
+    fn outcome(self) -> Outcome {
+        let (status, reason) = match self.failure {
+            Some((status, reason)) => (status, Some(reason)),
+            None => (Status::Ok, None),
+        };
+        Outcome { status, value: Some(Json::Object(self.values)), reason, changes: self.changes }
+    }
+}
+
+/// What a command asks of a driver.
+#[derive(Debug, PartialEq)]
+enum Asked {
+    One(Request),
+    /// In this order.
+    Writes(Vec<(PointName, Value)>),
+}
+
+fn parse(device: &FieldDevice, name: &str, payload: &[u8]) -> Result<Asked, String> {
     match name {
         "write" => {
             let example = r#"{"point":"setpoint","value":42.5}"#;
             let request: WriteRequest =
                 serde_json::from_slice(payload).map_err(|error| format!("{error}; a write looks like {example}"))?;
-            let point = point(device, &request.point)?;
-            let value = Value::from_json(&request.value)
-                .ok_or_else(|| format!("a number, text or truth value is allowed, as in {example}"))?;
-            writable(point, &value)?;
-            Ok(Request::Write { point: point.name.clone(), value })
+            let one = |name: &str, value: &Json| {
+                let point = point(device, name)?;
+                let value = Value::from_json(value)
+                    .ok_or_else(|| format!("a number, text or truth value is allowed, as in {example}"))?;
+                writable(point, &value)?;
+                Ok::<_, String>((point.name.clone(), value))
+            };
+            match (request.point, request.value, request.points) {
+                (Some(name), value, None) => {
+                    let (point, value) = one(&name, &value.unwrap_or_default())?;
+                    Ok(Asked::One(Request::Write { point, value }))
+                }
+                (None, None, Some(InOrder(members))) if !members.is_empty() => {
+                    let writes = members.iter().map(|(name, value)| one(name, value));
+                    writes.collect::<Result<_, _>>().map(Asked::Writes)
+                }
+                _ => Err(format!("a write looks like {example} or {{\"points\":{{\"a\":1,\"b\":2}}}}")),
+            }
         }
         "read" => {
             let example = r#"{"points":["a","b"]}"#;
@@ -338,7 +442,7 @@ fn parse(device: &FieldDevice, name: &str, payload: &[u8]) -> Result<Request, St
                 .iter()
                 .map(|name| point(device, name).map(|p| p.name.clone()))
                 .collect::<Result<Vec<PointName>, _>>()?;
-            Ok(Request::Read { points })
+            Ok(Asked::One(Request::Read { points }))
         }
         _ => Err(format!("`{name}` is not a command of a field device, write or read is allowed")),
     }
@@ -406,6 +510,12 @@ mod tests {
         assert!(refused(r#"{"point":"setpoint","value":null}"#).contains("is allowed"));
         assert!(refused(r#"{"point":"x","value":1}"#).contains("has no point `x`"));
         assert!(refused("42").contains("a write looks like"));
+        assert!(refused(r#"{"points":{}}"#).contains("a write looks like"));
+        assert!(refused(r#"{"points":{"setpoint":1},"point":"setpoint","value":1}"#).contains("a write looks like"));
+        assert!(
+            refused(r#"{"points":{"setpoint":1,"level":1}}"#).contains("read-only"),
+            "all are looked at before any"
+        );
         assert!(parse(&device(), "reboot", b"").unwrap_err().contains("write or read"));
         assert!(parse(&device(), "read", br#"{"points":[]}"#).is_err());
     }
@@ -413,7 +523,31 @@ mod tests {
     #[test]
     fn accepts_writes_and_reads() {
         let write = parse(&device(), "write", br#"{"point":"setpoint","value":90}"#).unwrap();
-        assert_eq!(write, Request::Write { point: PointName::new("setpoint").unwrap(), value: Value::Int(90) });
+        let setpoint = || PointName::new("setpoint").unwrap();
+        assert_eq!(write, Asked::One(Request::Write { point: setpoint(), value: Value::Int(90) }));
+        let writes = parse(&device(), "write", br#"{"points":{"setpoint":90,"setpoint":1}}"#).unwrap();
+        assert_eq!(writes, Asked::Writes(vec![(setpoint(), Value::Int(90)), (setpoint(), Value::Int(1))]), "in order");
         assert!(parse(&device(), "read", br#"{"points":["level","setpoint"],"timeout_ms":5}"#).is_ok());
+    }
+
+    #[test]
+    fn several_points_are_written_up_to_the_first_failure() {
+        let name = |name: &str| PointName::new(name).unwrap();
+        let done = |point: &str| {
+            let changes = vec![Change { point: name(point), old: None, new: Some(Value::Int(1)) }];
+            Outcome { changes, ..Outcome::ok(Some(Json::from(1))) }
+        };
+        let mut several = Several::default();
+        assert!(several.goes_on(&name("b"), done("b")) && several.goes_on(&name("a"), done("a")));
+        assert!(!several.goes_on(&name("c"), Outcome::not(Status::Rejected, "jammed")));
+        let outcome = several.outcome();
+        assert_eq!(outcome.status, Status::Failed, "something was changed");
+        assert_eq!(outcome.value, Some(serde_json::json!({"a": 1, "b": 1})));
+        assert_eq!(outcome.reason.as_deref(), Some("c: jammed; those in `value` were written before it"));
+        assert_eq!(outcome.changes.len(), 2);
+
+        let mut several = Several::default();
+        assert!(!several.goes_on(&name("c"), Outcome::not(Status::Rejected, "jammed")));
+        assert_eq!(several.outcome().status, Status::Rejected, "nothing was changed");
     }
 }

@@ -15,6 +15,7 @@ pub mod config;
 mod driver;
 mod exception;
 mod link;
+pub mod list;
 pub mod load;
 pub mod plan;
 mod serial;

@@ -212,10 +212,11 @@ impl Memory {
             | Request::ReadDiscreteInputs(at, count)
             | Request::ReadInputRegisters(at, count)
             | Request::ReadHoldingRegisters(at, count) => (*at, usize::from(*count)),
-            Request::WriteSingleCoil(at, _) | Request::WriteSingleRegister(at, _) => (*at, 1),
+            Request::WriteSingleCoil(at, _)
+            | Request::WriteSingleRegister(at, _)
+            | Request::MaskWriteRegister(at, ..) => (*at, 1),
             Request::WriteMultipleCoils(at, bits) => (*at, bits.len()),
             Request::WriteMultipleRegisters(at, words) => (*at, words.len()),
-            Request::MaskWriteRegister(at, ..) => (*at, 1),
             // What is read and what is written lies in one place here.
             Request::ReadWriteMultipleRegisters(at, count, to, words)
                 if at == to && words.len() == usize::from(*count) =>

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from scenarios import (
     certificates, commands, disk, doors, enrolment, external, field, fleet, harness, identity, interop, load, local,
-    memory, power, refusals, sessions, trees,
+    memory, modbus_types, power, refusals, sessions, trees,
 )
 from stage import Stage
 
@@ -28,6 +28,7 @@ ALL: dict[str, Scenario] = {
     "users": doors.passwords,
     "websocket": doors.websocket,
     "modbus": field.modbus,
+    "modbus-types": modbus_types.types,
     "opcua": field.opcua_without_security,
     "opcua-secure": field.opcua_signed_and_encrypted,
     "commands": commands.to_a_leaf,

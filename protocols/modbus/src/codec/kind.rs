@@ -1,5 +1,7 @@
 //! What registers hold, and in which order.
 
+use std::fmt;
+
 /// The most bytes of a text: as many as one request can write.
 pub const MAX_TEXT: u16 = 246;
 
@@ -94,6 +96,15 @@ impl Kind {
             Self::F64 => (f64::MIN, f64::MAX),
             Self::Bcd16 => (0.0, 9_999.0),
             Self::Bcd32 => (0.0, 99_999_999.0),
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(bytes) => write!(f, "string:{bytes}"),
+            _ => f.write_str(self.word()),
         }
     }
 }

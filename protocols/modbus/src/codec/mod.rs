@@ -91,6 +91,31 @@ impl Codec {
         self.kind
     }
 
+    /// The order of its bytes.
+    pub fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Which bit of the register it is.
+    pub fn bit(&self) -> Option<u8> {
+        if let Kind::Bit(bit) = self.kind { Some(bit) } else { None }
+    }
+
+    /// Scale and offset, where they are not 1 and 0.
+    pub fn scale(&self) -> Option<(f64, f64)> {
+        self.scaling.map(|scaling| (scaling.scale, scaling.offset))
+    }
+
+    /// Raw numbers that mean "no value".
+    pub fn invalid(&self) -> &[f64] {
+        &self.invalid
+    }
+
+    /// Names of raw numbers.
+    pub fn texts(&self) -> &BTreeMap<i64, String> {
+        &self.texts
+    }
+
     /// Smallest and largest value in the point's unit.
     pub fn bounds(&self) -> (f64, f64) {
         let (low, high) = self.kind.bounds();

@@ -3,10 +3,10 @@
 /// A linear scale: value = raw × scale + offset.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Scaling {
-    scale: f64,
+    pub(super) scale: f64,
     /// Of 0.1 it is 10: dividing by it gives 0.3 for a raw 3, where multiplying gives 0.30000000000000004.
     divisor: Option<f64>,
-    offset: f64,
+    pub(super) offset: f64,
 }
 
 impl Scaling {

@@ -41,6 +41,29 @@ fn decodes_and_encodes_known_registers() {
     }
 }
 
+/// The same cases that the independent peers are asked for.
+#[test]
+fn agrees_with_the_registers_of_the_fixtures_both_ways() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/modbus/types.json");
+    let cases: Vec<serde_json::Value> = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert!(cases.len() >= 60, "{}", cases.len());
+    for case in cases {
+        let text = |key: &str| case[key].as_str().unwrap();
+        let kind = match text("type").strip_prefix("string:") {
+            Some(length) => Kind::Text(length.parse().unwrap()),
+            None => Kind::WORDS.into_iter().find(|(word, _)| *word == text("type")).unwrap().1,
+        };
+        let order = Order::WORDS.into_iter().find(|(word, _)| *word == text("order")).unwrap().1;
+        let words = case["words"].as_array().unwrap().iter();
+        let words: Vec<u16> = words.map(|word| u16::from_str_radix(word.as_str().unwrap(), 16).unwrap()).collect();
+        let codec = plain(kind, order);
+        let value = codec.decode(&words).unwrap();
+        assert_eq!(value.to_json().unwrap(), case["value"], "{case}");
+        let given = Value::from_json(&case["value"]).unwrap();
+        assert_eq!(codec.encode(&given), Ok(words), "{case}");
+    }
+}
+
 #[test]
 fn scales_without_decimal_dust() {
     let tenth = Codec::new(Kind::I16, Order::Abcd, 0.1, 0.0);

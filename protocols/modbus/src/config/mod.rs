@@ -143,6 +143,19 @@ struct Defaults {
     limits: Limits,
 }
 
+impl Defaults {
+    /// Of no device.
+    fn alone() -> Self {
+        Self {
+            unit: UnitId(1),
+            interval: Duration::from_secs(1),
+            report: Report::default(),
+            write: WriteWith::Auto,
+            limits: Limits { max_block: 125, max_gap: 0 },
+        }
+    }
+}
+
 impl DeviceConfig {
     fn read(section: &Section, limits: Limits) -> Option<Self> {
         let id = section.required("id");

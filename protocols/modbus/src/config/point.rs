@@ -46,6 +46,11 @@ impl WriteWith {
 }
 
 impl PointConfig {
+    /// Reads the table as if it stood in a device of its own, for lists that belong to none yet.
+    pub(crate) fn alone(section: &Section) -> Option<Self> {
+        Self::read(section, &Defaults::alone())
+    }
+
     /// Reads the table; what is absent comes from the device.
     pub(super) fn read(section: &Section, device: &Defaults) -> Option<Self> {
         let point = Point::read(section, &device.report);

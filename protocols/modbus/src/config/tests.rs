@@ -266,9 +266,8 @@ fn counts_bytes_and_time_of_each_request() {
 
 #[test]
 fn refuses_a_plan_that_does_not_fit_on_the_bus() {
-    let points: String = (0..4)
-        .map(|n| format!("[[modbus.device.point]]\nname = \"p{n}\"\nat = \"holding:{}\"\ntype = \"u16\"\n", n * 100))
-        .collect();
+    let point = |at| format!("[[modbus.device.point]]\nname = \"p{at}\"\nat = \"holding:{at}\"\ntype = \"u16\"\n");
+    let points = [0, 100, 200, 300].map(point).concat();
     let (_, problems) = read(&format!("{LINE}{points}"));
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(

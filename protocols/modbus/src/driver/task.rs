@@ -114,7 +114,7 @@ impl Task {
                 tracing::warn!(link = %self.link.endpoint(), "polls begin late: the link can't keep up with its intervals, `fieldgate plan` shows what it is asked");
             }
             Some(News::KeepsUp) => {
-                tracing::info!(link = %self.link.endpoint(), "the link keeps up with its intervals again")
+                tracing::info!(link = %self.link.endpoint(), "the link keeps up with its intervals again");
             }
             None => {}
         }
