@@ -79,7 +79,7 @@ async fn requests_on_a_line_keep_their_distance() {
         last = Some(Instant::now());
         device(frame)
     });
-    let mut rig = Rig::open(&line.url("baud=9600&parity=none"), &POINT.replace("20ms", "10ms"));
+    let mut rig = Rig::open(&line.url("baud=9600&parity=none"), &POINT.replace("20ms", "30ms"));
     for _ in 0..30 {
         rig.next().await;
     }
@@ -118,7 +118,7 @@ async fn one_dead_unit_among_ten_leaves_the_others_at_least_95_percent_of_their_
     let units = |count: u8| {
         let mut text = String::from("timeout = \"50ms\"\n");
         for unit in 1..=count {
-            let device = format!("[[modbus.device]]\nid = \"d{unit}\"\nunit = {unit}\ninterval = \"20ms\"\n");
+            let device = format!("[[modbus.device]]\nid = \"d{unit}\"\nunit = {unit}\ninterval = \"50ms\"\n");
             text = text + &device + "[[modbus.device.point]]\nname = \"a\"\nat = \"holding:100\"\ntype = \"u16\"\n";
         }
         text
