@@ -389,6 +389,9 @@ impl Link {
                 Ok(answer)
             }
             Err(error) => {
+                if let (Some(_), Some(sent)) = (self.quiet_until, connection.tap.sent()) {
+                    self.quiet_until = Some(sent + 2 * limit);
+                }
                 if !error.is_connection() {
                     self.keep(&connection.tap);
                 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// What carries the bytes: a TCP connection, TLS within one, a serial port.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static {}
@@ -25,6 +26,8 @@ pub(crate) struct Tap {
     stream: Mutex<Box<dyn Duplex>>,
     received: AtomicUsize,
     ended: AtomicBool,
+    /// When bytes were last handed over to be sent.
+    sent: Mutex<Option<Instant>>,
 }
 
 impl Tap {
@@ -34,12 +37,18 @@ impl Tap {
             stream: Mutex::new(Box::new(stream)),
             received: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
+            sent: Mutex::new(None),
         })
     }
 
     /// Bytes received since the last call.
     pub(crate) fn take_received(&self) -> usize {
         self.received.swap(0, Ordering::Relaxed)
+    }
+
+    /// When the last bytes were sent: on a busy machine this may be long after it was decided to send them.
+    pub(crate) fn sent(&self) -> Option<Instant> {
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the peer has closed its side.
@@ -96,7 +105,9 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut **self.0.lock()).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut **self.0.lock()).poll_write(cx, bytes));
+        *self.0.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Poll::Ready(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -81,6 +81,8 @@ pub fn sealed(mut frame: Vec<u8>) -> Vec<u8> {
 /// The line.
 pub struct Line {
     path: String,
+    /// Answers that a busy machine held up for longer than the devices promise.
+    pub broken: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
     /// Holds the terminal open while the gateway has it closed.
     _held: File,
@@ -95,9 +97,10 @@ impl Line {
         let path = ptsname(&port, Vec::new()).unwrap().into_string().unwrap();
         let held = File::options().read(true).write(true).open(&path).unwrap();
         let requests = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&requests);
-        std::thread::spawn(move || serve(File::from(port), behave, &count));
-        Self { path, requests, _held: held }
+        let broken = Arc::new(AtomicUsize::new(0));
+        let (count, late) = (Arc::clone(&requests), Arc::clone(&broken));
+        std::thread::spawn(move || serve(File::from(port), behave, &count, &late));
+        Self { path, broken, requests, _held: held }
     }
 
     /// The gateway's end.
@@ -137,7 +140,7 @@ impl Socat {
             std::thread::yield_now();
         }
         let port = File::options().read(true).write(true).open(folder.path().join("devices")).unwrap();
-        std::thread::spawn(move || serve(port, behave, &AtomicUsize::new(0)));
+        std::thread::spawn(move || serve(port, behave, &AtomicUsize::new(0), &AtomicUsize::new(0)));
         Self { folder, socat }
     }
 
@@ -190,7 +193,7 @@ pub fn listen(mut behave: impl FnMut(&RtuFrame) -> Says + Send + 'static) -> (So
 }
 
 /// Until the line is gone.
-fn serve(mut port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &AtomicUsize) {
+fn serve(mut port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &AtomicUsize, broken: &AtomicUsize) {
     let mut buffer = Vec::new();
     let mut bytes = [0; 512];
     let glance = Timespec::try_from(GLANCE).unwrap();
@@ -224,12 +227,17 @@ fn serve(mut port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &Atom
             if port.write_all(&bytes).is_err() {
                 return;
             }
+            if frame.at.elapsed() > wait + TOO_LATE + MARGIN {
+                broken.fetch_add(1, Ordering::SeqCst);
+            }
         }
     }
 }
 
 /// How exactly the time of a request is known, unless this thread was held up: then it counts as having come early.
 const GLANCE: Duration = Duration::from_millis(5);
+/// An answer that was written so much later than that may have been written after the gateway's silence.
+const MARGIN: Duration = Duration::from_millis(40);
 /// So late after its time nothing is said any more.
 const TOO_LATE: Duration = Duration::from_millis(60);
 
