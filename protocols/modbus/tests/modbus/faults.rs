@@ -153,8 +153,8 @@ fn tcp_fault(frame: &Frame, dice: &mut Dice) -> Reply {
         11 => Reply::BytesAndClose(honest[..honest.len() - 1].to_vec()),
         12 => Reply::Reset,
         13 => Reply::Silence,
-        14 => Reply::Pieces(Vec::new(), dice.late(), lie),
-        15 => Reply::Pieces(lie[..8].to_vec(), dice.late(), lie[8..].to_vec()),
+        14 => Reply::Pieces(Vec::new(), dice.late(), honest),
+        15 => Reply::Pieces(honest[..8].to_vec(), dice.late(), honest[8..].to_vec()),
         _ => Reply::Bytes(honest[..usize::try_from(1 + dice.below(9)).unwrap()].to_vec()),
     }
 }
@@ -182,7 +182,7 @@ async fn no_wrong_value_over_tcp() {
 fn rtu_fault(frame: &RtuFrame, dice: &mut Dice) -> Says {
     let honest = frame.honest(ADD);
     let lie = frame.registers(&[7]);
-    let (half, rest) = (lie[..4].to_vec(), lie[4..].to_vec());
+    let half = lie[..4].to_vec();
     let bits = u8::try_from(1 + dice.below(255)).unwrap();
     // Another byte, with a checksum to match.
     let change = |at: usize| {
@@ -192,9 +192,11 @@ fn rtu_fault(frame: &RtuFrame, dice: &mut Dice) -> Says {
     };
     match dice.below(16) {
         0 => Vec::new(),
-        1 => vec![(dice.late(), lie)],
-        2 => vec![(Duration::ZERO, half), (dice.late(), rest)],
-        3 => vec![(Duration::ZERO, dice.bytes(20)), (dice.late(), lie)],
+        // What comes late is true, and wrong for every other register: held up itself, the gateway may take it for what
+        // it is.
+        1 => vec![(dice.late(), honest)],
+        2 => vec![(Duration::ZERO, honest[..4].to_vec()), (dice.late(), honest[4..].to_vec())],
+        3 => vec![(Duration::ZERO, dice.bytes(20)), (dice.late(), honest)],
         4 => now(frame.registers(&[])),
         5 => now(frame.registers(&[7, 8])),
         6 => change(0),
