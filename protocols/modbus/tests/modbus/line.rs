@@ -193,16 +193,22 @@ pub fn listen(mut behave: impl FnMut(&RtuFrame) -> Says + Send + 'static) -> (So
 }
 
 /// Until the line is gone.
-fn serve(mut port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &AtomicUsize, broken: &AtomicUsize) {
+fn serve(port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &AtomicUsize, broken: &AtomicUsize) {
     let mut buffer = Vec::new();
     let mut bytes = [0; 512];
     let glance = Timespec::try_from(GLANCE).unwrap();
+    // Nothing had come then.
+    let mut at = Instant::now();
+    let ready = |timeout: &Timespec| poll(&mut [PollFd::new(&port, PollFlags::IN)], Some(timeout)).unwrap() > 0;
     loop {
-        let at = Instant::now();
-        if poll(&mut [PollFd::new(&port, PollFlags::IN)], Some(&glance)).unwrap() == 0 {
-            continue;
+        let looking = Instant::now();
+        if !ready(&Timespec::default()) {
+            at = looking;
+            if !ready(&glance) {
+                continue;
+            }
         }
-        let Ok(read @ 1..) = port.read(&mut bytes) else { return };
+        let Ok(read @ 1..) = (&port).read(&mut bytes) else { return };
         buffer.extend_from_slice(&bytes[..read]);
         let Some(mut length) = request_length(&buffer).filter(|length| buffer.len() >= *length) else { continue };
         // This thread has slept through a time-out: what the gateway asked before, it has given up.
@@ -224,7 +230,7 @@ fn serve(mut port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &Atom
             if frame.at.elapsed() > wait + TOO_LATE {
                 break;
             }
-            if port.write_all(&bytes).is_err() {
+            if (&port).write_all(&bytes).is_err() {
                 return;
             }
             if frame.at.elapsed() > wait + TOO_LATE + MARGIN {
@@ -237,9 +243,9 @@ fn serve(mut port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &Atom
 /// How exactly the time of a request is known, unless this thread was held up: then it counts as having come early.
 const GLANCE: Duration = Duration::from_millis(5);
 /// An answer that was written so much later than that may have been written after the gateway's silence.
-const MARGIN: Duration = Duration::from_millis(40);
+const MARGIN: Duration = Duration::from_millis(10);
 /// So late after its time nothing is said any more.
-const TOO_LATE: Duration = Duration::from_millis(60);
+const TOO_LATE: Duration = Duration::from_millis(25);
 
 fn request_length(buffer: &[u8]) -> Option<usize> {
     match buffer.get(1)? {
