@@ -52,8 +52,8 @@ impl Dice {
 /// How many faults on how many links, and the first link's seed.
 fn size() -> (usize, usize, u64) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let faults = usize::try_from(number("FIELDGATE_FAULTS").unwrap_or(300)).unwrap();
-    let links = (faults / 30).clamp(3, 16);
+    let faults = usize::try_from(number("FIELDGATE_FAULTS").unwrap_or(200)).unwrap();
+    let links = (faults / 15).clamp(3, 16);
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     (faults.div_ceil(links), links, number("FIELDGATE_SEED").unwrap_or(time))
 }
