@@ -26,6 +26,7 @@ mod revoke;
 mod rotation;
 mod stage;
 mod superseded;
+mod state_format;
 mod upstream_trouble;
 mod users;
 mod websocket;

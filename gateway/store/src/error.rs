@@ -25,7 +25,10 @@ pub enum OpenError {
         source: rusqlite::Error,
     },
     /// A newer Fieldgate wrote the file.
-    #[error("`{path}` has format {found}, this program knows up to {known}: install the newer Fieldgate that wrote it")]
+    #[error(
+        "`{path}` has format {found}, this program knows up to {known}: install the newer Fieldgate that wrote it; \
+         to go back to this one, restore a backup that it made"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -44,6 +47,12 @@ pub enum OpenError {
         path: PathBuf,
         /// What was found.
         source: rusqlite::Error,
+    },
+    /// The file is a database, but not one of ours.
+    #[error("`{path}` is a database of another program: move it away, or name another [gateway] data_dir")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
     },
     /// The SQLite library can corrupt a database in write-ahead mode.
     #[error("SQLite {found} is linked, 3.51.3 or newer is needed: older ones can corrupt a write-ahead database")]

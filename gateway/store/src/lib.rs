@@ -73,6 +73,7 @@ mod footing;
 mod inbox;
 mod ledger;
 mod lock;
+mod migrations;
 mod opening;
 mod options;
 mod outcome;

@@ -89,6 +89,15 @@ pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
     }
 }
 
+/// The error for state.db at `path`.
+pub(crate) fn at_open(path: &Path) -> impl Fn(rusqlite::Error) -> OpenError {
+    let path = path.to_owned();
+    move |source| {
+        let path = path.clone();
+        if is_damage(&source) { OpenError::Damaged { path, source } } else { OpenError::Sqlite { path, source } }
+    }
+}
+
 /// There is no room, by our own limit or on the file system.
 pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)

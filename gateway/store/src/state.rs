@@ -1,8 +1,8 @@
 //! `state.db`: small precious tables, each commit durable before it returns.
 //!
 //! Synchronous: call it from a blocking task. The file is never replaced by itself; damage is an error that says what
-//! to do. After a failed commit the connection is dropped, since a failed sync must not be repeated on it, and the
-//! next use opens the file again.
+//! to do; an older format is brought forward when it is opened (module `migrations`). After a failed commit the
+//! connection is dropped, since a failed sync must not be repeated on it, and the next use opens the file again.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,19 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fieldgate_types::{Clock, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::sqlite::{self, Sharing, checkpoint, is_damage, signed, unsigned};
+use crate::migrations::{STEPS, migrate};
+use crate::sqlite::{self, Sharing, at_open, checkpoint, signed, unsigned};
 use crate::{Delete, OpenError, Pairs, Put, StateError};
-
-/// Format that this program writes.
-const FORMAT: i64 = 1;
-
-const TABLES: &str = "
-BEGIN IMMEDIATE;
-CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE small(name TEXT NOT NULL, key BLOB NOT NULL, value BLOB NOT NULL, PRIMARY KEY (name, key)) WITHOUT ROWID;
-PRAGMA user_version = 1;
-COMMIT;
-";
 
 /// The small tables of the gateway. Cheap to clone; every function blocks on the disk.
 #[derive(Debug, Clone)]
@@ -54,7 +44,7 @@ impl State {
         sqlite::require_version()?;
         let conn = connect(path)?;
         let now = if clock.plausible() { clock.now() } else { UnixMillis(0) };
-        let (boot, started) = if run { begin_boot(&conn, now) } else { last_boot(&conn) }.map_err(at(path))?;
+        let (boot, started) = if run { begin_boot(&conn, now) } else { last_boot(&conn) }.map_err(at_open(path))?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), conn: Mutex::new(Some(conn)), boot, started }) })
     }
 
@@ -120,23 +110,9 @@ impl State {
 }
 
 fn connect(path: &Path) -> Result<Connection, OpenError> {
-    let conn = sqlite::open(path, Sharing::Shared).map_err(at(path))?;
-    match sqlite::format(&conn).map_err(at(path))? {
-        FORMAT => {}
-        found if found > FORMAT => {
-            return Err(OpenError::Newer { path: path.to_owned(), found, known: FORMAT });
-        }
-        _ => conn.execute_batch(TABLES).map_err(at(path))?,
-    }
+    let mut conn = sqlite::open(path, Sharing::Shared).map_err(at_open(path))?;
+    migrate(&mut conn, path, &STEPS)?;
     Ok(conn)
-}
-
-fn at(path: &Path) -> impl Fn(rusqlite::Error) -> OpenError {
-    let path = path.to_owned();
-    move |source| {
-        let path = path.clone();
-        if is_damage(&source) { OpenError::Damaged { path, source } } else { OpenError::Sqlite { path, source } }
-    }
 }
 
 fn counter(conn: &Connection, name: &str) -> Result<u64, rusqlite::Error> {

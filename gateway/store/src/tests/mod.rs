@@ -7,6 +7,7 @@ mod damage;
 mod format;
 mod full;
 mod gaps;
+mod migrations;
 mod model;
 mod overflow;
 mod queue;

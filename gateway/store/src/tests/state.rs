@@ -57,19 +57,6 @@ fn the_latest_plausible_start_is_remembered() {
 }
 
 #[test]
-fn a_newer_format_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("state.db");
-    drop(State::open(&path, clock()).unwrap());
-    let file = rusqlite::Connection::open(&path).unwrap();
-    file.pragma_update(None, "user_version", 7).unwrap();
-    drop(file);
-    let refused = State::open_for_run(&path, clock()).unwrap_err();
-    assert!(matches!(refused, OpenError::Newer { found: 7, known: 1, .. }), "{refused}");
-    assert!(refused.to_string().contains("newer Fieldgate"), "{refused}");
-}
-
-#[test]
 fn a_damaged_file_is_an_error_that_says_what_to_do_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.db");
