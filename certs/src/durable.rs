@@ -14,13 +14,15 @@ const UNFINISHED: &str = "new";
 
 /// What happens when the file is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Existing {
+pub enum Existing {
+    /// The new one takes its place.
     Replace,
+    /// It stays, and the write fails with `AlreadyExists`.
     Keep,
 }
 
 /// Puts `bytes` at `path`, with `mode` from the first moment on.
-pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> io::Result<()> {
+pub fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> io::Result<()> {
     let unfinished = unfinished(path);
     remove_if_there(&unfinished)?;
     let result = fill(&unfinished, bytes, mode).and_then(|()| rename(&unfinished, path, existing));
@@ -61,7 +63,7 @@ fn rename(from: &Path, to: &Path, existing: Existing) -> io::Result<()> {
 }
 
 /// Makes `dir`, readable by its owner alone, and its parents; leaves one that exists as it is.
-pub(crate) fn make_private_folder(dir: &Path) -> io::Result<()> {
+pub fn make_private_folder(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -116,7 +118,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+/// Makes what was created, renamed or removed at `path` durable.
+pub fn sync_folder_of(path: &Path) -> io::Result<()> {
     fault::step()?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder)?.sync_all()

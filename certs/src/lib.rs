@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `ca`, `making`, `folder`, `authority` | opening and creating the CA; its files |
 //! | `rotation`, `trust` | how it changes while it is open; what is trusted at one moment |
-//! | `keystore`, `durable` | private keys ([`KeyStore`]); files that are there whole or not at all |
+//! | `keystore`, [`durable`] | private keys ([`KeyStore`]); files that are there whole or not at all |
 //! | `issue`, `csr`, `template`, `server` | certificates for devices and for the gateway's own server |
 //! | `verifier`, `identify`, `external`, `refused` | who is let in: in the handshake, after it, others' certificates; why not |
 //! | [`est`] | enrolment and renewal by the devices themselves; one-time tokens |
@@ -27,7 +27,7 @@ mod ca;
 mod crash;
 mod crl;
 mod csr;
-mod durable;
+pub mod durable;
 mod encoding;
 mod error;
 pub mod est;

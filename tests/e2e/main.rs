@@ -6,6 +6,7 @@
 
 mod arrows;
 mod audit;
+mod backup;
 mod bad_config;
 mod crash;
 mod demo;
@@ -25,8 +26,8 @@ mod presence;
 mod revoke;
 mod rotation;
 mod stage;
-mod superseded;
 mod state_format;
+mod superseded;
 mod upstream_trouble;
 mod users;
 mod websocket;

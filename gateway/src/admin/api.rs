@@ -7,15 +7,19 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use fieldgate_broker::DisconnectReason;
 use fieldgate_certs::est::Token;
 use fieldgate_certs::{AuthorityInfo, CertificateRecord, Issued, Role, RotationError};
 use fieldgate_protocol::Outcome;
+use fieldgate_store::StateError;
 use fieldgate_types::{DeviceId, Secret, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::overview::{Buffer, Overview, Status};
 use crate::audit;
+use crate::backup::Snapshot;
 use crate::identity::explain::{CantExplain, Explanation, Question, explain};
 use crate::identity::{AuthorityError, CaReport, DeviceDetails, lists};
 use crate::log::in_full;
@@ -51,6 +55,7 @@ pub fn all(overview: Arc<Overview>) -> Router {
         .route("/api/v1/devices/{id}/token", post(make_token))
         .route("/api/v1/points/{device}/{command}", post(point_command))
         .route("/api/v1/policy/explain", post(explain_policy))
+        .route("/api/v1/backup", post(snapshot))
         .route("/api/v1/ca/rotate", post(rotate))
         .route("/api/v1/ca/root-key/export", post(export_root_key))
         .route("/api/v1/ca/root-key/remove", post(remove_root_key))
@@ -265,6 +270,26 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 async fn authorities(State(overview): Shared) -> Json<CaReport> {
     Json(overview.authority.report())
+}
+
+/// What `backup` gets of a running gateway; the rest are files that don't change under it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StateSnapshot {
+    /// Whose.
+    pub gateway: DeviceId,
+    /// The boot counter.
+    pub boot: u64,
+    /// state.db, in base64.
+    pub state: String,
+}
+
+async fn snapshot(State(overview): Shared) -> Result<Json<StateSnapshot>, Failed> {
+    let taken = blocking(move || {
+        let Snapshot { gateway, boot, state } = overview.authority.snapshot()?;
+        Ok::<_, StateError>(StateSnapshot { gateway, boot, state: BASE64_STANDARD.encode(state) })
+    });
+    let failed = |error: StateError| Failed(StatusCode::INTERNAL_SERVER_ERROR, in_full(&error));
+    Ok(Json(taken.await?.map_err(failed)?))
 }
 
 /// What `ca rotate` asks for.

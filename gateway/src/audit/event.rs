@@ -83,6 +83,15 @@ pub enum Event {
     RootKeyExported,
     /// The root key was removed.
     RootKeyRemoved,
+    /// Somebody got all that a back-up holds.
+    BackupTaken,
+    /// This data directory was made of a back-up.
+    Restored {
+        /// When the back-up was taken.
+        taken: UnixMillis,
+        /// The boot counter from there on.
+        boot: u64,
+    },
     /// A connection was refused.
     ConnectionRefused {
         /// Who it was, where that is known.

@@ -4,11 +4,13 @@
 //! Results go to standard output, logs and errors to standard error.
 
 mod audit;
+mod backup;
 mod ca;
 mod client;
 mod device;
 mod lists;
 mod offline;
+mod passphrase;
 mod plan;
 mod point;
 mod policy;
@@ -74,6 +76,10 @@ enum Verb {
     /// The store-and-forward buffer
     #[command(subcommand)]
     Buffer(Buffer),
+    /// Write all that is precious, encrypted, to one file; while the gateway runs, too
+    Backup(BackupArgs),
+    /// Make a gateway of a backup, on an empty data directory
+    Restore(RestoreArgs),
     /// The last lines of the audit log; whether it is what was written
     Audit {
         /// How many lines
@@ -243,6 +249,34 @@ enum User {
     },
 }
 
+#[derive(Debug, Args)]
+struct BackupArgs {
+    /// File to write
+    file: PathBuf,
+    /// File whose first line is the passphrase; default: ask on the terminal
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// The audit log, too
+    #[arg(long)]
+    with_audit: bool,
+    /// Replace the file when it is there
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Debug, Args)]
+struct RestoreArgs {
+    /// File that `fieldgate backup` wrote
+    file: PathBuf,
+    /// File whose first line is the passphrase; default: ask on the terminal
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    json: Json,
+}
+
 #[derive(Debug, Subcommand)]
 enum Buffer {
     /// What waits, and what became of the rest, per device
@@ -288,6 +322,8 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Verb::User(User::Hash { out }) => user::hash(out),
         Verb::Buffer(Buffer::Status(json)) => verb(&path, async |config| show::buffer(config, json.json).await),
+        Verb::Backup(args) => verb(&path, async |config| backup::backup(config, &path, args).await),
+        Verb::Restore(args) => backup::restore(&path, &args),
         Verb::Audit { verify: true, json, .. } => verb(&path, async |config| audit::verify(config, json.json).await),
         Verb::Audit { lines, json, .. } => verb(&path, async |config| audit::show(config, lines, json.json)),
     }

@@ -41,6 +41,8 @@ impl Summary {
             policies,
             modbus,
             opcua,
+            // Said by the sections that name them.
+            files: _,
         } = config;
         let policies: BTreeSet<String> =
             policies.iter().map(|policy| format!("{} {} {}", policy.who, policy.allow, policy.filter)).collect();

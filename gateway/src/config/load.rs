@@ -61,7 +61,12 @@ pub fn read(name: &str, folder: &Path, text: &str) -> Loaded {
     let sources = Sources::new(Box::new(|path| std::fs::read_to_string(path)));
     let config = compose(&sources.root(name, folder, text));
     let problems = sources.problems();
-    Loaded { config: config.filter(|_| problems.is_empty()), problems, keys: sources.asked() }
+    let config = config.filter(|_| problems.is_empty()).map(|config| {
+        let mut files = sources.named();
+        files.remove(&config.data_dir);
+        Config { files, ..config }
+    });
+    Loaded { config, problems, keys: sources.asked() }
 }
 
 fn compose(root: &Section) -> Option<Config> {
@@ -102,6 +107,7 @@ fn compose(root: &Section) -> Option<Config> {
         policies,
         modbus,
         opcua,
+        files: BTreeSet::new(),
     };
     // A section that is there and unusable has been complained about; no configuration then.
     let upstream = match upstream {

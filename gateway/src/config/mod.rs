@@ -6,6 +6,7 @@ mod external;
 mod load;
 mod local;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +21,7 @@ pub use broker::BrokerConfig;
 pub use load::{LoadError, Loaded, load, read};
 pub use local::{BufferConfig, CertsConfig, EnrolmentConfig};
 
+use crate::backup::{self, Settled};
 use crate::identity::policy::{Group, Policy};
 use crate::northbound::UpstreamConfig;
 
@@ -52,15 +54,24 @@ pub struct Config {
     pub modbus: Vec<ModbusConfig>,
     /// `[[opcua]]`, one per session
     pub opcua: Vec<OpcuaConfig>,
+    /// Files that the configuration names, in all sections and in the files that these include.
+    pub files: BTreeSet<PathBuf>,
 }
 
 impl Config {
-    /// Makes the data directory where it isn't there yet, for its owner alone, and takes its lock.
+    /// Makes the data directory where it isn't there yet, for its owner alone, and takes its lock. A restore that was
+    /// interrupted there is finished, or undone where it had not been complete.
     pub fn lock_data_dir(&self) -> anyhow::Result<DirectoryLock> {
         let dir = &self.data_dir;
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.with_context(|| format!("can't make the data directory `{}`", dir.display()))?;
-        Ok(DirectoryLock::acquire(dir)?)
+        let lock = DirectoryLock::acquire(dir)?;
+        match backup::settle(dir)? {
+            Settled::Nothing => {}
+            Settled::Undone => tracing::warn!("a restore that had not been complete was undone"),
+            Settled::Finished(_) => tracing::info!("a restore that had been interrupted was finished"),
+        }
+        Ok(lock)
     }
 
     /// The names of all users.

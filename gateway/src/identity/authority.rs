@@ -18,6 +18,7 @@ use thiserror::Error;
 use super::lists::Lists;
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
 use crate::audit::{Audit, Event};
+use crate::backup::Snapshot;
 use crate::config::Config;
 use crate::log::in_full;
 use crate::moment::date;
@@ -285,6 +286,14 @@ impl Authority {
         tracing::info!("the root key was removed");
         self.audit.record(Event::RootKeyRemoved);
         Ok(())
+    }
+
+    /// What a back-up holds of state.db.
+    pub fn snapshot(&self) -> Result<Snapshot, StateError> {
+        let (gateway, boot) = (self.gateway.clone(), self.state.boot());
+        let state = self.state.snapshot()?;
+        self.audit.record(Event::BackupTaken);
+        Ok(Snapshot { gateway, boot, state })
     }
 
     /// The CA's certificates and what is due.

@@ -69,6 +69,14 @@ pub enum StateError {
     /// read again before deciding.
     #[error("state.db: {0}")]
     Sqlite(#[from] rusqlite::Error),
+    /// The copy for a snapshot can't be read or removed.
+    #[error("can't copy state.db to `{path}`: {source}")]
+    Snapshot {
+        /// The copy.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The file could not be opened again after an earlier failure.
     #[error(transparent)]
     Reopen(#[from] OpenError),

@@ -4,6 +4,7 @@
 //! to do; an older format is brought forward when it is opened (module `migrations`). After a failed commit the
 //! connection is dropped, since a failed sync must not be repeated on it, and the next use opens the file again.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +12,7 @@ use fieldgate_types::{Clock, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::migrations::{STEPS, migrate};
-use crate::sqlite::{self, Sharing, at_open, checkpoint, signed, unsigned};
+use crate::sqlite::{self, Sharing, at_open, beside, checkpoint, signed, unsigned};
 use crate::{Delete, OpenError, Pairs, Put, StateError};
 
 /// The small tables of the gateway. Cheap to clone; every function blocks on the disk.
@@ -25,6 +26,8 @@ struct Inner {
     path: PathBuf,
     /// `None` after a failure, until the next use.
     conn: Mutex<Option<Connection>>,
+    /// One copy at a time.
+    snapshots: Mutex<()>,
     boot: u64,
     started: UnixMillis,
 }
@@ -45,7 +48,8 @@ impl State {
         let conn = connect(path)?;
         let now = if clock.plausible() { clock.now() } else { UnixMillis(0) };
         let (boot, started) = if run { begin_boot(&conn, now) } else { last_boot(&conn) }.map_err(at_open(path))?;
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), conn: Mutex::new(Some(conn)), boot, started }) })
+        let (path, conn, snapshots) = (path.to_owned(), Mutex::new(Some(conn)), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { path, conn, snapshots, boot, started }) })
     }
 
     /// The boot counter: of this run, or after [`State::open`] of the last one.
@@ -92,6 +96,30 @@ impl State {
         })
     }
 
+    /// Raises the boot counter to at least `to`, for the next run; what it is then. It never falls.
+    pub fn raise_boot(&self, to: u64) -> Result<u64, StateError> {
+        self.with(|conn| {
+            let transaction = conn.unchecked_transaction()?;
+            let boot = counter(conn, "boot")?.max(to);
+            set_counter(conn, "boot", boot)?;
+            transaction.commit()?;
+            Ok(boot)
+        })
+    }
+
+    /// The whole file as it is at one moment, while others go on reading and writing it; meanwhile a copy lies beside
+    /// it. Commits through this handle wait for the copy.
+    pub fn snapshot(&self) -> Result<Vec<u8>, StateError> {
+        let copy = beside(&self.inner.path, ".snapshot");
+        let failed = |source| StateError::Snapshot { path: copy.clone(), source };
+        let _one = self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        remove(&copy).map_err(failed)?;
+        let copied = self.with(|conn| conn.execute("VACUUM INTO ?1", [copy.to_string_lossy()]).map(drop));
+        let bytes = copied.and_then(|()| std::fs::read(&copy).map_err(failed));
+        remove(&copy).map_err(failed)?;
+        bytes
+    }
+
     fn with<T>(&self, work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error>) -> Result<T, StateError> {
         let mut held: MutexGuard<'_, Option<Connection>> =
             self.inner.conn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -128,10 +156,20 @@ fn begin_boot(conn: &Connection, now: UnixMillis) -> Result<(u64, UnixMillis), r
     let transaction = conn.unchecked_transaction()?;
     let (last, started) = last_boot(conn)?;
     let (boot, started) = (last + 1, started.max(now));
-    for (name, value) in [("boot", boot), ("started", started.0)] {
-        let sql = "INSERT OR REPLACE INTO counters(name, value) VALUES (?1, ?2)";
-        conn.execute(sql, params![name, signed(value)])?;
-    }
+    set_counter(conn, "boot", boot)?;
+    set_counter(conn, "started", started.0)?;
     transaction.commit()?;
     Ok((boot, started))
+}
+
+fn set_counter(conn: &Connection, name: &str, value: u64) -> Result<(), rusqlite::Error> {
+    let sql = "INSERT OR REPLACE INTO counters(name, value) VALUES (?1, ?2)";
+    conn.execute(sql, params![name, signed(value)]).map(drop)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

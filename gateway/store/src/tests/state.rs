@@ -72,3 +72,43 @@ fn a_missing_folder_is_named() {
     let refused = State::open_for_run(std::path::Path::new("/nonexistent/state.db"), clock()).unwrap_err();
     assert!(refused.to_string().contains("/nonexistent/state.db"), "{refused}");
 }
+
+#[test]
+fn a_snapshot_is_whole_while_others_write_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let state = State::open_for_run(&path, clock()).unwrap();
+    let writer = {
+        let state = state.clone();
+        std::thread::spawn(move || {
+            for n in 0..60 {
+                // Two rows that are alike at every moment.
+                let pair = [put("a", &n.to_string()), put("b", &n.to_string())];
+                state.commit(&pair, &[]).unwrap();
+            }
+        })
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    while !writer.is_finished() {
+        let copy = dir.path().join("copy.db");
+        std::fs::write(&copy, state.snapshot().unwrap()).unwrap();
+        let copied = State::open(&copy, clock()).unwrap();
+        assert_eq!(copied.boot(), 1);
+        assert_eq!(copied.get("registry", b"a").unwrap(), copied.get("registry", b"b").unwrap());
+        seen.insert(copied.get("registry", b"a").unwrap());
+    }
+    writer.join().unwrap();
+    assert!(seen.len() > 1, "{seen:?}");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("snapshot")), "{left:?}");
+}
+
+#[test]
+fn the_boot_counter_can_be_raised_and_never_falls() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("state.db");
+    let state = State::open(&path, clock()).unwrap();
+    assert_eq!(state.raise_boot(1 << 40).unwrap(), 1 << 40);
+    assert_eq!(state.raise_boot(5).unwrap(), 1 << 40);
+    assert_eq!(State::open_for_run(&path, clock()).unwrap().boot(), (1 << 40) + 1);
+}

@@ -32,12 +32,13 @@ pub struct Sources {
     load: Box<Loader>,
     problems: RefCell<Vec<Problem>>,
     asked: RefCell<BTreeSet<String>>,
+    named: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Sources {
     /// Nothing read yet.
     pub fn new(load: Box<Loader>) -> Rc<Self> {
-        Rc::new(Self { load, problems: RefCell::default(), asked: RefCell::default() })
+        Rc::new(Self { load, problems: RefCell::default(), asked: RefCell::default(), named: RefCell::default() })
     }
 
     /// The root section of `text`. `name` is how problems show the file; relative paths count from `folder`.
@@ -77,6 +78,11 @@ impl Sources {
     /// Every dotted key that was asked for, whether or not it stood there: the keys that exist.
     pub fn asked(&self) -> BTreeSet<String> {
         self.asked.borrow().clone()
+    }
+
+    /// Every path that stood there, resolved: files and folders that the configuration relies on.
+    pub fn named(&self) -> BTreeSet<PathBuf> {
+        self.named.borrow().clone()
     }
 
     fn note(&self, file: &File, at: usize, key: String, message: impl Display) {
@@ -215,7 +221,9 @@ impl Section {
             self.problem(key, "is empty, a path is expected");
             return None;
         }
-        Some(self.file.folder.join(text))
+        let path = self.file.folder.join(text);
+        self.sources.named.borrow_mut().insert(path.clone());
+        Some(path)
     }
 
     /// A path, or `default` below the file's folder.
