@@ -151,7 +151,8 @@ impl App {
         let admin = doors.address()?;
 
         let stages = Stages::default();
-        let rights = Arc::new(Rights::new(&config.groups, &config.policies, &config.broker.maps));
+        let rights = Rights::new(&config.groups, &config.policies, &config.broker.maps);
+        let rights = Arc::new(rights.with_enrolled(Arc::clone(&authority.registry)));
         let users = Arc::new(Users::new(&config.broker.users, Arc::clone(&clock))?);
         let gate = Arc::new(LeafGate::new(
             Arc::clone(&authority),

@@ -8,6 +8,7 @@ mod arrows;
 mod audit;
 mod backup;
 mod bad_config;
+mod bulk;
 mod crash;
 mod demo;
 mod documented_config;

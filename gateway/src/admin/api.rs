@@ -1,5 +1,6 @@
 //! The routes. Both doors share the ones that read; only admin.sock has the ones that change something.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
@@ -21,7 +22,7 @@ use super::overview::{Buffer, Overview, Status};
 use crate::audit;
 use crate::backup::Snapshot;
 use crate::identity::explain::{CantExplain, Explanation, Question, explain};
-use crate::identity::{AuthorityError, CaReport, DeviceDetails, lists};
+use crate::identity::{AuthorityError, CaReport, DeviceDetails, Wanted, lists, parse_validity};
 use crate::log::in_full;
 use crate::upkeep;
 
@@ -89,7 +90,7 @@ impl From<AuthorityError> for Failed {
             }
             AuthorityError::Register(RegisterError::Unknown { .. }) => StatusCode::NOT_FOUND,
             AuthorityError::Register(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            AuthorityError::Issue(_) => StatusCode::BAD_REQUEST,
+            AuthorityError::NoGroup(_) | AuthorityError::Issue(_) => StatusCode::BAD_REQUEST,
             AuthorityError::Token(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self(code, in_full(&error))
@@ -126,12 +127,7 @@ async fn status(State(overview): Shared) -> Json<Status> {
 }
 
 async fn devices(State(overview): Shared) -> Json<Vec<DeviceDetails>> {
-    let authority = &overview.authority;
-    let all = authority.registry.devices().into_iter().map(|entry| {
-        let certificates = authority.registry.certificates(&entry.id);
-        DeviceDetails { entry, certificates }
-    });
-    Json(all.collect())
+    Json(overview.authority.all_details())
 }
 
 async fn device(State(overview): Shared, Path(id): Path<DeviceId>) -> Result<Json<DeviceDetails>, Failed> {
@@ -149,6 +145,12 @@ pub struct AddDevice {
     /// A certificate signing request in PEM, when the key was made elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub csr: Option<String>,
+    /// How long its certificates are good, such as `365d`; as configured where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validity: Option<String>,
+    /// Groups that it belongs to.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<String>,
 }
 
 /// What `device add` gives; the key exists nowhere else.
@@ -192,9 +194,11 @@ impl From<AddedDevice> for Issued {
 }
 
 async fn add_device(State(overview): Shared, Json(wanted): Json<AddDevice>) -> Result<Json<AddedDevice>, Failed> {
+    let AddDevice { id, role, csr, validity, groups } = wanted;
+    let validity = validity.as_deref().map(parse_validity).transpose();
+    let validity = validity.map_err(|why| Failed(StatusCode::BAD_REQUEST, why))?;
     let issued = blocking(move || {
-        let csr = wanted.csr.as_ref().map(String::as_bytes);
-        overview.authority.add(&wanted.id, wanted.role, csr)
+        overview.authority.add(&id, &Wanted { role, validity, groups }, csr.as_ref().map(String::as_bytes))
     });
     Ok(Json(issued.await??.into()))
 }

@@ -1,23 +1,30 @@
 //! `fieldgate device …`
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use fieldgate_certs::{Issued, Role};
-use fieldgate_types::DeviceId;
+use fieldgate_certs::{Issued, Role, durable};
+use fieldgate_types::{DeviceId, duration};
 
 use super::AddArgs;
+use super::bulk;
 use super::client::Client;
 use super::offline::offline;
 use super::show::{date, print_json};
 use crate::admin::api::{AddDevice, AddedDevice, MadeToken, MakeToken};
 use crate::config::Config;
-use crate::identity::DeviceDetails;
+use crate::identity::{DeviceDetails, Wanted};
 
 /// Adds a device and writes its bundle.
 pub async fn add(config: &Config, args: AddArgs) -> anyhow::Result<ExitCode> {
-    let out = args.out.unwrap_or_else(|| PathBuf::from(args.id.as_str()));
+    if let Some(list) = &args.csv {
+        return bulk::add(config, list, args.out.as_deref(), args.json.json).await;
+    }
+    let id = args.id.context("name the device, or a list with --csv FILE")?;
+    let wanted = Wanted { role: args.role, validity: args.validity, groups: args.group.into_iter().collect() };
+    let out = args.out.unwrap_or_else(|| PathBuf::from(id.as_str()));
     let csr = match &args.csr {
         None => None,
         Some(path) => Some(std::fs::read_to_string(path).with_context(|| format!("can't read `{}`", path.display()))?),
@@ -25,19 +32,11 @@ pub async fn add(config: &Config, args: AddArgs) -> anyhow::Result<ExitCode> {
     // Before anything is issued: a key is given once.
     ensure_free(&out, csr.is_none())?;
     let issued: Issued = match Client::connect(&config.data_dir).await? {
-        Some(client) => {
-            let wanted = AddDevice { id: args.id, role: args.role, csr };
-            client.post::<AddedDevice>("/api/v1/devices", &wanted).await?.into()
-        }
-        None => {
-            offline(config, |authority| Ok(authority.add(&args.id, args.role, csr.as_ref().map(String::as_bytes))?))?
-        }
+        Some(client) => issue(client, &id, &wanted, csr).await?,
+        None => offline(config, |authority| Ok(authority.add(&id, &wanted, csr.as_ref().map(String::as_bytes))?))?,
     };
+    write_bundle(&issued, &out)?;
     let record = &issued.record;
-    issued.write_bundle(&out).with_context(|| {
-        let id = &record.device;
-        format!("can't write the bundle to `{}`; `fieldgate device revoke {id}` and add it again", out.display())
-    })?;
     if issued.clamped {
         eprintln!("fieldgate: the certificate ends with the CA that issued it, earlier than configured");
     }
@@ -50,17 +49,34 @@ pub async fn add(config: &Config, args: AddArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Asks a running gateway for a certificate.
+pub async fn issue(client: Client, id: &DeviceId, wanted: &Wanted, csr: Option<String>) -> anyhow::Result<Issued> {
+    let Wanted { role, validity, groups } = wanted.clone();
+    let validity = validity.map(duration::format);
+    let wanted = AddDevice { id: id.clone(), role, csr, validity, groups };
+    Ok(client.post::<AddedDevice>("/api/v1/devices", &wanted).await?.into())
+}
+
+/// Writes the bundle; durable when this returns.
+pub fn write_bundle(issued: &Issued, out: &Path) -> anyhow::Result<()> {
+    issued.write_bundle(out).with_context(|| {
+        let id = &issued.record.device;
+        format!("can't write the bundle to `{}`; `fieldgate device revoke {id}` and add it again", out.display())
+    })
+}
+
 fn files(out: &Path, key: bool) -> String {
     let names = if key { "ca.pem, cert.pem, key.pem" } else { "ca.pem, cert.pem" };
     format!("{names} in {}", out.display())
 }
 
-fn ensure_free(out: &Path, key: bool) -> anyhow::Result<()> {
+/// Makes the folder, which must hold no key yet.
+pub fn ensure_free(out: &Path, key: bool) -> anyhow::Result<()> {
     let key_file = out.join("key.pem");
     if key && key_file.exists() {
         anyhow::bail!("`{}` exists already; name another folder with --out DIR", key_file.display());
     }
-    std::fs::create_dir_all(out).with_context(|| format!("can't make the folder `{}`", out.display()))
+    durable::make_private_folder(out).with_context(|| format!("can't make the folder `{}`", out.display()))
 }
 
 /// Makes a one-time token. It is the last word that is printed.
@@ -84,12 +100,7 @@ pub async fn token(config: &Config, id: DeviceId, role: Option<Role>, json: bool
 pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let devices: Vec<DeviceDetails> = match Client::connect(&config.data_dir).await? {
         Some(client) => client.get("/api/v1/devices").await?,
-        None => offline(config, |authority| {
-            let entries = authority.registry.devices().into_iter();
-            Ok(entries
-                .map(|entry| DeviceDetails { certificates: authority.registry.certificates(&entry.id), entry })
-                .collect())
-        })?,
+        None => offline(config, |authority| Ok(authority.all_details()))?,
     };
     if json {
         print_json(&devices)?;
@@ -127,6 +138,14 @@ pub async fn show(config: &Config, id: &DeviceId, json: bool) -> anyhow::Result<
     println!("{} ({}), {since}", device.entry.id, device.entry.role);
     if let Some(revoked) = device.entry.revoked {
         println!("revoked {}", date(revoked));
+    }
+    let listed = config.groups.iter().filter(|group| group.members.contains(id)).map(|group| &group.name);
+    let groups: BTreeSet<&str> = device.entry.groups.iter().chain(listed).map(String::as_str).collect();
+    if !groups.is_empty() {
+        println!("groups: {}", groups.into_iter().collect::<Vec<_>>().join(", "));
+    }
+    if let Some(validity) = device.entry.validity {
+        println!("its certificates are good for {}", duration::format(validity));
     }
     for record in &device.certificates {
         let state = match (record.revoked, record.superseded) {

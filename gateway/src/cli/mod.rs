@@ -5,6 +5,7 @@
 
 mod audit;
 mod backup;
+mod bulk;
 mod ca;
 mod client;
 mod device;
@@ -14,12 +15,14 @@ mod passphrase;
 mod plan;
 mod point;
 mod policy;
+mod roster;
 mod show;
 mod show_status;
 mod user;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use fieldgate_certs::Role;
@@ -29,6 +32,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::app;
 use crate::config::{Config, LoadError, load};
 use crate::identity::explain::Question;
+use crate::identity::parse_validity;
 use crate::identity::policy::Action;
 
 /// Configuration is wrong (sysexits.h EX_CONFIG).
@@ -134,16 +138,26 @@ enum Device {
 #[derive(Debug, Args)]
 struct AddArgs {
     /// Device id: 1 to 64 of A-Z a-z 0-9 . _ -
-    id: DeviceId,
+    #[arg(required_unless_present = "csv")]
+    id: Option<DeviceId>,
     /// device, app or gateway
     #[arg(long, default_value = "device")]
     role: Role,
-    /// Folder for the bundle; default: ./ID
+    /// How long its certificates are good, such as 365d; default: [certs] device_validity
+    #[arg(long, value_name = "TIME", value_parser = parse_validity)]
+    validity: Option<Duration>,
+    /// A [[group]] of the configuration that it belongs to; may be given several times
+    #[arg(long, value_name = "GROUP")]
+    group: Vec<String>,
+    /// Folder for the bundle; default: ./ID. With --csv: for a folder per device
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Certificate signing request (PEM) for a key made elsewhere
     #[arg(long, value_name = "FILE")]
     csr: Option<PathBuf>,
+    /// Many devices: a list with a header and the columns id, role, validity, groups
+    #[arg(long, value_name = "FILE", requires = "out", conflicts_with_all = ["id", "role", "validity", "group", "csr"])]
+    csv: Option<PathBuf>,
     #[command(flatten)]
     json: Json,
 }

@@ -1,6 +1,7 @@
 //! `fieldgate policy explain`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::client::Client;
 use super::offline::offline;
@@ -16,6 +17,7 @@ pub async fn explain(config: &Config, question: Question, json: bool) -> anyhow:
         Some(client) => client.post("/api/v1/policy/explain", &question).await?,
         None => offline(config, |authority| {
             let rights = Rights::new(&config.groups, &config.policies, &config.broker.maps);
+            let rights = rights.with_enrolled(Arc::clone(&authority.registry));
             Ok(answer(&question, &rights, &config.broker.users, &authority.registry)?)
         })?,
     };
@@ -28,7 +30,7 @@ pub async fn explain(config: &Config, question: Question, json: bool) -> anyhow:
 }
 
 fn text(explanation: &Explanation) -> String {
-    let Explanation { who, role, action, topic, rule, closest, notes, add, .. } = explanation;
+    let Explanation { who, role, action, topic, rule, closest, groups, notes, add, .. } = explanation;
     let to = match action {
         crate::identity::policy::Action::Publish => "on",
         crate::identity::policy::Action::Subscribe => "to",
@@ -37,6 +39,10 @@ fn text(explanation: &Explanation) -> String {
     match rule {
         Some(rule) => lines.push(format!("allowed: {who} ({role}) may {action} {to} {topic}, by {}", words(rule))),
         None => lines.push(format!("denied: no rule lets {who} ({role}) {action} {to} {topic}")),
+    }
+    if !groups.is_empty() {
+        let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
+        lines.push(format!("groups of {who}: {}", groups.join(", ")));
     }
     lines.extend(notes.iter().map(|note| format!("note: {note}")));
     lines.extend(closest.iter().map(|rule| format!("closest: {}", words(rule))));

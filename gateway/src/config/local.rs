@@ -10,6 +10,7 @@ use fieldgate_types::{Section, Size};
 
 use super::external;
 use super::load::Ids;
+use crate::identity::VALIDITY;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -29,8 +30,8 @@ impl CertsConfig {
     pub(super) fn read(section: &Section, ids: &mut Ids) -> Self {
         Self {
             external: external::read(section, ids),
-            device_validity: section.duration("device_validity", DAY..=DAY * 21_900, DAY * 3650),
-            est_validity: section.duration("est_validity", DAY..=DAY * 21_900, EST_VALIDITY),
+            device_validity: section.duration("device_validity", VALIDITY, DAY * 3650),
+            est_validity: section.duration("est_validity", VALIDITY, EST_VALIDITY),
         }
     }
 }

@@ -20,6 +20,7 @@ use super::screen::Screen;
 use super::verdict::{CommandVerdict, DeviceVerdict, Verdict, judge};
 use crate::app::App;
 use crate::config;
+use crate::identity::Wanted;
 
 const ROOT: &str = "fieldgate/demo";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -64,7 +65,7 @@ pub async fn tell(args: DemoArgs, folder: &Path, clock: Arc<dyn Clock>) -> anyho
     let app = App::start(configuration(folder, &relay, &plant, &cast)?, clock).await?;
     let broker = app.overview().broker.local_addrs();
     let port = broker.first().context("the broker has no address")?.port();
-    let bundle = app.overview().authority.add(&cast.leaf, Role::Device, None)?;
+    let bundle = app.overview().authority.add(&cast.leaf, &Wanted::as_role(Role::Device), None)?;
     screen.say(&format!("gateway   new CA; leaf {} connects over mTLS to port {port}", cast.leaf));
     let leaf = Leaf::connect(&cast.leaf, port, &bundle)?;
 

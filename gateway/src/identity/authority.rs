@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::lists::Lists;
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
+use super::wanted::Wanted;
 use crate::audit::{Audit, Event};
 use crate::backup::Snapshot;
 use crate::config::Config;
@@ -34,6 +35,9 @@ pub enum AuthorityError {
         /// Which.
         id: DeviceId,
     },
+    /// There is no such group.
+    #[error("there is no [[group]] named `{0}` in the configuration; a policy could not name it")]
+    NoGroup(String),
     /// The registry says no.
     #[error(transparent)]
     Register(#[from] RegisterError),
@@ -111,6 +115,8 @@ pub struct Authority {
     lists: Lists,
     /// Ids of field devices, users and other CAs' devices.
     configured: BTreeSet<DeviceId>,
+    /// Groups that a device can be enrolled into.
+    groups: BTreeSet<String>,
 }
 
 impl Authority {
@@ -142,17 +148,22 @@ impl Authority {
                 .chain(config.external_devices())
                 .cloned()
                 .collect(),
+            groups: config.groups.iter().map(|group| group.name.clone()).collect(),
         })
     }
 
     /// Registers `id` and issues its certificate: with a new key, or for the public key of `csr`.
-    pub fn add(&self, id: &DeviceId, role: Role, csr: Option<&[u8]>) -> Result<Issued, AuthorityError> {
+    pub fn add(&self, id: &DeviceId, wanted: &Wanted, csr: Option<&[u8]>) -> Result<Issued, AuthorityError> {
         self.refuse_configured(id)?;
-        self.registry.add(id, role, None, self.ca.time().now())?;
-        let registry = &*self.registry;
+        if let Some(group) = wanted.groups.iter().find(|group| !self.groups.contains(*group)) {
+            return Err(AuthorityError::NoGroup(group.clone()));
+        }
+        self.registry.add(id, wanted, self.ca.time().now())?;
+        let (registry, role) = (&*self.registry, wanted.role);
+        let validity = wanted.validity.unwrap_or(self.validity);
         let issued = match csr {
-            None => self.ca.issue(registry, id, role, self.validity)?,
-            Some(csr) => self.ca.issue_from_csr(registry, csr, id, role, self.validity)?,
+            None => self.ca.issue(registry, id, role, validity)?,
+            Some(csr) => self.ca.issue_from_csr(registry, csr, id, role, validity)?,
         };
         let serial = issued.record.serial.to_string();
         tracing::info!(device = %id, %role, serial, "device added");
@@ -300,6 +311,15 @@ impl Authority {
     pub fn report(&self) -> CaReport {
         let (authorities, rotation_due) = (self.ca.authorities(), self.ca.rotation_due_at());
         CaReport { authorities, rotation_due, alarms: self.ca.alarms() }
+    }
+
+    /// All devices with their certificates, by id.
+    pub fn all_details(&self) -> Vec<DeviceDetails> {
+        let details = |entry: DeviceEntry| {
+            let certificates = self.registry.certificates(&entry.id);
+            DeviceDetails { entry, certificates }
+        };
+        self.registry.devices().into_iter().map(details).collect()
     }
 
     /// One device with its certificates.

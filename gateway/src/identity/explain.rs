@@ -1,5 +1,7 @@
 //! `fieldgate policy explain`: may somebody, and which rule says so.
 
+use std::collections::BTreeSet;
+
 use fieldgate_broker::topic::{self, TopicError};
 use fieldgate_certs::Role;
 use fieldgate_types::{DeviceId, InvalidDeviceId};
@@ -41,6 +43,9 @@ pub struct Explanation {
     /// The rule for the same that comes closest, where none allows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closest: Option<RuleInfo>,
+    /// The groups that it is in.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<String>,
     /// What else there is to say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -133,6 +138,7 @@ pub fn explain(
         allowed: rule.is_some(),
         rule: rule.as_ref().map(RuleInfo::from),
         closest: None,
+        groups: rights.groups(&subject),
         notes,
         add: None,
     };

@@ -14,8 +14,10 @@ pub mod policy;
 mod registry;
 mod throttle;
 mod users;
+mod wanted;
 
 pub use authority::{Authority, AuthorityError, CaReport, DeviceDetails, OpenError};
 pub use policy::Rights;
 pub use registry::{DeviceEntry, DeviceRegistry, RegisterError};
 pub use users::{User, Users};
+pub use wanted::{VALIDITY, Wanted, parse_validity};

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use fieldgate_broker::topic;
 use fieldgate_certs::Role;
@@ -10,6 +11,7 @@ use fieldgate_types::{DeviceId, Section};
 use serde::{Deserialize, Serialize};
 
 use super::mapping::Map;
+use super::registry::DeviceRegistry;
 use crate::pipeline::topic::is_free;
 
 /// `[[group]]`
@@ -17,7 +19,7 @@ use crate::pipeline::topic::is_free;
 pub struct Group {
     /// Its name, for `who = "group:…"`.
     pub name: String,
-    /// Its members; they need not be known yet.
+    /// Those of its members that the configuration lists; they need not be known yet.
     pub members: Vec<DeviceId>,
 }
 
@@ -84,8 +86,9 @@ impl Group {
     /// Reads a `[[group]]`.
     pub fn read(section: &Section) -> Option<Self> {
         let name = section.required("name");
-        let members = section.required("members");
-        Some(Self { name: name?, members: members? })
+        // Devices can be enrolled into it as well.
+        let members = section.get_or("members", Vec::new());
+        Some(Self { name: name?, members })
     }
 }
 
@@ -189,6 +192,8 @@ pub struct Rights {
     groups: BTreeMap<String, BTreeSet<DeviceId>>,
     policies: Vec<Policy>,
     maps: Vec<Map>,
+    /// Knows who was enrolled into which group.
+    enrolled: Option<Arc<DeviceRegistry>>,
 }
 
 impl Rights {
@@ -198,7 +203,27 @@ impl Rights {
         for group in groups {
             members.entry(group.name.clone()).or_default().extend(group.members.iter().cloned());
         }
-        Self { groups: members, policies: policies.to_vec(), maps: maps.to_vec() }
+        Self { groups: members, policies: policies.to_vec(), maps: maps.to_vec(), enrolled: None }
+    }
+
+    /// The same for who is in a group by its enrolment, too.
+    #[must_use]
+    pub fn with_enrolled(self, registry: Arc<DeviceRegistry>) -> Self {
+        Self { enrolled: Some(registry), ..self }
+    }
+
+    /// Every group that `who` is in, by the configuration or by its enrolment.
+    pub fn groups(&self, who: &Subject<'_>) -> BTreeSet<String> {
+        let listed = self.groups.iter().filter(|(_, members)| members.contains(who.id)).map(|(name, _)| name.clone());
+        let enrolled = self.enrolled.as_ref().filter(|_| !who.user).map(|registry| registry.groups(who.id));
+        listed.chain(enrolled.into_iter().flatten()).collect()
+    }
+
+    fn is_member(&self, who: &Subject<'_>, group: &str) -> bool {
+        let listed = self.groups.get(group).is_some_and(|members| members.contains(who.id));
+        // A user is nobody's device.
+        let enrolled = || !who.user && self.enrolled.as_ref().is_some_and(|registry| registry.in_group(who.id, group));
+        listed || enrolled()
     }
 
     /// The topic that stands for `name` when `who` publishes there, and the first map that says so. It is this topic that
@@ -269,7 +294,7 @@ impl Rights {
         match rule {
             // Ids of devices and users are of one kind and don't coincide.
             Who::Id(wanted) => wanted.as_str() == who.id,
-            Who::Group(name) => self.groups.get(name).is_some_and(|members| members.contains(who.id)),
+            Who::Group(name) => self.is_member(who, name),
             Who::Role(wanted) => *wanted == who.role,
             // A certificate is never a user.
             Who::User(name) => who.user && name.as_str() == who.id,
@@ -325,6 +350,30 @@ mod tests {
         let group = rights("group:presses", Action::Publish, "shared/t");
         assert!(group.may_publish(&who("press-1", Role::Device), "shared/t"));
         assert!(!group.may_publish(&who("press-2", Role::Device), "shared/t"));
+    }
+
+    #[test]
+    fn who_is_enrolled_into_a_group_is_a_member_until_revoked() {
+        use fieldgate_store::State;
+        use fieldgate_types::{BUILD_FLOOR, ManualClock};
+
+        use crate::identity::Wanted;
+
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::open(&folder.path().join("state.db"), Arc::new(ManualClock::new(BUILD_FLOOR))).unwrap();
+        let registry = Arc::new(DeviceRegistry::open(Arc::new(state)).unwrap());
+        let rights = rights("group:presses", Action::Publish, "shared/t").with_enrolled(Arc::clone(&registry));
+        let (listed, enrolled) = (who("press-1", Role::Device), who("press-9", Role::Device));
+        assert!(rights.may_publish(&listed, "shared/t") && !rights.may_publish(&enrolled, "shared/t"));
+        let wanted = Wanted { groups: BTreeSet::from(["presses".to_owned()]), ..Wanted::as_role(Role::Device) };
+        let id = DeviceId::new("press-9").unwrap();
+        registry.add(&id, &wanted, BUILD_FLOOR).unwrap();
+        assert!(rights.may_publish(&enrolled, "shared/t"), "at once");
+        assert_eq!(rights.groups(&enrolled), BTreeSet::from(["presses".to_owned()]));
+        assert!(!rights.may_publish(&Subject { user: true, ..enrolled }, "shared/t"));
+        registry.revoke(&id, BUILD_FLOOR).unwrap();
+        assert!(!rights.may_publish(&enrolled, "shared/t"));
+        assert!(rights.groups(&enrolled).is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! path, which never waits for a disk: changes come one after the other, are made on disk first, and only then in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use fieldgate_store::{Delete, Put, State, StateError};
 use fieldgate_types::{DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use super::wanted::Wanted;
 
 const DEVICES: &str = "devices";
 const CERTIFICATES: &str = "certificates";
@@ -33,6 +36,9 @@ pub struct DeviceEntry {
     /// Whether it is known by the configuration, with a certificate that is not ours, and not by having been added.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
+    /// Groups that it was enrolled into, besides those that list it in the configuration.
+    #[serde(default)]
+    pub groups: BTreeSet<String>,
 }
 
 /// Why a device can't be added or revoked.
@@ -123,6 +129,12 @@ pub struct DeviceRegistry {
     external: BTreeMap<DeviceId, DeviceEntry>,
 }
 
+impl fmt::Debug for DeviceRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceRegistry").field("devices", &self.read().devices.len()).finish_non_exhaustive()
+    }
+}
+
 impl DeviceRegistry {
     /// Reads all rows.
     pub fn open(state: Arc<State>) -> Result<Self, RegisterError> {
@@ -146,7 +158,18 @@ impl DeviceRegistry {
     pub fn with_external<'a>(mut self, holders: impl Iterator<Item = &'a Holder>, now: UnixMillis) -> Self {
         let entry = |Holder { device, role }: &Holder| {
             let (id, role) = (device.clone(), *role);
-            (id.clone(), DeviceEntry { id, role, added: now, revoked: None, validity: None, external: true })
+            (
+                id.clone(),
+                DeviceEntry {
+                    id,
+                    role,
+                    added: now,
+                    revoked: None,
+                    validity: None,
+                    groups: BTreeSet::new(),
+                    external: true,
+                },
+            )
         };
         self.external = holders.map(entry).collect();
         self
@@ -171,18 +194,12 @@ impl DeviceRegistry {
     }
 
     /// Makes `id` known before its certificate is issued. A known one without a valid certificate is taken back.
-    pub fn add(
-        &self,
-        id: &DeviceId,
-        role: Role,
-        validity: Option<Duration>,
-        now: UnixMillis,
-    ) -> Result<DeviceEntry, RegisterError> {
+    pub fn add(&self, id: &DeviceId, wanted: &Wanted, now: UnixMillis) -> Result<DeviceEntry, RegisterError> {
         let _change = self.change();
         if self.read().valid_as(id, now).is_some() {
             return Err(RegisterError::Exists { id: id.clone() });
         }
-        self.enter(id, role, validity, now)
+        self.enter(id, wanted, now)
     }
 
     /// Makes `id` known before its token is made; one with a valid certificate too, since it may have lost the key.
@@ -195,21 +212,18 @@ impl DeviceRegistry {
         if let Some(role) = present {
             return Err(RegisterError::OtherRole { id: id.clone(), role });
         }
+        // It stays in its groups, whatever became of its certificates.
+        let groups = known.as_ref().map(|entry| entry.groups.clone()).unwrap_or_default();
         match known.filter(|entry| entry.revoked.is_none() && entry.role == role) {
             Some(entry) => Ok(entry),
-            None => self.enter(id, role, None, now),
+            None => self.enter(id, &Wanted { groups, ..Wanted::as_role(role) }, now),
         }
     }
 
-    fn enter(
-        &self,
-        id: &DeviceId,
-        role: Role,
-        validity: Option<Duration>,
-        now: UnixMillis,
-    ) -> Result<DeviceEntry, RegisterError> {
+    fn enter(&self, id: &DeviceId, wanted: &Wanted, now: UnixMillis) -> Result<DeviceEntry, RegisterError> {
+        let Wanted { role, validity, groups } = wanted.clone();
         let added = self.device(id).map_or(now, |entry| entry.added);
-        let entry = DeviceEntry { id: id.clone(), role, added, revoked: None, validity, external: false };
+        let entry = DeviceEntry { id: id.clone(), role, added, revoked: None, validity, groups, external: false };
         self.state.commit(&[put(DEVICES, id.as_str().as_bytes(), &entry)?], &[])?;
         self.write().devices.insert(id.clone(), entry.clone());
         Ok(entry)
@@ -274,6 +288,18 @@ impl DeviceRegistry {
     pub fn device(&self, id: &DeviceId) -> Option<DeviceEntry> {
         let row = self.read().devices.get(id).cloned();
         row.or_else(|| self.external.get(id).cloned())
+    }
+
+    /// The groups that `id` was enrolled into; none for one that is revoked.
+    pub fn groups(&self, id: &str) -> BTreeSet<String> {
+        let known = self.read();
+        let entry = known.devices.get(id).filter(|entry| entry.revoked.is_none());
+        entry.map(|entry| entry.groups.clone()).unwrap_or_default()
+    }
+
+    /// Whether `id` was enrolled into `group`, and is not revoked.
+    pub fn in_group(&self, id: &str, group: &str) -> bool {
+        self.read().devices.get(id).is_some_and(|entry| entry.revoked.is_none() && entry.groups.contains(group))
     }
 
     /// Whether `id` is known, not revoked, and holds an unrevoked certificate with this SHA-256; of one that the
@@ -401,7 +427,7 @@ mod tests {
     fn a_replaced_certificate_is_superseded_once_and_for_good() {
         let folder = tempfile::tempdir().unwrap();
         let registry = opened(folder.path());
-        registry.add(&id("press-1"), Role::Device, None, NOW).unwrap();
+        registry.add(&id("press-1"), &Wanted::as_role(Role::Device), NOW).unwrap();
         let old = certificate("press-1", 1);
         let new = CertificateRecord { replaces: Some(old.key()), ..certificate("press-1", 2) };
         registry.record(&old).unwrap();
@@ -472,7 +498,8 @@ mod tests {
     fn a_token_changes_no_role_under_a_valid_certificate() {
         let folder = tempfile::tempdir().unwrap();
         let registry = opened(folder.path());
-        registry.add(&id("press-1"), Role::Device, Some(Duration::from_secs(9)), NOW).unwrap();
+        let wanted = Wanted { validity: Some(Duration::from_secs(9)), ..Wanted::as_role(Role::Device) };
+        registry.add(&id("press-1"), &wanted, NOW).unwrap();
         registry.record(&certificate("press-1", 1)).unwrap();
         assert_eq!(registry.admit(&id("press-1"), None, NOW).unwrap().validity, Some(Duration::from_secs(9)));
         assert_eq!(registry.validity(&id("press-1")), Some(Duration::from_secs(9)));
@@ -480,5 +507,30 @@ mod tests {
         assert!(matches!(refused, RegisterError::OtherRole { role: Role::Device, .. }), "{refused}");
         let later = NOW.plus(Duration::from_hours(48));
         assert_eq!(registry.admit(&id("press-1"), Some(Role::App), later).unwrap().role, Role::App);
+    }
+
+    #[test]
+    fn groups_last_over_restarts_and_tokens_and_end_with_the_revocation() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = opened(folder.path());
+        let wanted = Wanted { groups: BTreeSet::from(["presses".to_owned()]), ..Wanted::as_role(Role::Device) };
+        registry.add(&id("press-1"), &wanted, NOW).unwrap();
+        drop(registry);
+        let registry = opened(folder.path());
+        assert!(registry.in_group("press-1", "presses") && !registry.in_group("press-1", "mills"));
+        assert!(!registry.in_group("press-2", "presses"));
+        registry.revoke(&id("press-1"), NOW).unwrap();
+        assert!(!registry.in_group("press-1", "presses") && registry.groups("press-1").is_empty());
+        registry.admit(&id("press-1"), None, NOW).unwrap();
+        assert_eq!(registry.groups("press-1"), wanted.groups, "taken back as what it was");
+        registry.add(&id("press-1"), &Wanted::as_role(Role::Device), NOW).unwrap();
+        assert!(registry.groups("press-1").is_empty(), "added anew as something else");
+    }
+
+    #[test]
+    fn rows_of_the_first_format_have_no_groups() {
+        let row = r#"{"id":"press-1","role":"device","added":1,"revoked":null}"#;
+        let entry: DeviceEntry = serde_json::from_str(row).unwrap();
+        assert!(entry.groups.is_empty() && entry.validity.is_none());
     }
 }
