@@ -107,8 +107,8 @@ async fn a_list_with_mistakes_adds_nobody_and_names_them_all() -> Told {
 async fn a_run_that_is_killed_is_finished_by_the_next() -> Told {
     const DEVICES: usize = 150;
     let gateway = Gateway::start_new(BINARY, "line-1", SECTIONS).await?;
-    let rows: String = (0..DEVICES).map(|n| format!("press-{n},presses\n")).collect();
-    write_list(&gateway, &format!("id,groups\n{rows}"))?;
+    let rows: Vec<String> = (0..DEVICES).map(|n| format!("press-{n},presses")).collect();
+    write_list(&gateway, &format!("id,groups\n{}\n", rows.join("\n")))?;
     let mut child = std::process::Command::new(BINARY)
         .arg("-c")
         .arg(gateway.config())

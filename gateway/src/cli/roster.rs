@@ -94,16 +94,13 @@ pub fn read(name: &str, text: &str, bounds: &Bounds<'_>) -> Result<Vec<Row>, Vec
 fn columns(reading: &mut Reading<'_>, header: &[Field]) -> BTreeMap<Column, usize> {
     let mut columns = BTreeMap::new();
     for (at, field) in header.iter().enumerate() {
-        match COLUMNS.iter().find(|(name, _)| field.text.eq_ignore_ascii_case(name)) {
-            Some((name, column)) => {
-                if columns.insert(*column, at).is_some() {
-                    reading.note(field.span, name, "stands in the header twice");
-                }
+        if let Some((name, column)) = COLUMNS.iter().find(|(name, _)| field.text.eq_ignore_ascii_case(name)) {
+            if columns.insert(*column, at).is_some() {
+                reading.note(field.span, name, "stands in the header twice");
             }
-            None => {
-                let text = &field.text;
-                reading.note(field.span, "", format_args!("`{text}` is no column: id, role, validity, groups are"));
-            }
+        } else {
+            let text = &field.text;
+            reading.note(field.span, "", format_args!("`{text}` is no column: id, role, validity, groups are"));
         }
     }
     if !columns.contains_key(&Column::Id) {
