@@ -17,6 +17,9 @@ use super::archive::{Archive, Entry, FORMAT, MOST_BYTES, Manifest};
 use super::{CONFIG, DATA, OUTSIDE, Snapshot};
 use crate::config::Config;
 
+#[cfg(test)]
+mod tests;
+
 /// A rotation takes a few of its file operations; more changes than this in a row are none.
 const TRIES: usize = 20;
 
