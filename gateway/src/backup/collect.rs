@@ -71,7 +71,7 @@ pub fn collect(config: &Config, snapshot: Snapshot, settings: Settings<'_>) -> R
     let folder = folder_of(file);
     let mut all = Gathered::default();
     all.add(Path::new(DATA).join("state.db"), 0o600, Zeroizing::new(snapshot.state))?;
-    all.add_still(&config.data_dir.join("ca"), &Path::new(DATA).join("ca"))?;
+    all.add_still(&config.data_dir.join("ca"), &Path::new(DATA).join("ca"), read)?;
     all.add_tree(&config.data_dir.join("opcua"), &Path::new(DATA).join("opcua"))?;
     if audit {
         all.add_tree(&config.data_dir.join("audit"), &Path::new(DATA).join("audit"))?;
@@ -144,7 +144,12 @@ impl Gathered {
     }
 
     /// The files in `folder`, as they were at one moment.
-    fn add_still(&mut self, folder: &Path, name: &Path) -> Result<(), CollectError> {
+    fn add_still(
+        &mut self,
+        folder: &Path,
+        name: &Path,
+        mut read: impl FnMut(&Path) -> io::Result<(u32, Zeroizing<Vec<u8>>)>,
+    ) -> Result<(), CollectError> {
         'again: for _ in 0..TRIES {
             let before = listing(folder)?;
             let mut files = Vec::new();

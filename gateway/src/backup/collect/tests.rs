@@ -1,7 +1,6 @@
 //! What is taken along, from folders that change meanwhile and from files that lie elsewhere.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use fieldgate_types::DeviceId;
 
@@ -74,41 +73,44 @@ fn a_data_directory_beside_the_configuration_is_found_from_there() {
     assert_eq!(collected(&file, false).archive.manifest.data_dir, "data");
 }
 
-/// Of each pair the first file is made before the second.
-#[test]
-fn a_folder_that_grows_meanwhile_is_read_as_it_was_at_one_moment() {
+/// What is found in a folder with the files `a` and `b`, where `meanwhile` happens whenever one is read, told how often
+/// that was before.
+fn while_it_changes(meanwhile: impl Fn(&Path, u32)) -> Result<Vec<String>, CollectError> {
     let dir = tempfile::tempdir().unwrap();
-    let ca = dir.path().join("ca");
-    fs::create_dir(&ca).unwrap();
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for n in 0..400 {
-                for part in ["z-first", "a-second"] {
-                    fs::write(ca.join(format!("{part}-{n}")), "x").unwrap();
-                }
-                std::thread::yield_now();
-            }
-            stop.store(true, Ordering::Release);
-        });
-        let mut moments = 0;
-        loop {
-            let last = stop.load(Ordering::Acquire);
-            let mut all = Gathered::default();
-            match all.add_still(&ca, Path::new("data/ca")) {
-                Ok(()) => {
-                    moments += 1;
-                    let found: BTreeSet<&str> = all.entries.iter().map(|entry| entry.path.as_str()).collect();
-                    for second in found.iter().filter(|name| name.contains("a-second")) {
-                        assert!(found.contains(second.replace("a-second", "z-first").as_str()), "{second} is alone");
-                    }
-                }
-                Err(error) => assert!(matches!(error, CollectError::Restless(_)), "{error}"),
-            }
-            if last {
-                break;
-            }
+    for name in ["a", "b"] {
+        write(&dir.path().join(name), name);
+    }
+    let mut all = Gathered::default();
+    let mut reads = 0;
+    all.add_still(dir.path(), Path::new("ca"), |path| {
+        meanwhile(dir.path(), reads);
+        reads += 1;
+        read(path)
+    })?;
+    Ok(all.entries.into_iter().map(|entry| entry.path).collect())
+}
+
+#[test]
+fn a_folder_that_changes_while_it_is_read_is_read_again_until_it_stands_still() {
+    let grows = while_it_changes(|dir, reads| {
+        if reads == 1 {
+            write(&dir.join("c"), "c");
         }
-        assert!(moments > 0);
     });
+    assert_eq!(grows.unwrap(), ["ca/a", "ca/b", "ca/c"]);
+    let shrinks = while_it_changes(|dir, reads| {
+        if reads == 0 {
+            fs::remove_file(dir.join("b")).unwrap();
+        }
+    });
+    assert_eq!(shrinks.unwrap(), ["ca/a"]);
+    let moves = while_it_changes(|dir, reads| {
+        if reads == 1 {
+            write(&dir.join("c"), "c");
+            fs::remove_file(dir.join("a")).unwrap();
+        }
+    });
+    assert_eq!(moves.unwrap(), ["ca/b", "ca/c"]);
+    let restless = while_it_changes(|dir, reads| write(&dir.join(reads.to_string()), "new"));
+    assert!(matches!(restless.unwrap_err(), CollectError::Restless(_)));
 }
