@@ -111,6 +111,12 @@ fn a_folder_that_changes_while_it_is_read_is_read_again_until_it_stands_still() 
         }
     });
     assert_eq!(moves.unwrap(), ["ca/b", "ca/c"]);
-    let restless = while_it_changes(|dir, reads| write(&dir.join(reads.to_string()), "new"));
+    // Another file in the place of the last one, each time.
+    let restless = while_it_changes(|dir, reads| {
+        write(&dir.join(format!("new-{}", reads + 1)), "new");
+        if reads > 0 {
+            fs::remove_file(dir.join(format!("new-{reads}"))).unwrap();
+        }
+    });
     assert!(matches!(restless.unwrap_err(), CollectError::Restless(_)));
 }
