@@ -66,7 +66,13 @@ pub async fn add(config: &Config, list: &Path, out: Option<&Path>, json: bool) -
     }
     let text = std::fs::read_to_string(list).with_context(reading)?;
     let groups = config.groups.iter().map(|group| group.name.clone()).collect();
-    let taken: BTreeSet<DeviceId> = config.field_devices().chain(config.users()).chain(&config.id).cloned().collect();
+    let taken: BTreeSet<DeviceId> = config
+        .field_devices()
+        .chain(config.users())
+        .chain(config.external_devices())
+        .chain(&config.id)
+        .cloned()
+        .collect();
     let rows = match roster::read(&name, &text, &Bounds { groups: &groups, taken: &taken }) {
         Ok(rows) => rows,
         Err(problems) => {
