@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fieldgate::app::App;
+use fieldgate::identity::Wanted;
 use fieldgate::{config, upkeep};
 use fieldgate_certs::{Issued, Role, SUPERSEDE_GRACE};
 use fieldgate_testkit::{Ack, Bundle, Leaf, Options, PATIENCE, Version, eventually};
@@ -38,7 +39,7 @@ async fn a_session_on_a_replaced_certificate_ends_with_its_grace_and_the_newer_o
     let (authority, broker) = (&overview.authority, overview.broker.local_addrs()[0]);
 
     // A program may have several connections.
-    let old = authority.add(&DeviceId::new("hmi")?, Role::App, None)?;
+    let old = authority.add(&DeviceId::new("hmi")?, &Wanted::as_role(Role::App), None)?;
     let key = old.key_pem.as_ref().context("no key")?.expose().to_owned();
     let chain = [CertificateDer::from_pem_slice(old.certificate_pem.as_bytes())?];
     let peer = authority.ca.identify(&chain, &*authority.registry, clock.now())?;
