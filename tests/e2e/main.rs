@@ -9,6 +9,7 @@ mod audit;
 mod backup;
 mod bad_config;
 mod bulk;
+mod clock;
 mod crash;
 mod demo;
 mod documented_config;

@@ -158,12 +158,20 @@ impl Authority {
         if let Some(group) = wanted.groups.iter().find(|group| !self.groups.contains(*group)) {
             return Err(AuthorityError::NoGroup(group.clone()));
         }
-        self.registry.add(id, wanted, self.ca.time().now())?;
+        let before = self.registry.row(id);
+        let entered = self.registry.add(id, wanted, self.ca.time().now())?;
         let (registry, role) = (&*self.registry, wanted.role);
         let validity = wanted.validity.unwrap_or(self.validity);
         let issued = match csr {
-            None => self.ca.issue(registry, id, role, validity)?,
-            Some(csr) => self.ca.issue_from_csr(registry, csr, id, role, validity)?,
+            None => self.ca.issue(registry, id, role, validity),
+            Some(csr) => self.ca.issue_from_csr(registry, csr, id, role, validity),
+        };
+        let issued = match issued {
+            Ok(issued) => issued,
+            Err(error) => {
+                self.registry.take_back(&entered, before)?;
+                return Err(error.into());
+            }
         };
         let serial = issued.record.serial.to_string();
         tracing::info!(device = %id, %role, serial, "device added");

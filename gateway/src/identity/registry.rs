@@ -202,6 +202,32 @@ impl DeviceRegistry {
         self.enter(id, wanted, now)
     }
 
+    /// The row of `id`, if it has one.
+    pub fn row(&self, id: &DeviceId) -> Option<DeviceEntry> {
+        self.read().devices.get(id).cloned()
+    }
+
+    /// Takes back what [`DeviceRegistry::add`] has `entered`, of which no certificate came: `id` is again what it was
+    /// `before`. Nothing happens where somebody has changed it since.
+    pub fn take_back(&self, entered: &DeviceEntry, before: Option<DeviceEntry>) -> Result<(), RegisterError> {
+        let _change = self.change();
+        let id = &entered.id;
+        if self.row(id).as_ref() != Some(entered) {
+            return Ok(());
+        }
+        match before {
+            Some(before) => {
+                self.state.commit(&[put(DEVICES, id.as_str().as_bytes(), &before)?], &[])?;
+                self.write().devices.insert(id.clone(), before);
+            }
+            None => {
+                self.state.commit(&[], &[Delete { table: DEVICES, key: id.as_str().as_bytes().to_vec() }])?;
+                self.write().devices.remove(id);
+            }
+        }
+        Ok(())
+    }
+
     /// Makes `id` known before its token is made; one with a valid certificate too, since it may have lost the key.
     /// Without a role it stays what it is, or becomes a device.
     pub fn admit(&self, id: &DeviceId, role: Option<Role>, now: UnixMillis) -> Result<DeviceEntry, RegisterError> {
@@ -492,6 +518,27 @@ mod tests {
         // Out of the configuration it is a revoked device like others.
         let registry = opened(folder.path());
         assert!(!registry.in_force(&id("corp-1"), "any") && registry.device(&id("corp-1")).is_some());
+    }
+
+    #[test]
+    fn what_was_added_in_vain_is_taken_back_unless_it_was_changed_since() {
+        let folder = tempfile::tempdir().unwrap();
+        let registry = opened(folder.path());
+        let wanted = Wanted::as_role(Role::Device);
+        let entered = registry.add(&id("press-1"), &wanted, NOW).unwrap();
+        registry.take_back(&entered, None).unwrap();
+        assert_eq!(registry.device(&id("press-1")), None);
+
+        let entered = registry.add(&id("press-1"), &wanted, NOW).unwrap();
+        let revoked = registry.revoke(&id("press-1"), NOW).unwrap();
+        registry.take_back(&entered, None).unwrap();
+        assert_eq!(registry.device(&id("press-1")), Some(revoked.clone()), "revoked by somebody else meanwhile");
+
+        let again = registry.add(&id("press-1"), &wanted, NOW).unwrap();
+        assert_eq!(again.revoked, None);
+        registry.take_back(&again, Some(revoked.clone())).unwrap();
+        drop(registry);
+        assert_eq!(opened(folder.path()).device(&id("press-1")), Some(revoked), "revoked as before, on disk too");
     }
 
     #[test]
