@@ -53,7 +53,9 @@ fn third(conn: &Connection) -> Result<(), rusqlite::Error> {
 }
 
 fn fails(conn: &Connection) -> Result<(), rusqlite::Error> {
-    conn.execute_batch("DROP TABLE counters; SELECT * FROM nowhere")
+    conn.execute_batch("DROP TABLE counters")?;
+    // As of a disk that is full.
+    Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None))
 }
 
 fn migrated(path: &Path, steps: &[Step]) -> Result<Connection, OpenError> {
