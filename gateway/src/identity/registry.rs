@@ -215,15 +215,12 @@ impl DeviceRegistry {
         if self.row(id).as_ref() != Some(entered) {
             return Ok(());
         }
-        match before {
-            Some(before) => {
-                self.state.commit(&[put(DEVICES, id.as_str().as_bytes(), &before)?], &[])?;
-                self.write().devices.insert(id.clone(), before);
-            }
-            None => {
-                self.state.commit(&[], &[Delete { table: DEVICES, key: id.as_str().as_bytes().to_vec() }])?;
-                self.write().devices.remove(id);
-            }
+        if let Some(before) = before {
+            self.state.commit(&[put(DEVICES, id.as_str().as_bytes(), &before)?], &[])?;
+            self.write().devices.insert(id.clone(), before);
+        } else {
+            self.state.commit(&[], &[Delete { table: DEVICES, key: id.as_str().as_bytes().to_vec() }])?;
+            self.write().devices.remove(id);
         }
         Ok(())
     }
