@@ -4,12 +4,12 @@
 //! that it was told: it is neither forgotten nor told twice. Nothing is told while the upstream is away: a marker would
 //! take the room of data, and the next one would say more.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_store::{Append, Batch, CommitError, Gap, Lane, LossKind, Queue};
 use fieldgate_types::{Clock, UnixMillis};
 use serde_json::json;
-use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::status::{UpstreamHandle, UpstreamState};

@@ -1,8 +1,9 @@
 //! Trees that come down: what the upstream publishes there reaches local subscribers, one message after the other.
 
+use std::sync::Arc;
+
 use fieldgate_broker::{Broker, Properties, QoS};
 use fieldgate_types::{Clock, UnixMillis};
-use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::outlet::gateway_message;
