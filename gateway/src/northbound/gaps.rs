@@ -56,9 +56,9 @@ impl Gaps {
             return Ok(());
         }
         let now = self.clock.now();
-        let mut appends = Vec::with_capacity(gaps.len());
-        for gap in &gaps {
-            let (topic, payload) = (topic::events(&gap.device), payload(gap, now));
+        let (mut appends, mut told) = (Vec::with_capacity(gaps.len()), Vec::with_capacity(gaps.len()));
+        for gap in gaps {
+            let (topic, payload) = (topic::events(&gap.device), payload(&gap, now));
             let body = match Upbound::json(&topic, payload.as_bytes(), false).encode() {
                 Ok(body) => body,
                 Err(error) => {
@@ -67,8 +67,9 @@ impl Gaps {
                 }
             };
             appends.push(Append { device: gap.device.clone(), lane: Lane::Live, time: now, expires: None, body });
+            told.push(gap);
         }
-        self.queue.commit(Batch { appends, told: gaps, ..Batch::default() }).await.map(|_| ())
+        self.queue.commit(Batch { appends, told, ..Batch::default() }).await.map(|_| ())
     }
 }
 
