@@ -131,13 +131,14 @@ pub(crate) struct Stretch {
     epoch: u64,
 }
 
-/// What of a file may be leased again when it is read anew: what was leased and not settled, and what was not leased yet.
-/// What the consumer has passed without seeing it, because the file was damaged, would come out of order.
+/// What of a file is still to be delivered when it is read anew: what was leased and not settled, and what was not leased
+/// yet. What the consumer has passed without seeing it, because the file was damaged, would come out of order.
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
     gone: HashSet<u64>,
     cursors: [u64; 3],
-    held: HashSet<u64>,
+    /// The consumer's: leased, or settled since the last transaction that any file has seen.
+    pub held: HashSet<u64>,
 }
 
 impl Rest {
@@ -187,7 +188,8 @@ pub(crate) struct Desk {
     max_age: u64,
     /// Calls that wait for a record, and the running time of the last one.
     waiting: usize,
-    held_back: bool,
+    /// Older records are on their way into the file: nothing is leased, and nothing removed. Where each lane goes on then.
+    held_back: Option<[u64; 3]>,
     seen: u64,
     pub consumer: Option<&'static str>,
     pub closed: bool,
@@ -207,38 +209,53 @@ impl Desk {
             start,
             max_age,
             waiting: 0,
-            held_back: false,
+            held_back: None,
             seen: now,
             consumer: None,
             closed: false,
         }
     }
 
-    /// The file was replaced by an empty one. What of the old one may still be leased.
+    /// The file was replaced by an empty one, into which what is left of the old one comes next; see [`Desk::hold_back`].
+    /// What is leased stays leased.
     pub(crate) fn start_over(&mut self, next: u64) -> Rest {
-        let [priority, live, history] = &self.shelves;
-        // Nothing of it was leased while it was being filled.
-        let cursors = if self.held_back { [0; 3] } else { [priority.cursor, live.cursor, history.cursor] };
-        let held = self.held.keys().copied().collect();
+        let cursors = self.held_back.unwrap_or_else(|| self.shelves.each_ref().map(|shelf| shelf.cursor));
+        let mut held: HashSet<u64> = self.held.keys().copied().collect();
+        let mut gone = HashSet::new();
+        if self.held_back.is_some() {
+            // Settled while the file was being filled: they leave when it is.
+            held.extend(&self.leaving);
+        } else {
+            gone = std::mem::take(&mut self.leaving);
+            self.removals.clear();
+        }
         for shelf in &mut self.shelves {
             let epoch = shelf.epoch + 1;
             *shelf = Shelf { cursor: next, ahead_to: next, tail_from: next, epoch, ..Shelf::default() };
         }
-        self.held.clear();
-        self.held_bytes = 0;
-        self.removals.clear();
-        Rest { gone: std::mem::take(&mut self.leaving), cursors, held }
+        self.held_back = Some(cursors);
+        Rest { gone, cursors, held }
     }
 
-    /// Whether nothing is leased, since older records are still on their way into the file. At the end all of them are
-    /// read from it: nobody has leased meanwhile.
-    pub(crate) fn hold_back(&mut self, held_back: bool) {
-        self.held_back = held_back;
-        if !held_back {
-            for shelf in &mut self.shelves {
-                shelf.back_to(0);
-                shelf.wanted = true;
+    /// From the start on: older records than any in the file are on their way into it. Until [`Desk::go_on`] nothing is
+    /// leased, since nothing may overtake them, and what is settled stays, since it may not be in the file yet.
+    pub(crate) fn hold_back(&mut self) {
+        self.held_back = Some([0; 3]);
+    }
+
+    /// All that is left is in the file. `missing`: what the consumer holds, or has settled meanwhile, and is not.
+    pub(crate) fn go_on(&mut self, missing: &HashSet<u64>) {
+        for id in missing {
+            if let Some(held) = self.held.remove(id) {
+                self.held_bytes -= held.bytes;
             }
+            self.leaving.remove(id);
+        }
+        self.removals.retain(|removal| !missing.contains(&removal.id));
+        let Some(cursors) = self.held_back.take() else { return };
+        for (shelf, cursor) in self.shelves.iter_mut().zip(cursors) {
+            shelf.back_to(cursor);
+            shelf.wanted = true;
         }
     }
 
@@ -270,7 +287,7 @@ impl Desk {
     /// Leases the next records of `lane`, expiring those whose time is over.
     pub(crate) fn take(&mut self, lane: Lane, ask: Ask) -> Taken {
         let mut taken = Taken::default();
-        if self.held_back {
+        if self.held_back.is_some() {
             return taken;
         }
         let mut bytes = 0;
@@ -331,6 +348,12 @@ impl Desk {
             *first = id.min(*first);
         }
         self.held_bytes = 0;
+        if let Some(cursors) = &mut self.held_back {
+            for (cursor, first) in cursors.iter_mut().zip(first) {
+                *cursor = first.min(*cursor);
+            }
+            return;
+        }
         for (lane, first) in Lane::ALL.into_iter().zip(first) {
             let shelf = self.shelf(lane);
             if first < shelf.cursor {
@@ -342,7 +365,7 @@ impl Desk {
 
     /// Whether nothing is leased, see [`Desk::hold_back`].
     pub(crate) fn is_held_back(&self) -> bool {
-        self.held_back
+        self.held_back.is_some()
     }
 
     /// Records leased and not settled.
@@ -367,6 +390,9 @@ impl Desk {
 
     /// For the writer's next transaction.
     pub(crate) fn take_removals(&mut self) -> Vec<Removal> {
+        if self.held_back.is_some() {
+            return Vec::new();
+        }
         std::mem::take(&mut self.removals)
     }
 

@@ -89,7 +89,9 @@ impl Queue {
         report.stats.oldest = loaded.oldest;
         report.stats.set_aside = opened.set_aside;
         let mut desk = Desk::new(next_id, millis(options.max_age), max_leased, running.now());
-        desk.hold_back(opened.salvage.is_some());
+        if opened.salvage.is_some() {
+            desk.hold_back();
+        }
         let shared = Arc::new(Shared::new(desk, report));
         let inbox = Arc::new(Inbox::new(options.queued_batches, options.queued_bytes, options.spacing));
         let max_batch = inbox.max_bytes().min(usize::try_from(max_size.max(1 << 20) / 4).unwrap_or(usize::MAX));

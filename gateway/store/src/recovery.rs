@@ -99,6 +99,7 @@ impl Writer {
         self.removals.extend(desk.take_removals());
         let rest = desk.start_over(self.next_id);
         drop(desk);
+        self.missing.clone_from(&rest.held);
         for removal in std::mem::take(&mut self.removals) {
             match &removal.exit {
                 Exit::Delivered => self.ledger.deliver(removal.row, 1, removal.bytes as u64),

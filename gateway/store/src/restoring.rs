@@ -59,14 +59,23 @@ impl Writer {
     /// While running: the rest of what waited in the file that was just set aside.
     pub(crate) fn begin_salvage(&mut self, kept: &Path, rest: Rest) {
         match salvage::open(kept, &self.path) {
-            Ok(old) => {
-                self.salvages.push_back(Salvage::new(old, self.ledger.numbers(), rest, self.next_id));
-                self.shared.desk().hold_back(true);
-            }
+            Ok(old) => self.salvages.push_back(Salvage::new(old, self.ledger.numbers(), rest, self.next_id)),
             Err(error) => {
                 tracing::error!(kept = %kept.display(), %error, "nothing of the damaged queue can be read");
+                self.end_salvage();
             }
         }
+    }
+
+    /// Unless another is under way.
+    fn end_salvage(&mut self) {
+        if !self.salvages.is_empty() {
+            return;
+        }
+        self.shared.desk().go_on(&std::mem::take(&mut self.missing));
+        // What was settled meanwhile.
+        self.inbox.removals(true);
+        self.shared.arrived();
     }
 
     /// One slice.
@@ -88,10 +97,7 @@ impl Writer {
             self.salvages.push_front(salvage);
         } else {
             tracing::warn!(records = salvage.saved, "salvage of the damaged queue ended");
-        }
-        if self.salvages.is_empty() {
-            self.shared.desk().hold_back(false);
-            self.shared.arrived();
+            self.end_salvage();
         }
         Ok(())
     }
@@ -112,7 +118,9 @@ impl Writer {
         match done {
             Ok(saved) => {
                 salvage.saved += saved;
-                salvage.slice.clear();
+                for entry in salvage.slice.drain(..) {
+                    self.missing.remove(&entry.id);
+                }
                 self.done(Attempt::new(self.next_id, Vec::new()));
                 self.publish(conn)
             }

@@ -3,7 +3,7 @@
 //! It takes whatever has queued up while the last transaction was being synced, and commits it as one. No linger: under
 //! load the batches gather by themselves. What a failed transaction means is in [`crate::recovery`].
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,6 +74,8 @@ pub(crate) struct Writer {
     /// Records of damaged files, the one set aside first in front, on their way into this one. More than one only where a
     /// fresh file is damaged too before the salvage ends.
     pub(crate) salvages: VecDeque<Salvage>,
+    /// What the consumer held when a file was set aside, and is not back in this one. As many as can be leased.
+    pub(crate) missing: HashSet<u64>,
     pub(crate) room: Room,
     pub(crate) ledger: Ledger,
     /// Id of the next record.
@@ -118,6 +120,7 @@ impl Writer {
             conn: Some(conn),
             footing: Some(footing),
             salvages: salvage.into_iter().collect(),
+            missing: HashSet::new(),
             room,
             ledger,
             next_id,

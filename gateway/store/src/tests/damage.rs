@@ -5,9 +5,9 @@ use std::io::{Read, Seek, SeekFrom, Write};
 
 use futures_util::FutureExt;
 
-use crate::{Batch, DeviceLedger, OpenError};
+use crate::{Append, Batch, DeviceLedger, OpenError};
 
-use super::{Bench, UP, append, assert_sums, batch, bodies, ids, lease, lease_all, settled, until};
+use super::{Bench, UP, append, assert_sums, batch, bodies, ids, lease, lease_all, settled, until, within};
 
 /// Changes one byte where `needle` begins.
 fn spoil(path: &std::path::Path, needle: &[u8]) {
@@ -154,6 +154,53 @@ async fn damage_found_while_running_sets_the_file_aside_and_keeps_the_sums() {
     let queue = bench.open(3);
     assert_eq!(queue.ledger()[0], row);
     assert_sums(&queue);
+}
+
+/// Another lane meets the damage: what the consumer has in flight stays its own, settled before the salvage ends or after.
+#[tokio::test]
+async fn what_is_leased_while_the_file_is_set_aside_is_not_leased_again() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    let history = |text: String| Append { lane: crate::Lane::History, ..append("a", text) };
+    let appends = (0..10_000).map(|n| append("a", format!("live {n:0300}")));
+    queue.commit(Batch { appends: appends.collect(), ..Batch::default() }).await.unwrap();
+    let appends = (0..20_000).map(|n| history(format!("{n:0300}")));
+    queue.commit(Batch { appends: appends.collect(), ..Batch::default() }).await.unwrap();
+    queue.close().await.unwrap();
+    // In the second half of the file, but not at its end: records of the lane that came last.
+    let len = fs::metadata(bench.path()).unwrap().len() / 4096 * 4096;
+    let mut file = fs::OpenOptions::new().write(true).open(bench.path()).unwrap();
+    file.seek(SeekFrom::Start(len * 6 / 10 / 4096 * 4096)).unwrap();
+    file.write_all(&vec![0; 20 * 4096]).unwrap();
+    drop(file);
+    let queue = bench.open(2);
+    let held = lease(&queue, 300).await;
+    let mut met = 0;
+    while queue.stats().set_aside.is_none() {
+        let records = within(queue.lease(UP, crate::Lane::History, 1000, usize::MAX)).now_or_never();
+        let Some(records) = records else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        met += records.unwrap().len();
+    }
+    assert!(met < 20_000);
+    queue.settle(UP, ids(&held[..100])).await.unwrap();
+    let next = lease(&queue, 1).await;
+    assert_eq!(next[0].header.seq, 301, "neither again nor passed over");
+    assert_sums(&queue);
+    settled(&queue).await;
+    queue.settle(UP, ids(&held[100..])).await.unwrap();
+    settled(&queue).await;
+    assert_eq!(queue.ledger()[0].delivered, 300);
+    assert_sums(&queue);
+    // A lost connection still brings back what was not settled, and nothing else.
+    queue.rewind(UP);
+    assert_eq!(lease(&queue, 1).await[0].header.seq, 301);
+    queue.close().await.unwrap();
+    let queue = bench.open(3);
+    assert_eq!(lease(&queue, 1).await[0].header.seq, 301);
+    assert_eq!(queue.ledger()[0].delivered, 300);
 }
 
 #[tokio::test]
