@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -150,7 +151,8 @@ class Observer:
 class Cloud:
     """mosquitto with its certificates, its observer and the relay in front of one of its listeners."""
 
-    def __init__(self, stage: Stage, gateway_id: str, listener: str = "password") -> None:
+    def __init__(self, stage: Stage, gateway_id: str, listener: str = "password", acl: str | None = None) -> None:
+        """`acl`: what the gateway may do at the `password` listener, in mosquitto's words; without, everything."""
         self.stage = stage
         self.gateway_id = gateway_id
         self.folder = stage.folder / "cloud"
@@ -158,32 +160,51 @@ class Cloud:
         self.pair = self.authority.server("mosquitto")
         self.client_pair = self.authority.client("gateway-client")
         self.ports = {name: free_port() for name in ("plain", "password", "certificate")}
-        self._start_mosquitto()
+        self.acl = self.folder / "acl"
+        self._start_mosquitto(acl)
         self.observer = Observer(self.ports["plain"], f"{ROOT}/#")
         stage.at_end(self.observer.close)
         self.listener = listener
         self.relay_port = free_port()
         self.relay: Helper = stage.helper("relay", "relay.py", port=self.relay_port, target=self.ports[listener])
 
-    def _start_mosquitto(self) -> None:
+    def _start_mosquitto(self, acl: str | None) -> None:
         passwords = self.folder / "passwords"
         passwords.touch(mode=0o600)
         made = command(["mosquitto_passwd", "-b", str(passwords), USER, PASSWORD])
         expect(made.returncode == 0, f"mosquitto_passwd failed: {made.stderr}")
         tls = f"cafile {self.authority.pem}\ncertfile {self.pair.cert}\nkeyfile {self.pair.key}\n"
+        # With 0, unlimited, 2.0.11 ends the connection after each PUBACK that says "not authorized".
+        rights, queued = "", 0
+        if acl is not None:
+            self.write_acl(acl)
+            rights, queued = f"acl_file {self.acl}\nlog_type information\n", 1_000_000
         config = self.folder / "mosquitto.conf"
         config.write_text(
             # As root it would become the user mosquitto, who can't read this folder.
             "user root\nper_listener_settings true\npersistence false\nset_tcp_nodelay true\n"
-            "max_queued_messages 0\nmax_queued_bytes 0\nmax_inflight_messages 1000\n"
+            f"max_queued_messages {queued}\n"
+            "max_queued_bytes 0\nmax_inflight_messages 1000\n"
             "log_dest stderr\nlog_type error\nlog_type warning\nlog_type notice\n"
             f"listener {self.ports['plain']} 127.0.0.1\nallow_anonymous true\n"
-            f"listener {self.ports['password']} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\n{tls}"
+            f"listener {self.ports['password']} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\n{rights}{tls}"
             f"listener {self.ports['certificate']} 127.0.0.1\nallow_anonymous false\nrequire_certificate true\n"
             f"use_identity_as_username true\n{tls}"
         )
         self.mosquitto = self.stage.child("mosquitto", ["mosquitto", "-c", str(config)])
         wait_for("mosquitto's listeners", 10, self._listens)
+
+    def write_acl(self, acl: str) -> None:
+        self.acl.write_text(acl)
+        self.acl.chmod(0o600)
+
+    def change_acl(self, acl: str) -> None:
+        """mosquitto reads the file again before it reads any other packet."""
+        self.write_acl(acl)
+        said = "Reloading config"
+        before = self.mosquitto.log.read_text().count(said)
+        self.mosquitto.process.send_signal(signal.SIGHUP)
+        wait_for("mosquitto to read its ACL again", 10, lambda: self.mosquitto.log.read_text().count(said) > before)
 
     def _listens(self) -> bool:
         expect(self.mosquitto.alive(), f"mosquitto ended at its start: {self.mosquitto.log.read_text()}")

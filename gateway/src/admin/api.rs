@@ -19,6 +19,7 @@ use fieldgate_types::{DeviceId, Secret, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::overview::{Buffer, Overview, Status};
+use super::quarantine;
 use crate::audit;
 use crate::backup::Snapshot;
 use crate::identity::explain::{CantExplain, Explanation, Question, explain};
@@ -41,6 +42,7 @@ pub fn reading(overview: Arc<Overview>) -> Router {
         .route("/api/v1/ca/bundle", get(bundle))
         .route("/crl/{name}", get(revocation_list))
         .route("/api/v1/buffer", get(buffer))
+        .route("/api/v1/buffer/quarantine", get(quarantine::list))
         .route("/api/v1/points", get(points))
         .route("/api/v1/audit", get(audit_lines))
         .route("/api/v1/audit/end", get(audit_end))
@@ -56,6 +58,8 @@ pub fn all(overview: Arc<Overview>) -> Router {
         .route("/api/v1/devices/{id}/token", post(make_token))
         .route("/api/v1/points/{device}/{command}", post(point_command))
         .route("/api/v1/policy/explain", post(explain_policy))
+        .route("/api/v1/buffer/quarantine/retry", post(quarantine::retry))
+        .route("/api/v1/buffer/quarantine/drop", post(quarantine::forget))
         .route("/api/v1/backup", post(snapshot))
         .route("/api/v1/ca/rotate", post(rotate))
         .route("/api/v1/ca/root-key/export", post(export_root_key))
@@ -72,7 +76,8 @@ pub struct Refusal {
     pub error: String,
 }
 
-struct Failed(StatusCode, String);
+/// Status and reason of a refusal.
+pub struct Failed(pub StatusCode, pub String);
 
 impl IntoResponse for Failed {
     fn into_response(self) -> Response {

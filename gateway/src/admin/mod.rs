@@ -5,6 +5,7 @@
 //!
 //! - [`overview`]: handles to every part, and the status made from them.
 //! - [`api`]: the routes.
+//! - [`quarantine`]: the ones about records kept aside.
 //! - [`metrics`]: the same figures for Prometheus.
 //! - [`serve`]: the two doors.
 //! - [`sys`]: a few of the figures on `$SYS`, for programs.
@@ -12,6 +13,7 @@
 pub mod api;
 pub mod metrics;
 pub mod overview;
+pub mod quarantine;
 pub mod serve;
 pub mod sys;
 

@@ -83,6 +83,16 @@ pub enum Event {
     RootKeyExported,
     /// The root key was removed.
     RootKeyRemoved,
+    /// Messages that were kept aside go to the upstream once more.
+    QuarantineRetried {
+        /// How many.
+        records: usize,
+    },
+    /// Messages that were kept aside were let go of.
+    QuarantineDropped {
+        /// How many.
+        records: usize,
+    },
     /// Somebody got all that a back-up holds.
     BackupTaken,
     /// This data directory was made of a back-up.

@@ -15,6 +15,7 @@ mod passphrase;
 mod plan;
 mod point;
 mod policy;
+mod quarantine;
 mod roster;
 mod show;
 mod show_status;
@@ -295,6 +296,24 @@ struct RestoreArgs {
 enum Buffer {
     /// What waits, and what became of the rest, per device
     Status(Json),
+    /// Messages that the upstream refused for good, or that damage has spoiled; the youngest 1,000 are kept
+    #[command(subcommand)]
+    Quarantine(Quarantine),
+}
+
+#[derive(Debug, Subcommand)]
+enum Quarantine {
+    /// What is kept aside, and why
+    List {
+        #[command(flatten)]
+        only: quarantine::Only,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Send messages once more, behind all others and under their old numbers
+    Retry(quarantine::Args),
+    /// Let go of messages; they stay counted as quarantined
+    Drop(quarantine::Args),
 }
 
 /// Runs the verb; the exit code of the process.
@@ -336,6 +355,11 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Verb::User(User::Hash { out }) => user::hash(out),
         Verb::Buffer(Buffer::Status(json)) => verb(&path, async |config| show::buffer(config, json.json).await),
+        Verb::Buffer(Buffer::Quarantine(aside)) => verb(&path, async |config| match aside {
+            Quarantine::List { only, json } => quarantine::list(config, &only, json.json).await,
+            Quarantine::Retry(args) => quarantine::judge(config, quarantine::Verdict::Retry, args).await,
+            Quarantine::Drop(args) => quarantine::judge(config, quarantine::Verdict::Drop, args).await,
+        }),
         Verb::Backup(args) => verb(&path, async |config| backup::backup(config, &path, args).await),
         Verb::Restore(args) => backup::restore(&path, &args),
         Verb::Audit { verify: true, json, .. } => verb(&path, async |config| audit::verify(config, json.json).await),

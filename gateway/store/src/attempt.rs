@@ -7,6 +7,7 @@ use fieldgate_types::UnixMillis;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::age::{RunningTime, millis};
+use crate::aside;
 use crate::desk::{Candidate, Exit, Removal};
 use crate::entry::Entry;
 use crate::ledger::Ledger;
@@ -15,9 +16,6 @@ use crate::schema::{index, kind, number, table};
 use crate::shared::Shared;
 use crate::sqlite::{signed, unsigned};
 use crate::stats::{Gap, LossKind};
-
-/// The bodies of this many quarantined records are kept, the youngest.
-const QUARANTINE_RECORDS: i64 = 1000;
 
 /// What a transaction changes in memory once it is durable, or takes back when it isn't.
 #[derive(Debug)]
@@ -75,7 +73,7 @@ impl Attempt {
                 Exit::Lost(lost, reason) => {
                     ledger.lose(removal.row, *lost, reason, bytes, removal.time);
                     if *lost == LossKind::Quarantined {
-                        keep_aside(conn, removal, reason, running)?;
+                        aside::keep(conn, removal, reason, running)?;
                         quarantined = true;
                     }
                 }
@@ -86,10 +84,7 @@ impl Attempt {
             delete(conn, lane, ids)?;
         }
         if quarantined {
-            let mut statement = conn.prepare_cached(
-                "DELETE FROM quarantine WHERE id NOT IN (SELECT id FROM quarantine ORDER BY id DESC LIMIT ?1)",
-            )?;
-            statement.execute([QUARANTINE_RECORDS])?;
+            aside::bound(conn)?;
         }
         Ok(())
     }
@@ -143,7 +138,7 @@ impl Attempt {
         reason: &'static str,
     ) -> Result<bool, rusqlite::Error> {
         let target = pages * crate::room::PAGE;
-        let mut freed = prune_quarantine(conn)?;
+        let mut freed = aside::prune(conn)?;
         let mut any = freed > 0;
         for lane in [Lane::History, Lane::Live, Lane::Priority] {
             if freed >= target {
@@ -368,32 +363,4 @@ fn delete(conn: &Connection, lane: Lane, ids: impl Iterator<Item = u64>) -> Resu
         statement.execute([signed(first), signed(last)])?;
     }
     Ok(())
-}
-
-fn keep_aside(
-    conn: &Connection,
-    removal: &Removal,
-    reason: &str,
-    running: &RunningTime,
-) -> Result<(), rusqlite::Error> {
-    let mut statement = conn.prepare_cached(&format!(
-        "INSERT OR REPLACE INTO quarantine(id, lane, device, boot, seq, time, expires, reason, since, body)
-         SELECT id, ?2, device, coalesce(boot, 0), coalesce(seq, 0), coalesce(time, 0), expires, ?3, ?4,
-                coalesce(body, x'')
-         FROM {} WHERE id = ?1",
-        table(removal.lane)
-    ))?;
-    statement.execute(params![signed(removal.id), removal.lane as i64, reason, signed(running.wall().0)])?;
-    Ok(())
-}
-
-/// What is quarantined is counted already: its bodies make room before any waiting record does. Bytes that went.
-fn prune_quarantine(conn: &Connection) -> Result<u64, rusqlite::Error> {
-    let mut statement = conn.prepare_cached("SELECT total(length(body)) + 40 * count(*), max(id) FROM quarantine")?;
-    let (bytes, newest): (f64, Option<i64>) = statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let Some(newest) = newest else { return Ok(0) };
-    let mut statement = conn.prepare_cached("DELETE FROM quarantine WHERE id <= ?1")?;
-    statement.execute([newest])?;
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a sum of sizes, far below 2^53
-    Ok(bytes as u64)
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::record::RecordId;
+
 /// A database could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
@@ -131,6 +133,25 @@ pub enum ScanError {
     /// SQLite refused.
     #[error("can't read from the queue: {0}")]
     Read(String),
+}
+
+/// Records that are kept aside were left as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AsideError {
+    /// The queue is closed or closing.
+    #[error("the queue is closed")]
+    Closed,
+    /// One of them was spoiled by damage and must never be sent.
+    #[error("the record {id} is kept aside for `{reason}`: it is not what was written and can only be dropped")]
+    Spoiled {
+        /// Which.
+        id: RecordId,
+        /// Why.
+        reason: String,
+    },
+    /// There is no room, or the disk failed.
+    #[error("the queue can't be changed now: {0}")]
+    Refused(String),
 }
 
 /// The queue did not end well; nothing that was acknowledged is lost.

@@ -1,4 +1,4 @@
-//! What waits for the writer: batches, scans, nudges.
+//! What waits for the writer: batches, questions, nudges.
 //!
 //! A batch is queued in the call itself, in the order of the calls: a place in a line that a caller had to be woken for
 //! would go unused until somebody polls it. The line has no bound of its own: each batch in it is one that its caller
@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::error::{CloseError, CommitError, ScanError};
-use crate::record::{Batch, Committed, Pairs};
+use crate::aside::Verdict;
+use crate::error::{AsideError, CloseError, CommitError, ScanError};
+use crate::record::{Aside, Batch, Committed, Pairs, RecordId};
 use crate::spacing::Spacing;
 
 /// Removals wait this long for a commit to ride along with.
@@ -48,18 +49,22 @@ impl Drop for Place {
     }
 }
 
-/// A table to be read for a caller.
+/// What the writer is asked besides commits. A caller that went away needs no answer.
 #[derive(Debug)]
-pub(crate) struct Scan {
-    pub table: &'static str,
-    pub done: oneshot::Sender<Result<Pairs, ScanError>>,
+pub(crate) enum Question {
+    /// A small table.
+    Scan(&'static str, oneshot::Sender<Result<Pairs, ScanError>>),
+    /// What is kept aside, after this id.
+    List(RecordId, oneshot::Sender<Result<Vec<Aside>, ScanError>>),
+    /// What becomes of it.
+    Judge(Verdict, Vec<RecordId>, oneshot::Sender<Result<usize, AsideError>>),
 }
 
 /// What the writer found when it woke.
 #[derive(Debug, Default)]
 pub(crate) struct Woke {
     pub jobs: VecDeque<Job>,
-    pub scans: Vec<Scan>,
+    pub questions: Vec<Question>,
     /// Removals are due.
     pub removals: bool,
     /// Everything should end.
@@ -70,7 +75,7 @@ pub(crate) struct Woke {
 struct State {
     jobs: VecDeque<Job>,
     spacing: Spacing,
-    scans: Vec<Scan>,
+    questions: Vec<Question>,
     nudged: bool,
     removals_since: Option<Instant>,
     removals_now: bool,
@@ -95,7 +100,7 @@ impl Inbox {
         let state = State {
             jobs: VecDeque::new(),
             spacing: Spacing::new(spacing),
-            scans: Vec::new(),
+            questions: Vec::new(),
             nudged: false,
             removals_since: None,
             removals_now: false,
@@ -109,10 +114,10 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Batches and scans that wait, those in the writer's hands included.
+    /// Batches and questions that wait, those in the writer's hands included.
     pub(crate) fn waiting(&self) -> usize {
         let state = self.lock();
-        state.jobs.len() + state.scans.len() + self.in_hand.batches.load(Ordering::Acquire)
+        state.jobs.len() + state.questions.len() + self.in_hand.batches.load(Ordering::Acquire)
     }
 
     /// Largest batch.
@@ -140,18 +145,16 @@ impl Inbox {
         Ok(answer)
     }
 
-    /// Queues a scan.
-    pub(crate) fn scan(&self, table: &'static str) -> Result<oneshot::Receiver<Result<Pairs, ScanError>>, ScanError> {
-        let (done, answer) = oneshot::channel();
+    /// Queues a question; dropped, with the sender in it, when the end has begun.
+    pub(crate) fn ask(&self, question: Question) {
         {
             let mut state = self.lock();
             if state.closing {
-                return Err(ScanError::Closed);
+                return;
             }
-            state.scans.push(Scan { table, done });
+            state.questions.push(question);
         }
         self.wake.notify_one();
-        Ok(answer)
     }
 
     /// The desk has something for the writer at once.
@@ -212,7 +215,7 @@ impl Inbox {
             let company = if spaced { state.spacing.wait(Instant::now()) } else { Duration::ZERO };
             let here = state.jobs.front().is_some_and(|first| self.fits(first));
             let jobs = here && (company.is_zero() || due || state.closing);
-            let ready = jobs || !state.scans.is_empty() || state.nudged || due || state.closing;
+            let ready = jobs || !state.questions.is_empty() || state.nudged || due || state.closing;
             if ready || passed >= longest {
                 state.nudged = false;
                 // A commit takes the removals along.
@@ -222,7 +225,12 @@ impl Inbox {
                     state.removals_now = false;
                 }
                 let jobs = if jobs { self.take(&mut state) } else { VecDeque::new() };
-                return Woke { jobs, scans: std::mem::take(&mut state.scans), removals, closing: state.closing };
+                return Woke {
+                    jobs,
+                    questions: std::mem::take(&mut state.questions),
+                    removals,
+                    closing: state.closing,
+                };
             }
             let mut pause = longest.saturating_sub(passed);
             if here {
@@ -269,7 +277,7 @@ impl Inbox {
             let mut state = self.lock();
             state.closing = true;
             state.jobs.clear();
-            state.scans.clear();
+            state.questions.clear();
             std::mem::take(&mut state.closers)
         };
         for closer in closers {

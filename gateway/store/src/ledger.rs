@@ -159,6 +159,11 @@ impl Ledger {
         back.unwrap_or(false)
     }
 
+    /// Counts a record that is kept aside as waiting again, under an id that no counter knows.
+    pub(crate) fn send_again(&mut self, at: usize, bytes: usize, reason: &str) {
+        self.base += u64::from(self.bring_back(at, bytes, reason));
+    }
+
     /// Rows by their numbers in the file.
     pub(crate) fn numbers(&self) -> HashMap<i64, (usize, DeviceId)> {
         let rows = self.rows.iter().enumerate();

@@ -63,6 +63,7 @@
 //! an older state that is sound in itself. state.db is never replaced.
 
 mod age;
+mod aside;
 mod attempt;
 mod desk;
 mod ending;
@@ -95,12 +96,14 @@ mod stats;
 mod tests;
 mod writer;
 
-pub use error::{CloseError, CommitError, LeaseError, LockError, OpenError, ScanError, SettleError, StateError};
+pub use error::{
+    AsideError, CloseError, CommitError, LeaseError, LockError, OpenError, ScanError, SettleError, StateError,
+};
 pub use lock::DirectoryLock;
 pub use options::{Options, Overflow};
 pub use queue::Queue;
 pub use record::{
-    Append, Batch, Committed, Delete, Header, Lane, Pairs, Put, REPLAYED_AFTER, Receipt, Record, RecordId,
+    Append, Aside, Batch, Committed, Delete, Header, Lane, Pairs, Put, REPLAYED_AFTER, Receipt, Record, RecordId,
 };
 pub use state::State;
 pub use stats::{DeviceLedger, Gap, Health, Loss, LossKind, QueueStats};

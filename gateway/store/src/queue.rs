@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::thread;
 
 use fieldgate_types::Clock;
+use tokio::sync::oneshot;
 
 use crate::age::{RunningTime, millis};
+use crate::aside::Verdict;
 use crate::desk::{Ask, Desk, Exit};
 use crate::faults::Faults;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, Question};
 use crate::opening;
 use crate::shared::{Report, Shared};
 use crate::stats::LossKind;
 use crate::writer::{Start, Writer};
 use crate::{
-    Batch, CloseError, CommitError, Committed, DeviceLedger, Gap, Lane, LeaseError, OpenError, Options, Pairs,
-    QueueStats, Record, RecordId, ScanError, SettleError,
+    Aside, AsideError, Batch, CloseError, CommitError, Committed, DeviceLedger, Gap, Lane, LeaseError, OpenError,
+    Options, Pairs, QueueStats, Record, RecordId, ScanError, SettleError,
 };
 
 /// Removals are written alone, at once, from this many on.
@@ -141,8 +143,33 @@ impl Queue {
 
     /// All keys and values of a table, sorted by key, after all batches committed so far.
     pub async fn scan(&self, table: &'static str) -> Result<Pairs, ScanError> {
-        let answer = self.inner.inbox.scan(table)?;
+        let (done, answer) = oneshot::channel();
+        self.inner.inbox.ask(Question::Scan(table, done));
         answer.await.unwrap_or(Err(ScanError::Closed))
+    }
+
+    /// What is kept aside, from the first id after `after` on, in order: 1 MiB of bodies at a time. Empty: no more.
+    pub async fn aside(&self, after: RecordId) -> Result<Vec<Aside>, ScanError> {
+        let (done, answer) = oneshot::channel();
+        self.inner.inbox.ask(Question::List(after, done));
+        answer.await.unwrap_or(Err(ScanError::Closed))
+    }
+
+    /// Sends records that are kept aside once more, all of them or none: at the end of their lane, under a new id and with
+    /// their old boot and sequence number. How many were still there.
+    pub async fn retry(&self, ids: Vec<RecordId>) -> Result<usize, AsideError> {
+        self.judge(Verdict::Retry, ids).await
+    }
+
+    /// Lets go of records that are kept aside; the ledger keeps counting them as quarantined. How many were still there.
+    pub async fn forget(&self, ids: Vec<RecordId>) -> Result<usize, AsideError> {
+        self.judge(Verdict::Drop, ids).await
+    }
+
+    async fn judge(&self, verdict: Verdict, ids: Vec<RecordId>) -> Result<usize, AsideError> {
+        let (done, answer) = oneshot::channel();
+        self.inner.inbox.ask(Question::Judge(verdict, ids, done));
+        answer.await.unwrap_or(Err(AsideError::Closed))
     }
 
     /// Waits for at least one record of `lane` and hands out up to `max_messages`, or `max_bytes` of bodies (one record

@@ -12,6 +12,10 @@ use crate::schema::{index, table};
 use crate::sqlite::{failure, signed, unsigned};
 use crate::stats::LossKind;
 
+/// Why a record is quarantined that is not what was written: its checksum is wrong, or a part of it is of no use.
+pub(crate) const BAD_CRC: &str = "bad-crc";
+pub(crate) const UNREADABLE: &str = "unreadable";
+
 /// One read: short, since commits wait meanwhile, and bounded in memory.
 const READ_RECORDS: usize = 2048;
 const READ_BYTES: usize = 1 << 20;
@@ -86,7 +90,7 @@ pub(crate) fn decode<'a>(
     let (Some(boot), Some(seq), Some(time), Some(born), Some(continues), Some(crc)) =
         (number(2), number(3), number(4), number(6), number(8), number(9))
     else {
-        return Ok(Err(bad("unreadable")));
+        return Ok(Err(bad(UNREADABLE)));
     };
     let entry = Entry {
         id,
@@ -102,7 +106,7 @@ pub(crate) fn decode<'a>(
         continues: continues != 0,
         body: Bytes::copy_from_slice(body),
     };
-    Ok(if u64::from(entry.checksum()) == crc { Ok(entry) } else { Err(bad("bad-crc")) })
+    Ok(if u64::from(entry.checksum()) == crc { Ok(entry) } else { Err(bad(BAD_CRC)) })
 }
 
 /// Counts the records that the counters in the file don't know: ids count all that was ever received.

@@ -161,6 +161,23 @@ pub struct Record {
     pub remaining: Option<Duration>,
 }
 
+/// A record that is kept aside: quarantined, with its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aside {
+    /// Its name; after a retry it has another.
+    pub id: RecordId,
+    /// What is known of it.
+    pub header: Header,
+    /// Why, from a closed set such as `not-authorized`.
+    pub reason: String,
+    /// Since when.
+    pub since: UnixMillis,
+    /// What was appended.
+    pub body: Bytes,
+    /// It is not what was written: it can't be sent.
+    pub spoiled: bool,
+}
+
 /// A record leased later than this after its commit counts as replayed.
 pub const REPLAYED_AFTER: Duration = Duration::from_secs(2);
 

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use crate::age::RunningTime;
+use crate::aside;
 use crate::attempt::Attempt;
 use crate::desk::Removal;
-use crate::error::{CloseError, ScanError};
+use crate::error::{AsideError, CloseError, ScanError};
 use crate::faults::{Faults, Point};
 use crate::footing::Footing;
-use crate::inbox::{Inbox, Job, Woke};
+use crate::inbox::{Inbox, Job, Question, Woke};
 use crate::ledger::Ledger;
 use crate::options::{Options, Overflow};
 use crate::rate::Rate;
@@ -172,7 +173,7 @@ impl Writer {
         if woke.removals || !self.pending.is_empty() {
             self.removals.extend(self.shared.desk().take_removals());
         }
-        self.scan(woke.scans)?;
+        self.answer(woke.questions)?;
         self.salvage()?;
         self.fill()?;
         let care = self.running.now() >= self.next_care;
@@ -184,18 +185,33 @@ impl Writer {
         Ok(())
     }
 
-    fn scan(&mut self, scans: Vec<crate::inbox::Scan>) -> Result<(), rusqlite::Error> {
-        let Some(conn) = &self.conn else { return Ok(()) };
+    fn answer(&mut self, questions: Vec<Question>) -> Result<(), rusqlite::Error> {
         let mut failed = None;
-        for scan in scans {
-            let pairs = reading::scan(conn, scan.table);
-            let answer = pairs.map_err(|error| {
-                let text = ScanError::Read(error.to_string());
-                failed = Some(error);
-                text
-            });
-            // A caller that went away needs no answer.
-            drop(scan.done.send(answer));
+        let mut told = |error: rusqlite::Error| {
+            let text = error.to_string();
+            failed = Some(error);
+            text
+        };
+        for question in questions {
+            let Some(conn) = &self.conn else { break };
+            match question {
+                Question::Scan(table, done) => {
+                    let pairs = reading::scan(conn, table);
+                    drop(done.send(pairs.map_err(|error| ScanError::Read(told(error)))));
+                }
+                Question::List(after, done) => {
+                    let list = aside::list(conn, &self.ledger, after);
+                    drop(done.send(list.map_err(|error| ScanError::Read(told(error)))));
+                }
+                Question::Judge(verdict, ids, done) => {
+                    let judged = self.judge(verdict, &ids);
+                    drop(done.send(judged.unwrap_or_else(|error| Err(AsideError::Refused(told(error))))));
+                    // A commit in doubt is looked into before anything else is begun.
+                    if self.undecided.is_some() {
+                        break;
+                    }
+                }
+            }
         }
         failed.map_or(Ok(()), Err)
     }
@@ -331,7 +347,7 @@ impl Writer {
         }
     }
 
-    fn commit(&self, conn: &Connection) -> Result<(), rusqlite::Error> {
+    pub(crate) fn commit(&self, conn: &Connection) -> Result<(), rusqlite::Error> {
         self.faults.check(Point::BeforeCommit)?;
         conn.prepare_cached("COMMIT")?.execute([])?;
         self.faults.check(Point::AfterCommit)

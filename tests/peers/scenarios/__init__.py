@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from scenarios import (
     certificates, commands, disk, doors, enrolment, external, field, fleet, harness, identity, interop, load, local,
-    memory, modbus_types, power, refusals, sessions, trees,
+    memory, modbus_types, power, quarantine, refusals, sessions, trees,
 )
 from stage import Stage
 
@@ -36,6 +36,7 @@ ALL: dict[str, Scenario] = {
     "crash": power.kills,
     "sessions": sessions.survive_kills,
     "trees": trees.trees,
+    "quarantine": quarantine.quarantine,
     "config": refusals.ten_mistakes,
     "trouble": refusals.keeps_running,
     "disk": disk.full_and_back,

@@ -1,6 +1,7 @@
 //! Tests of the crate through its public surface, with a clock of their own and disks that fail on demand.
 
 mod age;
+mod aside;
 mod corruption;
 mod crash;
 mod damage;
