@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scenarios import (
-    certificates, commands, disk, doors, enrolment, external, field, fleet, harness, identity, interop, load, local,
+    certificates, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity, interop, load, local,
     memory, modbus_types, power, quarantine, refusals, sessions, trees,
 )
 from stage import Stage
@@ -33,6 +33,7 @@ ALL: dict[str, Scenario] = {
     "opcua-secure": field.opcua_signed_and_encrypted,
     "commands": commands.to_a_leaf,
     "load": load.cloud_away,
+    "flapping": flapping.flapping,
     "crash": power.kills,
     "sessions": sessions.survive_kills,
     "trees": trees.trees,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 
 import paho.mqtt.client as mqtt
@@ -26,6 +27,7 @@ def proves_the_peers(stage: Stage) -> None:
     checker_finds_faults()
     modbus_answers(stage)
     opcua_answers(stage)
+    relay_counts(stage)
     load_is_sustained(stage)
 
 
@@ -41,6 +43,21 @@ def checker_finds_faults() -> None:
     swapped = judge(range(2), [Arrival(1, 1, 1), Arrival(1, 2, 0)])
     expect(swapped.out_of_order_counter == 1, "the checker missed counters in wrong order")
     expect(judge(range(2), [Arrival(1, 1, 0), Arrival(1, 1, 1)]).numbers_reused == 1, "the checker missed a reused number")
+
+
+def relay_counts(stage: Stage) -> None:
+    """The relay sees two connections at once where there are two, and one after the other where there is one."""
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        port = free_port()
+        relay = stage.helper("relay", "relay.py", port=port, target=target.getsockname()[1])
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", port)):
+                target.accept()[0].close()
+                wait_for("the connection's end", 5, lambda: relay.ask("now") == 0)
+        expect(relay.ask("most") == 1, "the relay took two connections in turn for two at once")
+        with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+            wait_for("both connections", 5, lambda: relay.ask("now") == 2)
+        expect(relay.ask("most") == 2, "the relay missed that there were two connections at once")
 
 
 def modbus_answers(stage: Stage) -> None:
