@@ -28,6 +28,8 @@ pub struct Load {
     /// Messages that a publisher may be ahead of what all receivers got; QoS 0 has no other brake.
     pub lead: Option<u64>,
     pub duration: Duration,
+    /// Each publisher stops after so many.
+    pub messages: Option<u64>,
     /// With their topics.
     pub publishers: Vec<(Seat, String)>,
     pub receivers: Vec<Seat>,
@@ -88,6 +90,19 @@ struct Seen {
     count: u64,
     disordered: u64,
     last: Option<Instant>,
+    /// Of a publisher whose payloads tell when they were sent.
+    live: Option<Live>,
+}
+
+/// What came of one publisher that sends steadily, beside the others.
+struct Live {
+    number: usize,
+    origin: Instant,
+    count: u64,
+    latencies: Vec<f64>,
+    /// Of the others.
+    first: Option<Instant>,
+    last: Option<Instant>,
 }
 
 type Shared = Arc<Mutex<Seen>>;
@@ -120,8 +135,8 @@ impl Load {
         for (number, (seat, topic)) in (0_u32..).zip(&self.publishers) {
             let connection = Connection::open(seat, self.version).await?;
             let template = Template::new(self.version, topic, self.qos, PAYLOAD);
-            let (qos, window) = (self.qos, self.window);
-            publishers.push(Publisher { connection, template, number, qos, window, flow: Arc::clone(&flow) });
+            let (qos, window, messages) = (self.qos, self.window, self.messages.unwrap_or(u64::MAX));
+            publishers.push(Publisher { connection, template, number, qos, window, messages, flow: Arc::clone(&flow) });
         }
 
         let begin = Instant::now();
@@ -129,23 +144,29 @@ impl Load {
         for publisher in publishers {
             publishing.spawn(publisher.run());
         }
-        tokio::select! {
-            () = tokio::time::sleep(self.duration) => {}
-            Some(ended) = publishing.join_next() => bail!("a publisher ended early: {:?}", ended?.map(|_| ())),
-            Some(ended) = receiving.join_next() => bail!("a receiver ended early: {:?}", ended?),
+        // Kept until the end: a publisher's goodbye is not part of the load.
+        let mut finished = Vec::new();
+        let end = tokio::time::sleep(self.duration);
+        tokio::pin!(end);
+        while !publishing.is_empty() {
+            tokio::select! {
+                () = &mut end => break,
+                Some(ended) = publishing.join_next() => match ended? {
+                    Ok(done) if self.messages.is_some() => finished.push(done),
+                    other => bail!("a publisher ended early: {:?}", other.map(|_| ())),
+                },
+                Some(ended) = receiving.join_next() => bail!("a receiver ended early: {:?}", ended?),
+            }
         }
         flow.stop.store(true, Ordering::Relaxed);
         flow.moved.notify_waiters();
         flow.moved.notify_one();
         let mut outcome = Outcome::default();
-        // Kept until the end: a publisher's goodbye is not part of the load.
-        let mut connections = Vec::new();
         while let Some(ended) = publishing.join_next().await {
-            let (connection, count) = ended??;
-            connections.push(connection);
-            outcome.sent += count;
-            outcome.acknowledged += count;
+            finished.push(ended??);
         }
+        let sent: u64 = finished.iter().map(|(_, count)| count).sum();
+        (outcome.sent, outcome.acknowledged) = (sent, sent);
         outcome.acknowledging = begin.elapsed();
         let wanted = outcome.sent * flow.receivers;
         wait_for(&flow, wanted, &mut receiving).await?;
@@ -161,7 +182,7 @@ impl Load {
             }
         }
         outcome.lost = wanted.saturating_sub(outcome.delivered);
-        for connection in connections {
+        for (connection, _) in finished {
             connection.close().await?;
         }
         Ok(outcome)
@@ -193,6 +214,7 @@ struct Publisher {
     number: u32,
     qos: u8,
     window: usize,
+    messages: u64,
     flow: Arc<Flow>,
 }
 
@@ -205,8 +227,8 @@ impl Publisher {
         payload[..4].copy_from_slice(&self.number.to_be_bytes());
         let (mut sent, mut acknowledged) = (0_u64, 0_u64);
         loop {
-            let stop = self.flow.stop.load(Ordering::Relaxed);
-            while !stop && self.may_send(sent, acknowledged) {
+            let stop = self.flow.stop.load(Ordering::Relaxed) || sent == self.messages;
+            while !stop && sent < self.messages && self.may_send(sent, acknowledged) {
                 payload[4..12].copy_from_slice(&sent.to_be_bytes());
                 self.template.put(&mut self.connection.output, packet_id(sent), &payload);
                 sent += 1;
@@ -304,6 +326,92 @@ impl Seen {
             // A gap shows in the count.
             *next = sequence + 1;
         }
+        if let Some(live) = &mut self.live {
+            live.note(publisher, payload)?;
+        }
         Ok(())
+    }
+}
+
+impl Live {
+    fn note(&mut self, publisher: usize, payload: &[u8]) -> anyhow::Result<()> {
+        let now = Instant::now();
+        if publisher != self.number {
+            self.first.get_or_insert(now);
+            self.last = Some(now);
+            return Ok(());
+        }
+        self.count += 1;
+        let sent = payload.get(12..20).context("a payload without its time")?;
+        let sent = self.origin + Duration::from_nanos(u64::from_be_bytes(sent.try_into()?));
+        self.latencies.push(now.saturating_duration_since(sent).as_secs_f64() * 1e3);
+        Ok(())
+    }
+}
+
+/// A subscriber that looks on for as long as somebody wants: at what drains, and at one live publisher.
+pub struct Watch {
+    seen: Shared,
+    receiving: tokio::task::JoinHandle<anyhow::Result<()>>,
+    /// What the live publisher's times count from.
+    pub origin: Instant,
+}
+
+/// What it saw.
+pub struct Watched {
+    pub disordered: u64,
+    /// From the first to the last message that was not live.
+    pub draining: Duration,
+    /// Of the live ones, in milliseconds.
+    pub latencies: Vec<f64>,
+}
+
+impl Watch {
+    /// Subscribes. Publishers are numbered below `publishers`; `live` sends its times.
+    pub async fn begin(seat: &Seat, filter: &str, publishers: usize, live: usize) -> anyhow::Result<Self> {
+        let mut connection = Connection::open(seat, Version::V5).await?;
+        connection.subscribe(filter, 1).await?;
+        let origin = Instant::now();
+        let seen = Shared::default();
+        {
+            let mut seen = lock(&seen);
+            seen.next = vec![0; publishers];
+            let (latencies, first, last) = (Vec::new(), None, None);
+            seen.live = Some(Live { number: live, origin, count: 0, latencies, first, last });
+        }
+        let flow = Flow {
+            delivered: AtomicU64::new(0),
+            moved: Notify::new(),
+            stop: AtomicBool::new(false),
+            receivers: 1,
+            lead: None,
+        };
+        let receiving = tokio::spawn(receive(connection, Arc::clone(&seen), Arc::new(flow)));
+        Ok(Self { seen, receiving, origin })
+    }
+
+    /// Messages of the live publisher so far.
+    pub fn of_live(&self) -> u64 {
+        lock(&self.seen).live.as_ref().map_or(0, |live| live.count)
+    }
+
+    /// Messages of all others so far.
+    pub fn of_others(&self) -> u64 {
+        let seen = lock(&self.seen);
+        seen.count - seen.live.as_ref().map_or(0, |live| live.count)
+    }
+
+    /// Stops looking.
+    pub async fn end(self) -> anyhow::Result<Watched> {
+        if self.receiving.is_finished() {
+            self.receiving.await??;
+            bail!("the observer's connection has ended");
+        }
+        self.receiving.abort();
+        let mut seen = lock(&self.seen);
+        let disordered = seen.disordered;
+        let live = seen.live.take().context("nobody was live")?;
+        let draining = live.first.zip(live.last).map_or(Duration::ZERO, |(first, last)| last - first);
+        Ok(Watched { disordered, draining, latencies: live.latencies })
     }
 }

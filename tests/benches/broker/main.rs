@@ -1,6 +1,7 @@
 //! The embedded broker under load, beside mosquitto and rumqttd: each starts here, each gets the same load from the
 //! same clients, in turns. See `tests/README.md` for the commands.
 
+mod drain;
 mod half_open;
 mod identities;
 mod idle;
@@ -59,6 +60,11 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     if settings.wants(Bench::Bridge) {
         for settings in settings.transports() {
             upstream::bridge(&settings, &mut report).await?;
+        }
+    }
+    if settings.wants(Bench::Drain) {
+        for settings in settings.transports() {
+            drain::drain(&settings, &mut report).await?;
         }
     }
     if settings.wants(Bench::Idle) {

@@ -124,6 +124,19 @@ impl Mosquitto {
         Self::start_with(transport, identities, &bridge).await
     }
 
+    /// One that bridges as [`Self::start_bridging`] does, and keeps in memory what comes while the cloud is away.
+    pub async fn start_queueing(
+        transport: Transport,
+        identities: &Identities,
+        cloud: SocketAddr,
+    ) -> anyhow::Result<Self> {
+        let bridge = format!(
+            "connection up\naddress {cloud}\ntopic # out 1\ncleansession false\nnotifications false\nrestart_timeout 1\n\
+             bridge_protocol_version mqttv311\n"
+        );
+        Self::start_with(transport, identities, &bridge).await
+    }
+
     async fn start_with(transport: Transport, identities: &Identities, more: &str) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("fieldgate-bench-").tempdir()?;
         let address = port::free_address()?;

@@ -34,6 +34,8 @@ pub enum Bench {
     UpstreamBound,
     /// QoS 1, through the edge to a subscriber at the cloud: ours durable, mosquitto's bridge from memory.
     Bridge,
+    /// A million messages that waited, drained while a device goes on publishing: ours from disk, mosquitto's bridge from memory.
+    Drain,
     /// One publisher to 200 subscribers, QoS 0 and 1.
     FanOut,
     /// Memory of idle mTLS clients.
@@ -75,6 +77,9 @@ pub struct Settings {
     /// The gateway's binary; default: the one that cargo built with this bench.
     #[arg(long, value_name = "FILE")]
     pub binary: Option<PathBuf>,
+    /// Messages that wait, for `drain`.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub waiting: u64,
     /// Idle clients of the curve's end.
     #[arg(long, default_value_t = 10_000)]
     pub most_idle: usize,
@@ -113,6 +118,11 @@ impl Settings {
             None if self.short => Duration::from_millis(500),
             None => Duration::from_secs_f64(self.seconds),
         }
+    }
+
+    /// Messages that wait.
+    pub fn messages(&self) -> u64 {
+        if self.short { 5_000 } else { self.waiting }
     }
 
     /// `full`, or what a short run does instead.

@@ -142,6 +142,6 @@ impl Stage {
             receivers.push(seat(Who::Receiver(number))?);
         }
         let filter = FILTER.to_owned();
-        Load { version, qos, window: WINDOW, lead, duration, publishers, receivers, filter }.run().await
+        Load { version, qos, window: WINDOW, lead, duration, messages: None, publishers, receivers, filter }.run().await
     }
 }

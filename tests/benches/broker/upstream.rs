@@ -150,7 +150,9 @@ async fn round(
         _ => FILTER.to_owned(),
     };
     let receivers = observer.into_iter().collect();
-    Load { version, qos: 1, window: WINDOW, lead: None, duration, publishers, receivers, filter }.run().await
+    Load { version, qos: 1, window: WINDOW, lead: None, duration, messages: None, publishers, receivers, filter }
+        .run()
+        .await
 }
 
 /// Waits until the buffer is empty; by the ledger every acknowledged message has gone up.
