@@ -2,6 +2,7 @@
 
 Nodes in the namespace `urn:fieldgate:peers`: `Level` (Double, writable, 12.5), `Ticks` (UInt32, counts up five times a second),
 `Running` (Boolean), `Label` (String), `Locked` (Double, readable only).
+Also `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
 Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name.
 """
 
@@ -56,8 +57,15 @@ async def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     given = answering.arguments()
     server = await open_server(given)
+    for number in range(given.get("decoys", 0)):
+        await server.register_namespace(f"urn:fieldgate:peers:decoy-{number}")
     index = await server.register_namespace(NAMESPACE)
     nodes = {}
+
+    async def add(names: list[str], value: float = 1.0) -> None:
+        for name in names:
+            nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", name, value, ua.VariantType.Double)
+
     for name, value, kind in (
         ("Level", 12.5, ua.VariantType.Double),
         ("Ticks", 0, ua.VariantType.UInt32),
@@ -67,6 +75,7 @@ async def main() -> None:
     ):
         nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", name, value, kind)
     await nodes["Level"].set_writable()
+    await add(given.get("nodes", []))
     await server.start()
 
     async def tick() -> None:
@@ -81,7 +90,14 @@ async def main() -> None:
     async def read(name: str) -> Any:
         return await nodes[name].read_value()
 
-    await answering.answer_all({"read": read})
+    async def write(names: list[str], value: float) -> None:
+        for name in names:
+            await nodes[name].write_value(ua.Variant(value, ua.VariantType.Double))
+
+    async def remove(names: list[str]) -> None:
+        await server.delete_nodes([nodes.pop(name) for name in names])
+
+    await answering.answer_all({"read": read, "write": write, "add": add, "remove": remove})
     ticking.cancel()
 
 

@@ -71,7 +71,7 @@ class Child:
 
 
 class Helper:
-    """A Python program of this folder in a process of its own, asked by JSON lines (see `answering.py`).
+    """A Python or JavaScript program of this folder in a process of its own, asked by JSON lines (see `answering.py`).
 
     It ends by itself when its standard input closes, so it never outlives the harness.
     """
@@ -80,8 +80,9 @@ class Helper:
         self.name = name
         self._errors = log.open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / program), json.dumps(arguments)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=environment(),
+            [*interpreter(program), str(HERE / program), json.dumps(arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            env={**environment(), "NODE_PATH": os.environ.get("FIELDGATE_PEERS_NODE", "")},
         )
         self._buffer = b""
         self._line(20, "its start")
@@ -129,6 +130,11 @@ class Helper:
         self._errors.close()
 
 
+def interpreter(program: str) -> list[str]:
+    """What runs a program of this folder."""
+    return ["node"] if program.endswith(".js") else [sys.executable]
+
+
 @dataclass
 class Stage:
     """What one scenario stands on."""
@@ -160,7 +166,7 @@ class Stage:
         return child
 
     def helper(self, name: str, program: str, **arguments: Any) -> Helper:
-        """Starts a Python program of this folder that is killed at the end."""
+        """Starts a program of this folder that is killed at the end."""
         helper = Helper(name, program, arguments, self.folder / f"{name}.log")
         self.at_end(helper.kill)
         return helper

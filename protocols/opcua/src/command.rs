@@ -109,7 +109,7 @@ async fn try_write(session: &SharedSession, target: &Target, node: &NodeId, want
     let mut next = || read.next().unwrap_or_default();
     let (current, data_type, rank) = (next(), next(), next());
     let current_status = current.status();
-    if [StatusCode::BadNodeIdUnknown, StatusCode::BadNodeIdInvalid].contains(&current_status) {
+    if fault::gone(current_status) {
         return Ok(Outcome::not(Status::Failed, fault::name(current_status)));
     }
     // A node that may be written but not read has a declared type all the same.

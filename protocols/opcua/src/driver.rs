@@ -163,6 +163,10 @@ impl Link {
         if self.uplink.send(update).await { Ok(()) } else { Err(Ended::Unheard) }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) async fn online(&mut self, device: &DeviceId) -> Result<(), Ended> {
         if self.presence != Presence::Online {
             self.presence = Presence::Online;

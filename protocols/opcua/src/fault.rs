@@ -143,6 +143,11 @@ fn hint(status: StatusCode) -> &'static str {
     }
 }
 
+/// Whether a server says with it that it has no such node (any more).
+pub(crate) fn gone(status: StatusCode) -> bool {
+    [StatusCode::BadNodeIdUnknown, StatusCode::BadNodeIdInvalid].contains(&status)
+}
+
 /// The name of a status code, without its information bits; for a code that the specification doesn't know, the
 /// name of its severity, so that a bad one stays bad.
 pub(crate) fn name(status: StatusCode) -> &'static str {

@@ -143,6 +143,7 @@ impl Server {
             subscription,
             signs,
             patience: silent.saturating_mul(2).saturating_add(GRACE).min(MAX_PATIENCE),
+            publishing: device.publishing,
             sampling: device.sampling,
             queue: device.queue,
         })

@@ -1,8 +1,10 @@
-//! An open session with its subscriptions: sets them up, hands values on, watches over them, retries missing nodes.
+//! An open session with its subscriptions: sets them up, hands values on, watches over them.
 //!
 //! Each device has a subscription of its own, each point a monitored item whose client handle is the point's place
 //! plus one. Nothing here survives the connection: after a reconnect everything is built anew, and the first values
 //! of the new items report every point.
+
+mod nodes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +14,14 @@ use fieldgate_types::{Clock, DeviceId};
 use opcua::types::{DataValue, NodeId, StatusCode};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{debug, info, warn};
+use tokio::time::MissedTickBehavior;
+use tracing::{debug, warn};
 
 use crate::command::{self, Target};
 use crate::config::OpcuaConfig;
 use crate::connect::Connection;
 use crate::driver::Link;
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use crate::feed::{BATCHES, Batch, Signs, VALUES};
 use crate::node::NodeName;
 use crate::pki::Pki;
@@ -28,9 +30,6 @@ use crate::value;
 
 /// How often the watchdog looks.
 const TICK: Duration = Duration::from_millis(500);
-/// When missing nodes are asked for again: soon at first, then seldom.
-const RETRY_FIRST: Duration = Duration::from_secs(5);
-const RETRY_SELDOM: Duration = Duration::from_mins(1);
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -55,6 +54,7 @@ pub(crate) struct Subscribed {
     pub(crate) signs: Arc<Signs>,
     /// Silence beyond this means that the subscription is dead.
     pub(crate) patience: Duration,
+    pub(crate) publishing: Duration,
     pub(crate) sampling: Duration,
     pub(crate) queue: u32,
 }
@@ -69,6 +69,8 @@ pub(crate) struct Entry {
     pub(crate) item: Option<u32>,
     /// Why there is no (working) item.
     pub(crate) missing: Option<StatusCode>,
+    /// What was last heard of it, for comparison.
+    pub(crate) told: nodes::Told,
 }
 
 /// An open session with its subscriptions.
@@ -80,8 +82,7 @@ pub(crate) struct Live {
     devices: Vec<Subscribed>,
     entries: Vec<Entry>,
     batches: mpsc::Receiver<Batch>,
-    retry_wait: Duration,
-    retry_at: Option<Instant>,
+    round: nodes::Round,
 }
 
 impl Live {
@@ -91,8 +92,7 @@ impl Live {
         match Self::subscribe(config, &connection).await {
             Ok((server, devices, entries, batches)) => {
                 let clock = Arc::clone(clock);
-                let retry_wait = RETRY_FIRST;
-                Ok(Self { connection, server, clock, devices, entries, batches, retry_wait, retry_at: None })
+                Ok(Self { connection, server, clock, devices, entries, batches, round: nodes::Round::new() })
             }
             Err(fault) => {
                 connection.close().await;
@@ -119,6 +119,7 @@ impl Live {
                 node: point.node.resolve(&server.namespaces),
                 item: None,
                 missing: None,
+                told: nodes::Told::nothing(),
             }));
         }
         let all: Vec<usize> = (0..entries.len()).collect();
@@ -192,9 +193,10 @@ impl Live {
             }
             // Some servers never revive the item of a node that went away: it is made anew then.
             let status = data.status.unwrap_or(StatusCode::Good);
-            let gone = [StatusCode::BadNodeIdUnknown, StatusCode::BadNodeIdInvalid].contains(&status);
-            entry.missing = gone.then_some(status);
-            samples.push(value::sample(&entry.point, data, received));
+            entry.missing = fault::gone(status).then_some(status);
+            let sample = value::sample(&entry.point, data, received);
+            entry.told.notified(&sample);
+            samples.push(sample);
         }
         self.send(link, batch.device, samples).await
     }
@@ -262,48 +264,7 @@ impl Live {
         if self.batches.is_empty() {
             self.reread(link).await?;
         }
-        self.retry_missing(link).await
-    }
-
-    /// Asks again for nodes that were missing.
-    async fn retry_missing(&mut self, link: &mut Link) -> Result<(), Ended> {
-        let places = self.places(|entry| entry.missing.is_some());
-        if places.is_empty() {
-            self.retry_at = None;
-            self.retry_wait = RETRY_FIRST;
-            return Ok(());
-        }
-        let now = Instant::now();
-        match self.retry_at {
-            None => {
-                self.retry_at = Some(now + self.retry_wait);
-                return Ok(());
-            }
-            Some(at) if now < at => return Ok(()),
-            Some(_) => {}
-        }
-        let before: Vec<Option<StatusCode>> =
-            places.iter().map(|place| self.entries.get(*place).and_then(|entry| entry.missing)).collect();
-        // A namespace may have come since.
-        self.server.refresh_namespaces().await?;
-        for place in &places {
-            if let Some(entry) = self.entries.get_mut(*place) {
-                entry.node = entry.name.resolve(&self.server.namespaces);
-            }
-        }
-        self.server.create_items(&self.devices, &mut self.entries, &places).await?;
-        let mut changed = Vec::new();
-        for (place, before) in places.iter().zip(before) {
-            match self.entries.get(*place) {
-                Some(Entry { missing: None, point, .. }) => info!(%point, "opcua node is there again"),
-                Some(Entry { missing, .. }) if *missing != before => changed.push(*place),
-                _ => {}
-            }
-        }
-        self.report_missing(link, &changed).await?;
-        self.retry_wait = (self.retry_wait * 2).min(RETRY_SELDOM);
-        self.retry_at = Some(Instant::now() + self.retry_wait);
-        Ok(())
+        self.look_at_nodes(link).await
     }
 
     /// The nodes that a command is about.

@@ -1,0 +1,215 @@
+//! Looks after single nodes: asks again for missing ones, and doesn't believe in silence.
+//!
+//! Some servers say nothing when a node is deleted (asyncua 2.1.0), and leave its item dead when it is made again.
+//! So a point that has not been heard of for a while is read: what has changed is handed on, a node that is gone
+//! becomes a missing one, and an item that keeps silent about a change is made anew. Both kinds of questions go round
+//! robin, one request of each every [`LOOK`]: the load on the server is bounded, however many points there are.
+
+use std::time::Duration;
+
+use fieldgate_protocol::{Quality, Sample, Value};
+use opcua::types::{NodeId, StatusCode};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::{Ended, Entry, Live, Subscribed};
+use crate::driver::Link;
+use crate::{fault, server, value};
+
+/// How often nodes are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// What a notification may be late by, beyond sampling and publishing.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(super) struct Round {
+    due: Instant,
+    /// The first place that missing nodes are asked for from next.
+    missing: usize,
+    /// The first place that silent points are read from next.
+    silent: usize,
+}
+
+impl Round {
+    pub(super) fn new() -> Self {
+        Self { due: Instant::now() + LOOK, missing: 0, silent: 0 }
+    }
+}
+
+/// What was last heard of a point.
+#[derive(Debug)]
+pub(crate) struct Told {
+    last: Option<(Option<Value>, Quality)>,
+    at: Instant,
+    /// Whether a look found something else than the last notification had said.
+    doubted: bool,
+}
+
+impl Told {
+    pub(super) fn nothing() -> Self {
+        Self { last: None, at: Instant::now(), doubted: false }
+    }
+
+    /// A notification came.
+    pub(super) fn notified(&mut self, sample: &Sample) {
+        *self = Self { last: Some((sample.value.clone(), sample.quality.clone())), at: Instant::now(), doubted: false };
+    }
+
+    /// It was read. Whether that is news.
+    fn looked(&mut self, sample: &Sample) -> bool {
+        let last = self.last.replace((sample.value.clone(), sample.quality.clone()));
+        let news = last.is_none_or(|(value, quality)| quality != sample.quality || differ(&value, &sample.value));
+        self.at = Instant::now();
+        news
+    }
+}
+
+/// Two values that are not numbers are the same.
+fn differ(one: &Option<Value>, other: &Option<Value>) -> bool {
+    match (one, other) {
+        (Some(Value::Float(one)), Some(Value::Float(other))) if one.is_nan() && other.is_nan() => false,
+        _ => one != other,
+    }
+}
+
+impl Live {
+    /// What is due for single nodes.
+    pub(super) async fn look_at_nodes(&mut self, link: &mut Link) -> Result<(), Ended> {
+        if Instant::now() < self.round.due {
+            return Ok(());
+        }
+        self.retry_missing(link).await?;
+        self.read_silent(link).await?;
+        self.round.due = Instant::now() + LOOK;
+        Ok(())
+    }
+
+    /// As many places as a request holds, from `first` on and around; and where the next turn begins.
+    fn turn(&self, first: usize, which: impl Fn(&Entry) -> bool) -> (Vec<usize>, usize) {
+        let all = self.places(which);
+        let before = all.partition_point(|place| *place < first);
+        let turn: Vec<usize> =
+            all.iter().cycle().skip(before).take(all.len().min(self.server.chunk)).copied().collect();
+        let next = turn.last().map_or(0, |last| last + 1);
+        (turn, next)
+    }
+
+    /// Asks again for nodes that were missing.
+    async fn retry_missing(&mut self, link: &mut Link) -> Result<(), Ended> {
+        let (places, next) = self.turn(self.round.missing, |entry| entry.missing.is_some());
+        self.round.missing = next;
+        if places.is_empty() {
+            return Ok(());
+        }
+        let before: Vec<Option<StatusCode>> =
+            places.iter().map(|place| self.entries.get(*place).and_then(|entry| entry.missing)).collect();
+        // A namespace may have come since.
+        self.server.refresh_namespaces().await?;
+        for place in &places {
+            if let Some(entry) = self.entries.get_mut(*place) {
+                entry.node = entry.name.resolve(&self.server.namespaces);
+            }
+        }
+        self.server.create_items(&self.devices, &mut self.entries, &places).await?;
+        let (mut changed, mut found) = (Vec::new(), 0_usize);
+        for (place, before) in places.iter().zip(before) {
+            match self.entries.get_mut(*place) {
+                Some(entry) if entry.missing.is_none() => {
+                    entry.told = Told::nothing();
+                    found += 1;
+                }
+                Some(Entry { missing, .. }) if *missing != before => changed.push(*place),
+                _ => {}
+            }
+        }
+        if found > 0 {
+            info!(link = %link.name(), found, "opcua nodes are there again");
+        }
+        self.report_missing(link, &changed).await
+    }
+
+    /// Reads points that have not been heard of for longer than a change would take to be told.
+    async fn read_silent(&mut self, link: &mut Link) -> Result<(), Ended> {
+        let now = Instant::now();
+        let patience: Vec<Duration> = self.devices.iter().map(Subscribed::news_takes).collect();
+        let silent = |entry: &Entry| {
+            let patience = patience.get(entry.device).copied().unwrap_or(Duration::MAX);
+            entry.missing.is_none() && entry.node.is_some() && now.duration_since(entry.told.at) > patience
+        };
+        let (places, next) = self.turn(self.round.silent, silent);
+        self.round.silent = next;
+        if places.is_empty() {
+            return Ok(());
+        }
+        let node = |place: &usize| self.entries.get(*place)?.node.clone();
+        let nodes: Vec<NodeId> = places.iter().filter_map(node).collect();
+        let values = server::read_values(&self.connection.session, &nodes, self.server.chunk).await?;
+        let received = self.clock.now();
+        let mut news: Vec<Vec<Sample>> = self.devices.iter().map(|_| Vec::new()).collect();
+        let mut dead = Vec::new();
+        for (place, data) in places.into_iter().zip(values) {
+            let Some(entry) = self.entries.get_mut(place) else { continue };
+            let status = data.status.unwrap_or(StatusCode::Good);
+            let sample = value::sample(&entry.point, data, received);
+            if !entry.told.looked(&sample) {
+                continue;
+            }
+            entry.missing = fault::gone(status).then_some(status);
+            // Once may be a notification that is on its way; twice, with none in between, is none.
+            if std::mem::replace(&mut entry.told.doubted, true) && entry.missing.is_none() {
+                entry.told.doubted = false;
+                dead.push(place);
+            }
+            if let Some(news) = news.get_mut(entry.device) {
+                news.push(sample);
+            }
+        }
+        for (device, samples) in news.into_iter().enumerate() {
+            if let Some(subscribed) = self.devices.get(device).filter(|_| !samples.is_empty()) {
+                debug!(device = %subscribed.device, points = samples.len(), "opcua values changed without a notification");
+            }
+            self.send(link, device, samples).await?;
+        }
+        if dead.is_empty() {
+            return Ok(());
+        }
+        warn!(link = %link.name(), items = dead.len(), "opcua items keep silent about changes, they are made anew");
+        self.server.create_items(&self.devices, &mut self.entries, &dead).await?;
+        let failed: Vec<usize> =
+            dead.into_iter().filter(|place| self.entries.get(*place).is_some_and(|e| e.missing.is_some())).collect();
+        self.report_missing(link, &failed).await
+    }
+}
+
+impl Subscribed {
+    /// How long it may take until a change of a value has been notified.
+    fn news_takes(&self) -> Duration {
+        (self.sampling + self.publishing).saturating_mul(2) + GRACE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fieldgate_protocol::PointName;
+    use fieldgate_types::UnixMillis;
+
+    use super::*;
+
+    fn sample(value: f64) -> Sample {
+        let at = UnixMillis(1);
+        Sample { value: Some(Value::Float(value)), ..Sample::bad(PointName::new("p").unwrap(), Quality::GOOD, at) }
+    }
+
+    #[tokio::test]
+    async fn a_look_is_news_only_when_it_differs_from_what_was_told() {
+        let mut told = Told::nothing();
+        assert!(told.looked(&sample(1.0)), "nothing was known");
+        assert!(!told.looked(&sample(1.0)));
+        told.notified(&sample(2.0));
+        assert!(!told.looked(&sample(2.0)));
+        assert!(told.looked(&sample(f64::NAN)));
+        assert!(!told.looked(&sample(f64::NAN)), "not a number is not news each time");
+        assert!(told.looked(&Sample { quality: Quality::BAD_NODE_ID_UNKNOWN, value: None, ..sample(0.0) }));
+    }
+}
