@@ -49,6 +49,7 @@ fn every_key_is_documented_and_every_documented_key_exists() -> Told {
     let maps = folder.path().join("maps");
     std::fs::create_dir(&maps)?;
     std::fs::write(maps.join("meter.toml"), "[[point]]\nname = \"energy\"\nat = \"input:0\"\ntype = \"u32\"\n")?;
+    std::fs::write(maps.join("boiler.toml"), "[[point]]\nname = \"pressure\"\nnode = \"ns=2;s=Pressure\"\n")?;
     for file in ["hmi.hash", "corp.pem"] {
         std::fs::copy(root().join("fixtures/config/good").join(file), folder.path().join(file))?;
     }

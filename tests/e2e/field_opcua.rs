@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use fieldgate_opcua::sim::{NAMESPACE, Options, Simulator};
-use serde_json::json;
+use fieldgate_testkit::{Gateway, PATIENCE, eventually};
+use serde_json::{Value as Json, json};
 
-use crate::stage::{Stage, Told, now_millis};
+use crate::stage::{BINARY, Stage, Told, now_millis};
 
 /// After the server's return.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
@@ -141,5 +142,62 @@ async fn a_signed_and_encrypted_session_with_a_user_name_works_and_a_wrong_passw
     .await?;
     std::fs::write(&password, "secret\n")?;
     stage.wait_points("boiler-1", 0, |object| object["values"]["level"] == 50.0).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_servers_certificate_is_accepted_by_verb_and_its_nodes_become_a_point_list() -> Told {
+    let folder = tempfile::tempdir()?;
+    let server = Simulator::start(
+        "127.0.0.1:0".parse()?,
+        Options { secure: true, ..Options::new(folder.path().join("server")) },
+    )?;
+    let endpoint = server.endpoint();
+    let section = |points: &str| {
+        format!("[[opcua]]\nendpoint = \"{endpoint}\"\n  [[opcua.device]]\n  id = \"boiler-1\"\n  {points}\n")
+    };
+    let first = format!("[[opcua.device.point]]\n  name = \"first\"\n  node = \"nsu={NAMESPACE};/level\"");
+    let mut gateway = Gateway::start_new(BINARY, "line-1", &section(&first)).await?;
+    let problem = eventually("the refusal in status", PATIENCE, async || {
+        let problems = gateway.status().await?["problems"].to_string();
+        Ok(problems.contains("fieldgate opcua trust accept").then_some(problems))
+    })
+    .await?;
+    let listed: Json = serde_json::from_str(&gateway.verb(&["opcua", "trust", "list", "--json"]).await?.ok()?)?;
+    let thumbprint = listed[0]["thumbprint"].as_str().unwrap_or_default();
+    assert!(problem.contains(thumbprint) && listed[0]["standing"] == "rejected", "{problem}: {listed}");
+    let unknown = gateway.verb(&["opcua", "trust", "accept", "00ff"]).await?;
+    assert_eq!(unknown.code, Some(1), "{unknown:?}");
+    gateway.verb(&["opcua", "trust", "accept", &thumbprint[..10]]).await?.ok()?;
+    eventually("a value", PATIENCE, async || {
+        let read = gateway.verb(&["point", "read", "boiler-1", "first"]).await?;
+        Ok((read.stdout.trim() == "50.0").then_some(()))
+    })
+    .await?;
+
+    let tree: Json = serde_json::from_str(&gateway.verb(&["opcua", "browse", &endpoint, "--json"]).await?.ok()?)?;
+    let found = tree["nodes"].as_array().is_some_and(|all| all.iter().any(|node| node["name"] == "setpoint"));
+    assert!(found, "{tree}");
+    let list = gateway.folder().join("boiler.toml");
+    let list_text = list.display().to_string();
+    gateway.verb(&["opcua", "browse", &endpoint, "--points", &list_text, "--name", "sim {name}"]).await?.ok()?;
+    gateway.stop().await?;
+    gateway.configure(&section("points_from = \"boiler.toml\""))?;
+    gateway.start().await?;
+    eventually("a value of the list", PATIENCE, async || {
+        let read = gateway.verb(&["point", "read", "boiler-1", "sim temperature"]).await?;
+        Ok((read.stdout.trim() == "20.0").then_some(()))
+    })
+    .await?;
+
+    let show = async || -> anyhow::Result<Json> {
+        Ok(serde_json::from_str(&gateway.verb(&["opcua", "cert", "show", "--json"]).await?.ok()?)?)
+    };
+    let before = show().await?;
+    assert!(gateway.verb(&["opcua", "cert", "export"]).await?.ok()?.starts_with("-----BEGIN CERTIFICATE-----\n"));
+    gateway.verb(&["opcua", "cert", "renew"]).await?.ok()?;
+    let after = show().await?;
+    assert_ne!(before["thumbprint"], after["thumbprint"]);
+    assert_eq!(before["application_uri"], after["application_uri"]);
     Ok(())
 }

@@ -3,18 +3,21 @@
 Nodes in the namespace `urn:fieldgate:peers`: `Level` (Double, writable, 12.5), `Ticks` (UInt32, counts up five times a second),
 `Running` (Boolean), `Label` (String), `Locked` (Double, readable only).
 Also `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
-Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name.
+Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name, or, with `user_cert`,
+every policy and mode, and a user with that certificate besides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any
 
 from asyncua import Server, ua
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
+from cryptography.hazmat.primitives.serialization import Encoding
 
 import answering
 
@@ -24,20 +27,28 @@ TICK = 0.2
 
 
 class OneUser(UserManager):
-    """Accepts one user name with its password."""
+    """Accepts one user name with its password, and one certificate."""
 
-    def __init__(self, name: str, password: str) -> None:
+    def __init__(self, name: str, password: str, certificate: bytes | None) -> None:
         self._login = (name, password)
+        self._certificate = certificate
 
     def get_user(self, iserver: Any, username: str | None = None, password: str | None = None, certificate: Any = None
                  ) -> User | None:
-        return User(role=UserRole.User, name=username) if (username, password) == self._login else None
+        by_certificate = username is None and self._certificate is not None and der(certificate) == self._certificate
+        return User(role=UserRole.User, name=username) if by_certificate or (username, password) == self._login else None
+
+
+def der(certificate: Any) -> bytes:
+    """The certificate's bytes, however the library hands it over."""
+    return certificate if isinstance(certificate, bytes) else certificate.public_bytes(Encoding.DER)
 
 
 async def open_server(given: dict[str, Any]) -> Server:
     """A configured server that does not listen yet."""
     secure = "cert" in given
-    server = Server(user_manager=OneUser(given["user"], given["password"]) if secure else None)
+    user_cert = Path(given["user_cert"]).read_bytes() if "user_cert" in given else None
+    server = Server(user_manager=OneUser(given["user"], given["password"], user_cert) if secure else None)
     await server.init()
     server.set_endpoint(f"opc.tcp://127.0.0.1:{given['port']}/")
     server.set_server_name("Fieldgate peers")
@@ -45,8 +56,16 @@ async def open_server(given: dict[str, Any]) -> Server:
     if secure:
         await server.load_certificate(given["cert"])
         await server.load_private_key(given["key"])
-        server.set_security_policy([ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt])
-        server.set_identity_tokens([ua.UserNameIdentityToken])
+        policies = [ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+        tokens = [ua.UserNameIdentityToken]
+        if user_cert:
+            policies = [
+                getattr(ua.SecurityPolicyType, f"{policy}_{mode}")
+                for policy in ("Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss") for mode in ("Sign", "SignAndEncrypt")
+            ]
+            tokens.append(ua.X509IdentityToken)
+        server.set_security_policy(policies)
+        server.set_identity_tokens(tokens)
     else:
         server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
         server.set_identity_tokens([ua.AnonymousIdentityToken])
@@ -64,7 +83,7 @@ async def main() -> None:
 
     async def add(names: list[str], value: float = 1.0) -> None:
         for name in names:
-            nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", name, value, ua.VariantType.Double)
+            nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", f"{index}:{name}", value, ua.VariantType.Double)
 
     for name, value, kind in (
         ("Level", 12.5, ua.VariantType.Double),
@@ -73,7 +92,7 @@ async def main() -> None:
         ("Label", "boiler", ua.VariantType.String),
         ("Locked", 1.0, ua.VariantType.Double),
     ):
-        nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", name, value, kind)
+        nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", f"{index}:{name}", value, kind)
     await nodes["Level"].set_writable()
     await add(given.get("nodes", []))
     await server.start()

@@ -34,7 +34,8 @@ pub fn export(config: &Config, device: &DeviceId, out: Option<&Path>) -> anyhow:
     give(&list::to_csv(found), out)
 }
 
-fn give(text: &str, out: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// Writes to a file, or standard output.
+pub fn give(text: &str, out: Option<&Path>) -> anyhow::Result<ExitCode> {
     match out {
         Some(path) => std::fs::write(path, text).with_context(|| format!("can't write `{}`", path.display()))?,
         None => print!("{text}"),

@@ -11,6 +11,7 @@ mod client;
 mod device;
 mod lists;
 mod offline;
+mod opcua;
 mod passphrase;
 mod plan;
 mod point;
@@ -72,6 +73,9 @@ enum Verb {
     /// List, read and write points of field devices
     #[command(subcommand)]
     Point(Point),
+    /// OPC UA servers: browse them, trust their certificates; our own certificate
+    #[command(subcommand)]
+    Opcua(opcua::Opcua),
     /// Rights
     #[command(subcommand)]
     Policy(Policy),
@@ -350,6 +354,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             Ca::Export { out } => ca::export(config, out).await,
         }),
         Verb::Point(point) => points(&path, point),
+        Verb::Opcua(opcua) => verb(&path, async |config| opcua::run(config, opcua).await),
         Verb::Policy(Policy::Explain { who, action, topic, json }) => {
             verb(&path, async |config| policy::explain(config, Question { who, action, topic }, json.json).await)
         }

@@ -95,11 +95,21 @@ pub enum Trust {
 
 /// A user of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// Its name.
-    pub name: String,
-    /// The file that holds its password.
-    pub password_file: PathBuf,
+pub enum User {
+    /// With a password.
+    Password {
+        /// Its name.
+        name: String,
+        /// The file that holds its password.
+        file: PathBuf,
+    },
+    /// With a certificate of its own, other than that of the application.
+    Certificate {
+        /// The certificate, DER or PEM.
+        cert: PathBuf,
+        /// Its key, PEM.
+        key: PathBuf,
+    },
 }
 
 /// A device: a set of nodes read in one rhythm, by one subscription.
@@ -159,6 +169,11 @@ impl OpcuaConfig {
         Some(Self { endpoint: endpoint?, security: security?, user, trust, devices })
     }
 
+    /// A session without security, login and devices, for looking at a server that isn't configured.
+    pub fn bare(endpoint: Endpoint) -> Self {
+        Self { endpoint, security: Security::None, user: None, trust: Trust::Strict, devices: Vec::new() }
+    }
+
     /// The devices as the gateway sees them.
     pub fn field_devices(&self) -> Vec<FieldDevice> {
         let field_device = |device: &DeviceConfig| FieldDevice {
@@ -194,12 +209,22 @@ fn read_security(section: &Section) -> Option<Security> {
 }
 
 fn read_user(auth: &Section) -> Option<User> {
+    if auth.has("cert") || auth.has("key") {
+        for key in ["username", "password_file"] {
+            if auth.has(key) {
+                auth.problem(key, "can't stand beside `cert` and `key`: a user has a password or a certificate");
+            }
+        }
+        auth.required::<String>("cert")?;
+        auth.required::<String>("key")?;
+        return Some(User::Certificate { cert: auth.path("cert")?, key: auth.path("key")? });
+    }
     let name = auth.required::<String>("username");
     if name.as_deref() == Some("") {
         auth.problem("username", "is empty, leave `auth` out for an anonymous session");
     }
     auth.required::<String>("password_file")?;
-    Some(User { name: name.filter(|name| !name.is_empty())?, password_file: auth.path("password_file")? })
+    Some(User::Password { name: name.filter(|name| !name.is_empty())?, file: auth.path("password_file")? })
 }
 
 fn read_device(section: &Section) -> Option<DeviceConfig> {
@@ -210,9 +235,14 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     let report = Report::read(section, &Report::default());
     let mut names = BTreeSet::new();
     let mut points = Vec::new();
-    let sections = section.sections("point");
-    if sections.is_empty() {
-        section.problem("point", "is missing, a device needs at least one [[opcua.device.point]]");
+    let shared = section.has("points_from").then(|| section.include("points_from"));
+    let mut sections = Vec::new();
+    if let Some(Some(file)) = &shared {
+        sections.extend(file.sections("point"));
+    }
+    sections.extend(section.sections("point"));
+    if sections.is_empty() && !matches!(shared, Some(None)) {
+        section.problem("point", "is missing: add a [[opcua.device.point]], or name a file with `points_from`");
     }
     for point in sections {
         let node = point.required_with("node", |value| value.parse("a node", str::parse));
@@ -273,7 +303,8 @@ trust = "first-use"
         assert_eq!(config.endpoint.url(), "opc.tcp://192.0.2.20:4840");
         let security = Security::Policy { policy: Policy::Aes256Sha256RsaPss, mode: Mode::Sign };
         assert_eq!(config.security, security);
-        assert_eq!(config.user.unwrap().password_file, Path::new("/etc/fieldgate/op.password"));
+        let file = PathBuf::from("/etc/fieldgate/op.password");
+        assert_eq!(config.user, Some(User::Password { name: "op".to_owned(), file }));
         assert_eq!(config.trust, Trust::FirstUse);
         let device = &config.devices[0];
         assert_eq!((device.id.as_str(), device.queue), ("boiler-7", 5));
@@ -293,6 +324,22 @@ trust = "first-use"
         let config = configs.remove(0).unwrap();
         let security = Security::Policy { policy: Policy::Basic256Sha256, mode: Mode::SignAndEncrypt };
         assert_eq!((config.security, config.trust, config.user), (security, Trust::Strict, None));
+    }
+
+    #[test]
+    fn a_user_may_have_a_certificate_instead_of_a_password() {
+        let session = |auth: &str| {
+            format!(
+                "[[opcua]]\nendpoint = \"opc.tcp://plc\"\nauth = {auth}\n[[opcua.device]]\nid = \"a\"\n[[opcua.device.point]]\nname = \"p\"\nnode = \"i=1\""
+            )
+        };
+        let (mut configs, problems) = read(&session("{ cert = \"op.der\", key = \"op.pem\" }"));
+        assert_eq!(problems, [""; 0]);
+        let (cert, key) = (PathBuf::from("/etc/fieldgate/op.der"), PathBuf::from("/etc/fieldgate/op.pem"));
+        assert_eq!(configs.remove(0).unwrap().user, Some(User::Certificate { cert, key }));
+        let (_, problems) = read(&session("{ cert = \"op.der\", username = \"op\" }"));
+        assert!(problems[1].contains("opcua.auth.username: can't stand beside `cert` and `key`"), "{problems:?}");
+        assert!(problems[0].contains("opcua.auth.key: is missing"), "{problems:?}");
     }
 
     #[test]
@@ -334,7 +381,7 @@ mode = "Sign"
             ),
             (4, "opcua.mode: `Encrypt` is unknown, \"Sign\" or \"SignAndEncrypt\" is allowed"),
             (5, "opcua.auth.password_file: is missing"),
-            (5, "opcua.auth.password: unknown key, `password_file` or `username` is allowed here"),
+            (5, "opcua.auth.password: unknown key, "),
             (6, "opcua.trust: `all` is unknown, \"strict\" or \"first-use\" is allowed"),
             (9, "opcua.device.publishing: `0ms` is out of range, \"10ms\" to \"1m\" is allowed"),
             (10, "opcua.device.queue: `0` is out of range, 1 to 10000 is allowed"),

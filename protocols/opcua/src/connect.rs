@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::config::{OpcuaConfig, Security};
+use crate::config::{OpcuaConfig, Security, User};
 use crate::fault::{Fault, Mend};
 use crate::pki::{Pki, PkiError, Verdict};
 use crate::transport::Source;
@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     pub(crate) session: SharedSession,
     state: watch::Receiver<State>,
     pump: AbortHandle,
+    /// The server's certificate, on which the session stands.
+    certificate: Option<ByteString>,
 }
 
 /// The library's session.
@@ -100,11 +102,13 @@ impl Connection {
         let store = Arc::new(RwLock::new(CertificateStore::new(pki.dir())));
         let offered = discover(config, &settings, &store, &source).await?;
         let endpoint = choose(config, &offered)?;
-        if config.security == Security::None {
+        let certificate = if config.security == Security::None {
             warn_of_clear_password(config, &endpoint);
+            None
         } else {
             judge(config, pki, &endpoint.server_certificate).await?;
-        }
+            Some(endpoint.server_certificate.clone())
+        };
 
         let step = "opening the session";
         let built = SessionBuilder::new(&settings)
@@ -120,7 +124,7 @@ impl Connection {
             Ok(Err(_)) => Ok(State::Closed(StatusCode::BadUnexpectedError)),
             Err(_) => Err(Fault::Silent { step, limit: CONNECT_LIMIT }),
         };
-        let connection = Self { session: SharedSession(session), state, pump };
+        let connection = Self { session: SharedSession(session), state, pump, certificate };
         match reached? {
             State::Closed(status) => Err(match source.fault(step, status) {
                 // A login may succeed as soon as the password is another.
@@ -141,6 +145,14 @@ impl Connection {
             if self.state.changed().await.is_err() {
                 return Fault::Status { step, status: StatusCode::BadConnectionClosed, mend: None };
             }
+        }
+    }
+
+    /// Whether the server's certificate is still trusted: it may have been rejected since.
+    pub(crate) async fn trusted(&self, config: &OpcuaConfig, pki: &Pki) -> Result<(), Fault> {
+        match &self.certificate {
+            Some(certificate) => judge(config, pki, certificate).await,
+            None => Ok(()),
         }
     }
 
@@ -198,15 +210,29 @@ async fn blocking<T: Send + 'static>(
 
 /// Who logs in, and the file whose change is a reason to log in again.
 async fn identity(config: &OpcuaConfig) -> Result<(IdentityToken, Option<Mend>), Fault> {
-    let Some(user) = &config.user else { return Ok((IdentityToken::Anonymous, None)) };
-    let mend = Mend::new(PathBuf::clone(&user.password_file)).await;
-    match tokio::fs::read_to_string(&user.password_file).await {
-        // Editors end the last line; no password ends with a line feed.
-        Ok(text) => {
-            let password = text.trim_end_matches(['\n', '\r']).to_owned();
-            Ok((IdentityToken::new_user_name(user.name.clone(), password), Some(mend)))
+    match &config.user {
+        None => Ok((IdentityToken::Anonymous, None)),
+        Some(User::Password { name, file }) => {
+            let mend = Mend::new(PathBuf::clone(file)).await;
+            match tokio::fs::read_to_string(file).await {
+                // Editors end the last line; no password ends with a line feed.
+                Ok(text) => {
+                    let password = text.trim_end_matches(['\n', '\r']).to_owned();
+                    Ok((IdentityToken::new_user_name(name.clone(), password), Some(mend)))
+                }
+                Err(error) => Err(Fault::Password { reason: error.to_string(), mend }),
+            }
         }
-        Err(error) => Err(Fault::Password { reason: error.to_string(), mend }),
+        Some(User::Certificate { cert, key }) => {
+            let mend = Mend::new(PathBuf::clone(cert)).await;
+            let (cert, key) = (cert.clone(), key.clone());
+            let read = tokio::task::spawn_blocking(move || IdentityToken::new_x509_path(cert, key)).await;
+            match read {
+                Ok(Ok(token)) => Ok((token, Some(mend))),
+                Ok(Err(error)) => Err(Fault::UserCertificate { reason: error.to_string(), mend }),
+                Err(_) => Err(PkiError::BrokeOff.into()),
+            }
+        }
     }
 }
 
@@ -292,7 +318,11 @@ fn choose(config: &OpcuaConfig, offered: &[EndpointDescription]) -> Result<Endpo
     let fits = |endpoint: &&EndpointDescription| {
         endpoint.security_policy_uri.as_ref() == policy.to_uri() && endpoint.security_mode == mode
     };
-    let wanted_token = if config.user.is_some() { UserTokenType::UserName } else { UserTokenType::Anonymous };
+    let wanted_token = match config.user {
+        Some(User::Password { .. }) => UserTokenType::UserName,
+        Some(User::Certificate { .. }) => UserTokenType::Certificate,
+        None => UserTokenType::Anonymous,
+    };
     let found = offered.iter().filter(fits).max_by_key(|endpoint| endpoint.find_policy(wanted_token).is_some());
     let Some(found) = found else {
         let name = |endpoint: &EndpointDescription| {
@@ -322,7 +352,7 @@ async fn judge(config: &OpcuaConfig, pki: &Pki, certificate: &ByteString) -> Res
 
 /// Without security, the password is encrypted only if the server's login policy asks for it.
 fn warn_of_clear_password(config: &OpcuaConfig, endpoint: &EndpointDescription) {
-    if config.user.is_none() {
+    if !matches!(config.user, Some(User::Password { .. })) {
         return;
     }
     let clear = endpoint.find_policy(UserTokenType::UserName).is_none_or(|policy| {

@@ -72,7 +72,7 @@ impl Driver for OpcuaDriver {
 }
 
 struct Runner<'a> {
-    config: &'a OpcuaConfig,
+    config: &'a Arc<OpcuaConfig>,
     pki: &'a Pki,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,

@@ -27,6 +27,9 @@ pub(crate) enum Fault {
     /// The password can't be read.
     #[error("can't read the password file `{}`: {reason}", mend.path.display())]
     Password { reason: String, mend: Mend },
+    /// The certificate or the key of the user can't be read.
+    #[error("can't use the user's certificate `{}` with its key: {reason}", mend.path.display())]
+    UserCertificate { reason: String, mend: Mend },
     /// The certificate of the server is not accepted.
     #[error("{reason}")]
     Untrusted { reason: String, mend: Mend },
@@ -74,6 +77,7 @@ impl Fault {
             Self::Status { status, .. } => permanent(*status),
             Self::NoEndpoint { .. }
             | Self::Password { .. }
+            | Self::UserCertificate { .. }
             | Self::Untrusted { .. }
             | Self::CertificateUnreadable
             | Self::Pki(_) => true,
@@ -84,7 +88,9 @@ impl Fault {
     /// The file whose change may mend it.
     pub(crate) fn mend(&self) -> Option<&Mend> {
         match self {
-            Self::Password { mend, .. } | Self::Untrusted { mend, .. } => Some(mend),
+            Self::Password { mend, .. } | Self::UserCertificate { mend, .. } | Self::Untrusted { mend, .. } => {
+                Some(mend)
+            }
             Self::Status { mend, .. } => mend.as_ref(),
             Self::Unreachable { .. }
             | Self::Silent { .. }
@@ -127,7 +133,7 @@ fn permanent(status: StatusCode) -> bool {
 fn hint(status: StatusCode) -> &'static str {
     match status {
         StatusCode::BadUserAccessDenied | StatusCode::BadIdentityTokenRejected => {
-            " (the server does not accept the user name or its password)"
+            " (the server does not accept the user name or its password, or the user's certificate)"
         }
         StatusCode::BadIdentityTokenInvalid => " (the server wants another kind of login)",
         StatusCode::BadSecurityChecksFailed => {

@@ -4,6 +4,7 @@
 //! `connect` opens a session, `live` keeps its subscriptions, `driver` tries again. README.md in this folder tells
 //! what users have to know. The protocol itself (encoding, secure channel, services) is async-opcua's.
 
+mod browse;
 mod command;
 mod config;
 mod connect;
@@ -21,7 +22,9 @@ mod transport;
 mod value;
 mod write;
 
+pub use browse::{BrowseError, Extent, Found, Tree, browse};
 pub use config::{DeviceConfig, Mode, OpcuaConfig, PointConfig, Policy, Security, Trust, User};
 pub use driver::OpcuaDriver;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use node::{InvalidNodeName, NodeName};
+pub use pki::{Known, OwnCertificate, Pki, PkiError, Standing};

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use opcua::types::{
-    AttributeId, DataValue, Error, MonitoredItemCreateRequest, MonitoringMode, MonitoringParameters, NodeId,
-    ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
+    AttributeId, BrowsePath, BrowsePathResult, DataValue, Error, MonitoredItemCreateRequest, MonitoringMode,
+    MonitoringParameters, NodeId, ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -19,6 +19,7 @@ use crate::connect::{REQUEST_LIMIT, SharedSession};
 use crate::fault::Fault;
 use crate::feed::{BATCH_VALUES, Batch, Feed, Signs};
 use crate::live::{Entry, Subscribed};
+use crate::node::Located;
 
 /// Items in one request at most. Larger requests fail on common servers (FINDINGS).
 const MAX_CHUNK: usize = 1000;
@@ -39,6 +40,10 @@ pub(crate) struct Server {
     pub(crate) namespaces: Vec<String>,
     /// Items in one request at most.
     pub(crate) chunk: usize,
+    /// Paths in one request at most.
+    path_chunk: usize,
+    /// Nodes to browse in one request at most.
+    pub(crate) browse_chunk: usize,
 }
 
 /// Waits for an answer, but not without end.
@@ -83,19 +88,26 @@ impl Server {
         let limits = [
             VariableId::Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
             VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
+            VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerTranslateBrowsePathsToNodeIds,
+            VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse,
         ];
         let ids: Vec<ReadValueId> = limits.map(|id| read_id(id.into(), AttributeId::Value)).into();
         let read = ask("reading the server's limits", session.read(&ids, TimestampsToReturn::Neither, 0.0)).await?;
-        let mut chunk = MAX_CHUNK;
-        for limit in read {
+        let mut told = read.into_iter().map(|limit| match limit.value {
+            Some(Variant::UInt32(limit @ 1..)) => usize::try_from(limit).unwrap_or(MAX_CHUNK).min(MAX_CHUNK),
             // Absent or 0: no limit is told.
-            if let Some(Variant::UInt32(limit @ 1..)) = limit.value {
-                chunk = chunk.min(usize::try_from(limit).unwrap_or(MAX_CHUNK));
-            }
-        }
-        let mut server = Self { session, namespaces: Vec::new(), chunk };
+            _ => MAX_CHUNK,
+        });
+        let mut next = || told.next().unwrap_or(MAX_CHUNK);
+        let (items, reads, path_chunk, browse_chunk) = (next(), next(), next(), next());
+        let chunk = items.min(reads);
+        let mut server = Self { session, namespaces: Vec::new(), chunk, path_chunk, browse_chunk };
         server.refresh_namespaces().await?;
         Ok(server)
+    }
+
+    pub(crate) fn session(&self) -> &SharedSession {
+        &self.session
     }
 
     /// Reads the NamespaceArray. (The library's own function panics on an empty answer.)
@@ -109,6 +121,61 @@ impl Server {
             _ => Vec::new(),
         };
         Ok(())
+    }
+
+    /// Finds the nodes of the entries at `places`: `None` for one that the server doesn't have.
+    pub(crate) async fn locate(&self, entries: &mut [Entry], places: &[usize]) -> Result<(), Fault> {
+        let mut paths = Vec::new();
+        for place in places {
+            let Some(entry) = entries.get_mut(*place) else { continue };
+            entry.node = None;
+            match entry.name.locate(&self.namespaces) {
+                Located::Id(id) => entry.node = Some(id),
+                Located::Path(path) => paths.push((*place, path)),
+                Located::Nowhere => {}
+            }
+        }
+        let nodes = self.follow(paths.iter().map(|(_, path)| path.clone()).collect()).await?;
+        for ((place, _), node) in paths.into_iter().zip(nodes) {
+            if let Some(entry) = entries.get_mut(place) {
+                entry.node = node;
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes at the ends of paths, in their order and number.
+    pub(crate) async fn follow(&self, paths: Vec<BrowsePath>) -> Result<Vec<Option<NodeId>>, Fault> {
+        let mut nodes = Vec::with_capacity(paths.len());
+        let mut rest = paths.as_slice();
+        let mut chunk = self.path_chunk;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(chunk.min(rest.len()));
+            match ask("following paths", self.session.translate_browse_paths_to_node_ids(part)).await {
+                Ok(results) => {
+                    let target = |result: BrowsePathResult| {
+                        let target = result.targets?.into_iter().next()?;
+                        // A path that ends on another server ends nowhere here.
+                        (result.status_code.is_good()
+                            && target.target_id.server_index == 0
+                            && target.remaining_path_index == u32::MAX)
+                            .then_some(target.target_id.node_id)
+                    };
+                    let mut found: Vec<_> = results.into_iter().map(target).collect();
+                    found.resize(part.len(), None);
+                    nodes.extend(found);
+                    rest = after;
+                }
+                Err(Fault::Status { status, .. }) if too_much(status) && part.len() > 1 => chunk = part.len() / 2,
+                // A small server without this service: its other points are as good as ever.
+                Err(Fault::Status { status: StatusCode::BadServiceUnsupported, .. }) => {
+                    nodes.extend(part.iter().map(|_| None));
+                    rest = after;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(nodes)
     }
 
     pub(crate) async fn create_subscription(
@@ -238,7 +305,7 @@ fn set(entries: &mut [Entry], places: &[usize], item: Option<u32>, missing: Opti
 }
 
 /// Refusals that a smaller request may mend.
-fn too_much(status: StatusCode) -> bool {
+pub(crate) fn too_much(status: StatusCode) -> bool {
     [
         StatusCode::BadTooManyOperations,
         StatusCode::BadTooManyMonitoredItems,

@@ -18,7 +18,8 @@ use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::{ANONYMOUS_USER_TOKEN_ID, Server, ServerBuilder, ServerUserToken};
 use opcua::types::{
-    DataTypeId, DataValue, DateTime, MessageSecurityMode, NodeId, ObjectId, StatusCode, VariableTypeId, Variant,
+    DataTypeId, DataValue, DateTime, MessageSecurityMode, NodeId, ObjectId, QualifiedName, StatusCode, VariableTypeId,
+    Variant,
 };
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -40,6 +41,8 @@ pub struct Options {
     pub anonymous: bool,
     /// A user name and its password.
     pub user: Option<(String, String)>,
+    /// The certificate of a user, who logs in with it.
+    pub user_cert: Option<PathBuf>,
     /// Whether to offer, besides None, Basic256Sha256 and both Aes policies, signed and encrypted. Costs the making of
     /// an RSA key at the first start in `dir`.
     pub secure: bool,
@@ -50,7 +53,7 @@ pub struct Options {
 impl Options {
     /// Anonymous, without security, with its files in `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), anonymous: true, user: None, secure: false, host_names: Vec::new() }
+        Self { dir: dir.into(), anonymous: true, user: None, user_cert: None, secure: false, host_names: Vec::new() }
     }
 }
 
@@ -293,6 +296,10 @@ impl Simulator {
             tokens.push("user");
             builder = builder.add_user_token("user", ServerUserToken::user_pass(user, password));
         }
+        if let Some(cert) = &options.user_cert {
+            tokens.push("holder");
+            builder = builder.add_user_token("holder", ServerUserToken::x509("holder", cert));
+        }
         let tokens = tokens.as_slice();
         builder = builder.add_endpoint("none", ("/", SecurityPolicy::None, MessageSecurityMode::None, tokens));
         if options.secure {
@@ -367,7 +374,7 @@ impl Running {
         let level = AccessLevel::CURRENT_READ;
         let level = if variable.writable { level | AccessLevel::CURRENT_WRITE } else { level };
         let mut space = self.manager.address_space().write();
-        VariableBuilder::new(&self.node(name), name, name)
+        VariableBuilder::new(&self.node(name), QualifiedName::new(self.namespace, name), name)
             .data_type(data_type)
             .value_rank(if matches!(variable.value, Variant::Array(_)) { 1 } else { -1 })
             .value(variable.value.clone())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from scenarios import (
     certificates, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity, interop, load, local,
-    memory, modbus_types, opcua_recovery, power, quarantine, refusals, sessions, trees,
+    memory, modbus_types, opcua_recovery, opcua_security, power, quarantine, refusals, sessions, trees,
 )
 from stage import Stage
 
@@ -31,6 +31,7 @@ ALL: dict[str, Scenario] = {
     "modbus-types": modbus_types.types,
     "opcua": field.opcua_without_security,
     "opcua-secure": field.opcua_signed_and_encrypted,
+    "opcua-security": opcua_security.policies,
     "opcua-recovery": opcua_recovery.recovers,
     "commands": commands.to_a_leaf,
     "load": load.cloud_away,

@@ -76,6 +76,8 @@ pub(crate) struct Entry {
 /// An open session with its subscriptions.
 #[derive(Debug)]
 pub(crate) struct Live {
+    config: Arc<OpcuaConfig>,
+    pki: Pki,
     connection: Connection,
     server: Server,
     clock: Arc<dyn Clock>,
@@ -87,12 +89,23 @@ pub(crate) struct Live {
 
 impl Live {
     /// Opens a session and subscribes to everything.
-    pub(crate) async fn open(config: &OpcuaConfig, pki: &Pki, clock: &Arc<dyn Clock>) -> Result<Self, Fault> {
+    pub(crate) async fn open(config: &Arc<OpcuaConfig>, pki: &Pki, clock: &Arc<dyn Clock>) -> Result<Self, Fault> {
         let connection = Connection::open(config, pki, clock).await?;
         match Self::subscribe(config, &connection).await {
             Ok((server, devices, entries, batches)) => {
                 let clock = Arc::clone(clock);
-                Ok(Self { connection, server, clock, devices, entries, batches, round: nodes::Round::new() })
+                let (config, pki) = (Arc::clone(config), pki.clone());
+                Ok(Self {
+                    config,
+                    pki,
+                    connection,
+                    server,
+                    clock,
+                    devices,
+                    entries,
+                    batches,
+                    round: nodes::Round::new(),
+                })
             }
             Err(fault) => {
                 connection.close().await;
@@ -116,13 +129,14 @@ impl Live {
                 device: place,
                 point: point.point.name.clone(),
                 name: point.node.clone(),
-                node: point.node.resolve(&server.namespaces),
+                node: None,
                 item: None,
                 missing: None,
                 told: nodes::Told::nothing(),
             }));
         }
         let all: Vec<usize> = (0..entries.len()).collect();
+        server.locate(&mut entries, &all).await?;
         server.create_items(&devices, &mut entries, &all).await?;
         Ok((server, devices, entries, batches))
     }

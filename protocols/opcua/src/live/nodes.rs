@@ -59,14 +59,15 @@ impl Told {
     /// It was read. Whether that is news.
     fn looked(&mut self, sample: &Sample) -> bool {
         let last = self.last.replace((sample.value.clone(), sample.quality.clone()));
-        let news = last.is_none_or(|(value, quality)| quality != sample.quality || differ(&value, &sample.value));
+        let news = last
+            .is_none_or(|(value, quality)| quality != sample.quality || differ(value.as_ref(), sample.value.as_ref()));
         self.at = Instant::now();
         news
     }
 }
 
 /// Two values that are not numbers are the same.
-fn differ(one: &Option<Value>, other: &Option<Value>) -> bool {
+fn differ(one: Option<&Value>, other: Option<&Value>) -> bool {
     match (one, other) {
         (Some(Value::Float(one)), Some(Value::Float(other))) if one.is_nan() && other.is_nan() => false,
         _ => one != other,
@@ -74,11 +75,12 @@ fn differ(one: &Option<Value>, other: &Option<Value>) -> bool {
 }
 
 impl Live {
-    /// What is due for single nodes.
+    /// What is due for single nodes, and whether this server is still trusted.
     pub(super) async fn look_at_nodes(&mut self, link: &mut Link) -> Result<(), Ended> {
         if Instant::now() < self.round.due {
             return Ok(());
         }
+        self.connection.trusted(&self.config, &self.pki).await?;
         self.retry_missing(link).await?;
         self.read_silent(link).await?;
         self.round.due = Instant::now() + LOOK;
@@ -106,11 +108,7 @@ impl Live {
             places.iter().map(|place| self.entries.get(*place).and_then(|entry| entry.missing)).collect();
         // A namespace may have come since.
         self.server.refresh_namespaces().await?;
-        for place in &places {
-            if let Some(entry) = self.entries.get_mut(*place) {
-                entry.node = entry.name.resolve(&self.server.namespaces);
-            }
-        }
+        self.server.locate(&mut self.entries, &places).await?;
         self.server.create_items(&self.devices, &mut self.entries, &places).await?;
         let (mut changed, mut found) = (Vec::new(), 0_usize);
         for (place, before) in places.iter().zip(before) {

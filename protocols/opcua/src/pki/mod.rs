@@ -12,6 +12,7 @@
 //! handshake from the same folders (an exact copy in `trusted/`, none in `rejected/`), and checks the validity in
 //! time, the host name and the ApplicationUri besides. Its switch that trusts everybody is never used.
 
+mod list;
 mod own;
 mod trust;
 
@@ -22,39 +23,67 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+pub use list::{Known, Standing};
+pub use own::OwnCertificate;
 #[cfg(feature = "sim")]
 pub(crate) use own::{certificate_names, make};
 pub(crate) use trust::Verdict;
 
 /// The folder of certificates.
 #[derive(Debug, Clone)]
-pub(crate) struct Pki {
+pub struct Pki {
     dir: PathBuf,
 }
 
-/// The own certificate can't be had.
+/// Certificates can't be had, or not be sorted.
 #[derive(Debug, Error)]
-pub(crate) enum PkiError {
+pub enum PkiError {
+    /// A file or folder can't be read or written.
     #[error("can't use `{path}`: {source}")]
-    File { path: PathBuf, source: io::Error },
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is not what it should be.
     #[error(
         "`{path}` is damaged: put it back from a backup, or remove own and private in its parent folder to get a new certificate, which every server has to trust anew"
     )]
-    Damaged { path: PathBuf },
+    Damaged {
+        /// Which.
+        path: PathBuf,
+    },
+    /// There is a certificate, and no key.
     #[error(
         "`{cert}` has lost its key `{key}`: put it back from a backup, or remove the certificate to get a new one, which every server has to trust anew"
     )]
-    KeyLost { cert: PathBuf, key: PathBuf },
+    KeyLost {
+        /// The certificate.
+        cert: PathBuf,
+        /// Where its key should be.
+        key: PathBuf,
+    },
+    /// The library could not make it.
     #[error("can't make the application certificate: {0}")]
     Making(String),
+    /// Nothing is made before the time is known.
     #[error("the clock is not right yet, a certificate made now would be valid at the wrong time")]
     ClockWrong,
+    /// The blocking task ended early.
     #[error("the task that makes the certificate broke off")]
     BrokeOff,
+    /// Nothing has this thumbprint.
+    #[error("no server's certificate has a thumbprint that begins with `{0}`; `fieldgate opcua trust list` shows them")]
+    Unknown(String),
+    /// Several have.
+    #[error("`{0}` begins several thumbprints, give more of it; `fieldgate opcua trust list` shows them")]
+    Ambiguous(String),
 }
 
 impl Pki {
-    pub(crate) fn new(dir: PathBuf) -> Self {
+    /// In `dir`, which is made when it is needed.
+    pub fn new(dir: PathBuf) -> Self {
         Self { dir }
     }
 
@@ -70,6 +99,14 @@ impl Pki {
         self.dir.join("rejected")
     }
 
+    /// One at a time: sessions start together, and verbs work on the same files. The lock goes with its file.
+    fn lock(&self) -> Result<File, PkiError> {
+        self.make_folders()?;
+        let path = self.dir.join("own/lock");
+        let lock = File::create(&path).and_then(|file| file.lock().map(|()| file));
+        lock.map_err(|source| PkiError::File { path, source })
+    }
+
     /// Makes the folders. Nobody but the gateway's user gets in.
     fn make_folders(&self) -> Result<(), PkiError> {
         for folder in
@@ -80,6 +117,16 @@ impl Pki {
         }
         Ok(())
     }
+}
+
+/// Moves a file, through a power cut too.
+fn move_durably(from: &Path, to: &Path) -> Result<(), PkiError> {
+    let failed = |source| PkiError::File { path: from.to_owned(), source };
+    fs::rename(from, to).map_err(failed)?;
+    for folder in [to.parent(), from.parent()].into_iter().flatten() {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Puts a file in place as a whole or not at all, also through a power cut: temporary file, fsync, rename, fsync of

@@ -3,14 +3,14 @@
 //! It is never renewed by itself: every server would have to trust it anew. When its end comes near, that is
 //! logged at each start of a session.
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
 
 use opcua::crypto::{PrivateKey, X509, X509Data};
 use opcua::types::ByteString;
+use serde::Serialize;
 use tracing::{info, warn};
 
-use super::{Pki, PkiError, exists, write_durably};
+use super::{Pki, PkiError, exists, move_durably, write_durably};
 
 /// What the policies ask for at least, and what every server takes.
 const KEY_BITS: u32 = 2048;
@@ -19,17 +19,105 @@ const DAYS: u32 = 3653;
 /// How long before its end the certificate is warned about.
 const WARNING_DAYS: i64 = 180;
 
-/// Sessions start at the same time; the certificate is made by one of them.
-static MAKING: Mutex<()> = Mutex::new(());
+/// A renewed certificate and its key, until both are in place.
+const NEXT_CERT: &str = "own/next.der";
+const NEXT_KEY: &str = "private/next.pem";
+
+/// Our application certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OwnCertificate {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// SHA-1 of its DER, in hex: how OPC UA tools name certificates.
+    pub thumbprint: String,
+    /// Its common name.
+    pub common_name: String,
+    /// The ApplicationUri.
+    pub application_uri: String,
+    /// Begin of its validity, RFC 3339.
+    pub not_before: String,
+    /// End of its validity, RFC 3339.
+    pub not_after: String,
+    /// Whole days until then.
+    pub days_left: i64,
+    /// Itself, in DER.
+    #[serde(skip)]
+    pub der: Vec<u8>,
+}
+
+impl OwnCertificate {
+    /// Itself, in PEM.
+    pub fn pem(&self) -> String {
+        pem("CERTIFICATE", &self.der)
+    }
+}
 
 impl Pki {
+    /// Our certificate; made when there is none yet and `clock_right`.
+    ///
+    /// Blocks for the time of an RSA key generation.
+    pub fn own_certificate(&self, clock_right: bool) -> Result<OwnCertificate, PkiError> {
+        let application_uri = self.own(clock_right)?;
+        let path = self.dir.join("own/cert.der");
+        let der = std::fs::read(&path).map_err(|source| PkiError::File { path: path.clone(), source })?;
+        let damaged = || PkiError::Damaged { path: path.clone() };
+        let cert = X509::from_der(&der).map_err(|_| damaged())?;
+        let (not_before, not_after) =
+            (cert.not_before().map_err(|_| damaged())?, cert.not_after().map_err(|_| damaged())?);
+        Ok(OwnCertificate {
+            thumbprint: cert.thumbprint().as_hex_string(),
+            common_name: common_name(&cert),
+            application_uri,
+            not_before: not_before.to_rfc3339(),
+            not_after: not_after.to_rfc3339(),
+            days_left: days_left(not_after.timestamp()),
+            path: path.clone(),
+            der,
+        })
+    }
+
+    /// Makes a new key and certificate for our name, and keeps those before as `own/former.der` and
+    /// `private/former.pem`. Sessions show it from their next connection on, and every server has to trust it anew.
+    pub fn renew(&self, clock_right: bool) -> Result<OwnCertificate, PkiError> {
+        if !clock_right {
+            return Err(PkiError::ClockWrong);
+        }
+        let former = self.own_certificate(clock_right)?;
+        let host = former.common_name.rsplit('@').next().unwrap_or_default();
+        let names = certificate_names(host, &former.application_uri, None);
+        let lock = self.lock()?;
+        let (cert, key) = (self.dir.join("own/cert.der"), self.dir.join("private/private.pem"));
+        for (from, to, mode) in [(&cert, "own/former.der", 0o644), (&key, "private/former.pem", 0o600)] {
+            let bytes = std::fs::read(from).map_err(|source| PkiError::File { path: from.clone(), source })?;
+            write_durably(&self.dir.join(to), &bytes, mode)?;
+        }
+        make(&names, &self.dir.join(NEXT_CERT), &self.dir.join(NEXT_KEY))?;
+        self.put_next_in_place()?;
+        drop(lock);
+        info!(certificate = %cert.display(), "opcua application certificate renewed");
+        self.own_certificate(clock_right)
+    }
+
+    /// Finishes a renewal, also one that broke off: the certificate is written after its key and put in place after it,
+    /// so where it is there the key is, too, in one place or the other.
+    fn put_next_in_place(&self) -> Result<(), PkiError> {
+        let (cert, key) = (self.dir.join(NEXT_CERT), self.dir.join(NEXT_KEY));
+        if !exists(&cert)? {
+            return Ok(());
+        }
+        if exists(&key)? {
+            move_durably(&key, &self.dir.join("private/private.pem"))?;
+        }
+        move_durably(&cert, &self.dir.join("own/cert.der"))
+    }
+
     /// Reads our certificate, or makes it the first time, and gives its ApplicationUri. `clock_right`: a certificate
     /// made before the clock was ever set would never be valid.
     ///
     /// Blocks for the time of an RSA key generation: not for a worker thread.
     pub(crate) fn own(&self, clock_right: bool) -> Result<String, PkiError> {
-        let one = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
-        self.make_folders()?;
+        let lock = self.lock()?;
+        self.put_next_in_place()?;
         let cert_path = self.dir.join("own/cert.der");
         let key_path = self.dir.join("private/private.pem");
         if !exists(&cert_path)? {
@@ -42,7 +130,7 @@ impl Pki {
             make(&names, &cert_path, &key_path)?;
             info!(certificate = %cert_path.display(), "opcua application certificate made");
         }
-        drop(one);
+        drop(lock);
         if !exists(&key_path)? {
             return Err(PkiError::KeyLost { cert: cert_path, key: key_path });
         }
@@ -56,12 +144,22 @@ impl Pki {
         let uri = application_uri(host);
         cert.is_application_uri_valid(&uri).map_err(|_| damaged())?;
         let ends = cert.not_after().map_err(|_| damaged())?;
-        let days_left = (ends.timestamp() - opcua::types::DateTime::now().as_chrono().timestamp()) / 86_400;
+        let days_left = days_left(ends.timestamp());
         if days_left < WARNING_DAYS {
             warn!(certificate = %cert_path.display(), days_left, "opcua application certificate ends soon");
         }
         Ok(uri)
     }
+}
+
+fn days_left(end: i64) -> i64 {
+    (end - opcua::types::DateTime::now().as_chrono().timestamp()) / 86_400
+}
+
+/// The common name without what a terminal would act on.
+pub(super) fn common_name(cert: &X509) -> String {
+    let name = cert.common_name().unwrap_or_default();
+    name.strip_prefix("CN=").unwrap_or(&name).chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Servers compare it with the one in the certificate.
@@ -99,19 +197,19 @@ pub(crate) fn make(names: &X509Data, cert_path: &Path, key_path: &Path) -> Resul
     let cert = X509::from_pkey(&key, names).map_err(PkiError::Making)?;
     let cert = cert.to_der().map_err(|_| PkiError::Making("it can't be encoded".to_owned()))?;
     let key = key.to_der().map_err(|error| PkiError::Making(error.to_string()))?;
-    write_durably(key_path, pem(key.as_bytes()).as_bytes(), 0o600)?;
+    write_durably(key_path, pem("PRIVATE KEY", key.as_bytes()).as_bytes(), 0o600)?;
     write_durably(cert_path, &cert, 0o644)
 }
 
-/// A PKCS #8 key in PEM, with lines of 64 as RFC 7468 asks for. (The library ends its lines with CR alone.)
-fn pem(der: &[u8]) -> String {
-    let mut text = "-----BEGIN PRIVATE KEY-----\n".to_owned();
+/// PEM with lines of 64 as RFC 7468 asks for. (The library ends its lines with CR alone.)
+fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
     let base64 = ByteString::from(der).as_base64();
     for line in base64.as_bytes().chunks(64) {
         text.push_str(&String::from_utf8_lossy(line));
         text.push('\n');
     }
-    text + "-----END PRIVATE KEY-----\n"
+    text + &format!("-----END {label}-----\n")
 }
 
 #[cfg(test)]
@@ -139,6 +237,47 @@ mod tests {
 
         assert_eq!(pki.own(false).unwrap(), uri);
         assert_eq!(std::fs::read(pki.dir.join("own/cert.der")).unwrap(), cert);
+    }
+
+    #[test]
+    fn a_renewed_certificate_keeps_its_name_and_the_former_pair_stays_at_hand() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::new(dir.path().to_owned());
+        let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+        let first = pki.own_certificate(true).unwrap();
+        let first_key = read("private/private.pem");
+        assert!((3650..=3653).contains(&first.days_left), "{first:?}");
+        assert!(matches!(pki.renew(false), Err(PkiError::ClockWrong)));
+        let second = pki.renew(true).unwrap();
+        assert_ne!(second.thumbprint, first.thumbprint);
+        assert_eq!((&second.application_uri, &second.common_name), (&first.application_uri, &first.common_name));
+        assert_eq!((read("own/former.der"), read("private/former.pem")), (first.der, first_key.clone()));
+        assert_ne!(read("private/private.pem"), first_key);
+        assert_eq!(read("own/cert.der"), second.der);
+        let again = X509::from_pem(second.pem().as_bytes()).unwrap();
+        assert_eq!(again.to_der().unwrap(), second.der);
+    }
+
+    #[test]
+    fn a_renewal_that_broke_off_is_finished_or_has_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::new(dir.path().to_owned());
+        let first = pki.own_certificate(true).unwrap();
+        let names = certificate_names("gw", "urn:gw:fieldgate", None);
+        let (cert, key) = (dir.path().join(NEXT_CERT), dir.path().join(NEXT_KEY));
+        make(&names, &cert, &key).unwrap();
+        let (der, pem) = (std::fs::read(&cert).unwrap(), std::fs::read(&key).unwrap());
+        // Before its certificate, there is no renewal.
+        std::fs::remove_file(&cert).unwrap();
+        assert_eq!(pki.own_certificate(true).unwrap(), first);
+        // With both; and with the key already in its place.
+        for key_moved in [false, true] {
+            std::fs::write(&cert, &der).unwrap();
+            std::fs::write(if key_moved { dir.path().join("private/private.pem") } else { key.clone() }, &pem).unwrap();
+            assert_eq!(pki.own_certificate(true).unwrap().der, der);
+            assert_eq!(std::fs::read(dir.path().join("private/private.pem")).unwrap(), pem);
+            assert!(!cert.exists() && !key.exists());
+        }
     }
 
     #[test]

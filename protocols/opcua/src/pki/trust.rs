@@ -4,13 +4,13 @@
 //! `first-use`, the first certificate of an endpoint is put into `trusted/` and the endpoint gets a pin; from then
 //! on the endpoint is as strict as any other.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use opcua::crypto::{CertificateStore, X509};
 use opcua::types::ByteString;
 use tracing::{info, warn};
 
+use super::list::parse;
 use super::{Pki, PkiError, exists, write_durably};
 use crate::config::Trust;
 
@@ -38,7 +38,7 @@ pub(crate) enum Verdict {
 impl Pki {
     /// Judges the certificate of the server at `endpoint`. Reads and writes files.
     pub(crate) fn judge(&self, cert: &ByteString, endpoint: &str, trust: Trust) -> Result<Verdict, PkiError> {
-        self.make_folders()?;
+        let _one = self.lock()?;
         if cert.len() > MAX_CERTIFICATE {
             return Ok(Verdict::Unreadable);
         }
@@ -52,7 +52,7 @@ impl Pki {
         let (trusted, rejected) = (self.trusted().join(&name), self.rejected().join(&name));
         let thumbprint = cert.thumbprint().as_hex_string();
         if exists(&rejected)? {
-            return Ok(refused(&rejected, &trusted, &thumbprint));
+            return Ok(refused(&trusted, &thumbprint));
         }
         let pin = self.dir.join("pins").join(pin_name(endpoint));
         if exists(&trusted)? || self.adopt(&der, &trusted)? {
@@ -78,7 +78,7 @@ impl Pki {
             return Ok(Verdict::Refused { reason, accept_at: trusted });
         }
         write_durably(&rejected, &der, 0o644)?;
-        Ok(refused(&rejected, &trusted, &thumbprint))
+        Ok(refused(&trusted, &thumbprint))
     }
 
     /// An administrator may have put the certificate into `trusted/` under a name of their own, or in PEM: then it
@@ -88,12 +88,7 @@ impl Pki {
         for entry in std::fs::read_dir(self.trusted()).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             // Whatever else lies there, or can't be read, is not this certificate.
-            let Ok(bytes) = std::fs::read(&path) else { continue };
-            let parsed = match path.extension().and_then(OsStr::to_str) {
-                Some("der" | "crt" | "cer" | "pem") => X509::from_der(&bytes).or_else(|_| X509::from_pem(&bytes)),
-                _ => continue,
-            };
-            if parsed.and_then(|cert| cert.to_der()).is_ok_and(|found| found == der) {
+            if parse(&path).and_then(|cert| cert.to_der().ok()).is_some_and(|found| found == der) {
                 write_durably(trusted, der, 0o644)?;
                 info!(found = %path.display(), certificate = %trusted.display(), "opcua server certificate accepted");
                 return Ok(true);
@@ -103,25 +98,12 @@ impl Pki {
     }
 }
 
-fn refused(rejected: &Path, trusted: &Path, thumbprint: &str) -> Verdict {
+fn refused(trusted: &Path, thumbprint: &str) -> Verdict {
     let reason = format!(
-        "the server's certificate (SHA-1 {thumbprint}) is not trusted; look at it, and accept it with: {}",
-        command(rejected, trusted, thumbprint)
+        "the server's certificate (SHA-1 {thumbprint}) is not trusted; compare it with what the server shows, and \
+         accept it with: fieldgate opcua trust accept {thumbprint}"
     );
     Verdict::Refused { reason, accept_at: trusted.to_owned() }
-}
-
-/// The command that accepts a certificate. Its name comes from the server: where it could mislead a shell or a
-/// terminal, the thumbprint stands for it.
-fn command(rejected: &Path, trusted: &Path, thumbprint: &str) -> String {
-    let harmless = |path: &Path| !path.to_string_lossy().contains(|c: char| c == '\'' || !(' '..='~').contains(&c));
-    let folder = |path: &Path| path.parent().unwrap_or(Path::new(".")).to_string_lossy().into_owned();
-    if harmless(rejected) {
-        format!("mv '{}' '{}/'", rejected.display(), folder(trusted))
-    } else {
-        let quoted = |folder: String| format!("'{}'", folder.replace('\'', r"'\''"));
-        format!("mv {}/*{thumbprint}*.der {}/", quoted(folder(rejected)), quoted(folder(trusted)))
-    }
 }
 
 fn set_pin(pin: &Path, thumbprint: &str) -> Result<(), PkiError> {
@@ -156,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn strict_refuses_until_the_printed_command_was_run() {
+    fn strict_refuses_until_the_certificate_was_accepted_as_told() {
         let dir = tempfile::tempdir().unwrap();
         let pki = Pki::new(dir.path().join("it's here"));
         for name in ["plc", "a'; touch pwned; 'b"] {
@@ -166,11 +148,9 @@ mod tests {
             let Verdict::Refused { reason, accept_at } = &first else { panic!("{first:?}") };
             assert!(!accept_at.exists());
             assert_eq!(judge(), first, "the reason stays the same");
-            let (_, command) = reason.split_once("accept it with: ").unwrap();
-            let done = std::process::Command::new("sh").args(["-c", command]).current_dir(dir.path()).status().unwrap();
-            assert!(done.success(), "{command}");
+            let (_, thumbprint) = reason.split_once("accept it with: fieldgate opcua trust accept ").unwrap();
+            pki.accept(thumbprint).unwrap();
             assert_eq!(judge(), Verdict::Accepted);
-            assert!(!dir.path().join("pwned").exists(), "{command}");
         }
         assert_eq!(files(&pki.rejected()), [""; 0]);
     }
@@ -189,6 +169,20 @@ mod tests {
         // Removing the trusted copy does not make it the first use again.
         std::fs::remove_file(pki.trusted().join(files(&pki.trusted()).remove(0))).unwrap();
         assert!(matches!(judge(&first, "opc.tcp://a:4840"), Verdict::Refused { .. }));
+    }
+
+    #[test]
+    fn sessions_that_meet_a_server_at_the_same_time_get_the_same_verdict() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::new(dir.path().to_owned());
+        let cert = certificate("plc");
+        std::thread::scope(|scope| {
+            let judge = || pki.judge(&cert, "opc.tcp://plc:4840", Trust::Strict).unwrap();
+            let judges: Vec<_> = (0..16).map(|_| scope.spawn(judge)).collect();
+            for verdict in judges {
+                assert!(matches!(verdict.join().unwrap(), Verdict::Refused { .. }));
+            }
+        });
     }
 
     #[test]
