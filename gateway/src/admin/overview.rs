@@ -183,6 +183,9 @@ pub struct Link {
     pub failures: u64,
     /// Polls that began late.
     pub overruns: u64,
+    /// What the far side does otherwise than it was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A device.
@@ -370,6 +373,7 @@ fn link(handle: &LinkHandle) -> Link {
         answers: info.answers,
         failures: info.failures,
         overruns: info.overruns,
+        notes: info.notes.clone(),
     }
 }
 

@@ -64,6 +64,9 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
             "link      {} ({}) {}; {} answers, {} failures",
             link.link, link.protocol, link.state, link.answers, link.failures
         )?;
+        for note in &link.notes {
+            writeln!(out, "          {note}")?;
+        }
     }
     for device in &status.devices {
         let state = if device.online { "online" } else { "offline" };

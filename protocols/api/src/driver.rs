@@ -135,10 +135,20 @@ pub struct LinkInfo {
     pub failures: u64,
     /// Polls that began late because the one before had not ended.
     pub overruns: u64,
+    /// What the far side does otherwise than it was asked, in words; since the last connect.
+    pub notes: Vec<String>,
 }
 
 impl Default for LinkInfo {
     fn default() -> Self {
-        Self { state: LinkState::Connecting, last_error: None, connects: 0, answers: 0, failures: 0, overruns: 0 }
+        Self {
+            state: LinkState::Connecting,
+            last_error: None,
+            connects: 0,
+            answers: 0,
+            failures: 0,
+            overruns: 0,
+            notes: Vec::new(),
+        }
     }
 }

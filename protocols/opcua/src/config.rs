@@ -112,17 +112,15 @@ pub enum User {
     },
 }
 
-/// A device: a set of nodes read in one rhythm, by one subscription.
+/// A device: a set of nodes published in one rhythm, by one subscription; or polled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceConfig {
     /// Its identity on the gateway.
     pub id: DeviceId,
     /// How often the server sends what has changed.
     pub publishing: Duration,
-    /// How often the server looks at its values.
-    pub sampling: Duration,
-    /// How many changes of a point the server keeps between two publications.
-    pub queue: u32,
+    /// Read at this interval instead of subscribed to, for servers whose subscriptions are of no use.
+    pub poll: Option<Duration>,
     /// Its points.
     pub points: Vec<PointConfig>,
 }
@@ -134,10 +132,16 @@ pub struct PointConfig {
     pub point: Point,
     /// Where it is on the server.
     pub node: NodeName,
+    /// How often the server looks at its value.
+    pub sampling: Duration,
+    /// How many changes the server keeps between two publications.
+    pub queue: u32,
 }
 
 const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mins(1));
 const SAMPLING: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(1));
+const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(24));
+const QUEUE: (u32, u32) = (1, 10_000);
 
 impl OpcuaConfig {
     /// Reads one `[[opcua]]`. What is wrong is noted in the section's sources; `None` when too little is right.
@@ -230,8 +234,8 @@ fn read_user(auth: &Section) -> Option<User> {
 fn read_device(section: &Section) -> Option<DeviceConfig> {
     let id = section.required("id");
     let publishing = section.duration("publishing", PUBLISHING.0..=PUBLISHING.1, Duration::from_millis(500));
-    let sampling = section.duration("sampling", SAMPLING.0..=SAMPLING.1, Duration::from_millis(100));
-    let queue = section.number("queue", 1..=10_000_u32, 10);
+    let (sampling, queue) = rhythm(section, Duration::from_millis(100), 10);
+    let poll = section.has("interval").then(|| section.duration("interval", POLL.0..=POLL.1, Duration::from_secs(1)));
     let report = Report::read(section, &Report::default());
     let mut names = BTreeSet::new();
     let mut points = Vec::new();
@@ -246,14 +250,35 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     }
     for point in sections {
         let node = point.required_with("node", |value| value.parse("a node", str::parse));
+        let (sampling, queue) = rhythm(&point, sampling, queue);
+        if poll.is_some() {
+            unsubscribed(&point, &["sampling", "queue"]);
+        }
         let (Some(read), Some(node)) = (Point::read(&point, &report), node) else { continue };
         if names.insert(read.name.clone()) {
-            points.push(PointConfig { point: read, node });
+            points.push(PointConfig { point: read, node, sampling, queue });
         } else {
             point.problem("name", format_args!("`{}` is used twice in this device", read.name));
         }
     }
-    Some(DeviceConfig { id: id?, publishing, sampling, queue, points })
+    if poll.is_some() {
+        unsubscribed(section, &["publishing", "sampling", "queue"]);
+    }
+    Some(DeviceConfig { id: id?, publishing, poll, points })
+}
+
+/// Of a device, or of a point that has its own.
+fn rhythm(section: &Section, sampling: Duration, queue: u32) -> (Duration, u32) {
+    (section.duration("sampling", SAMPLING.0..=SAMPLING.1, sampling), section.number("queue", QUEUE.0..=QUEUE.1, queue))
+}
+
+/// Keys that ask something of a subscription, where there is none.
+fn unsubscribed(section: &Section, keys: &[&'static str]) {
+    for key in keys {
+        if section.has(key) {
+            section.problem(key, "has no meaning with the device's `interval`, which polls instead of subscribing");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -296,6 +321,11 @@ trust = "first-use"
     access = "rw"
     range = [0.0, 90.0]
     unit = "m"
+    [[opcua.device.point]]
+    name = "slow"
+    node = "ns=2;/Boiler/Slow"
+    sampling = "1s"
+    queue = 1
 "#,
         );
         assert_eq!(problems, [""; 0]);
@@ -307,8 +337,9 @@ trust = "first-use"
         assert_eq!(config.user, Some(User::Password { name: "op".to_owned(), file }));
         assert_eq!(config.trust, Trust::FirstUse);
         let device = &config.devices[0];
-        assert_eq!((device.id.as_str(), device.queue), ("boiler-7", 5));
-        assert_eq!((device.publishing, device.sampling), (Duration::from_millis(250), Duration::from_millis(50)));
+        assert_eq!((device.id.as_str(), device.publishing), ("boiler-7", Duration::from_millis(250)));
+        let rhythm = |point: &PointConfig| (point.sampling.as_millis(), point.queue);
+        assert_eq!((rhythm(&device.points[0]), rhythm(&device.points[1])), ((50, 5), (1000, 1)));
         let point = &device.points[0].point;
         assert_eq!(point.report.deadband, Some(Deadband::Absolute(0.2)));
         assert_eq!(point.report.heartbeat, Duration::from_secs(10));
@@ -340,6 +371,25 @@ trust = "first-use"
         let (_, problems) = read(&session("{ cert = \"op.der\", username = \"op\" }"));
         assert!(problems[1].contains("opcua.auth.username: can't stand beside `cert` and `key`"), "{problems:?}");
         assert!(problems[0].contains("opcua.auth.key: is missing"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_polled_device_has_no_keys_of_a_subscription() {
+        let text = |more: &str| {
+            format!(
+                "[[opcua]]\nendpoint = \"opc.tcp://plc\"\n[[opcua.device]]\nid = \"a\"\ninterval = \"2s\"\n{more}[[opcua.device.point]]\nname = \"p\"\nnode = \"i=1\"\n"
+            )
+        };
+        let (mut configs, problems) = read(&text(""));
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(configs.remove(0).unwrap().devices[0].poll, Some(Duration::from_secs(2)));
+        let (_, problems) = read(&(text("publishing = \"1s\"\n") + "queue = 5\n"));
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(
+            problems[0].contains("opcua.device.publishing: has no meaning with the device's `interval`"),
+            "{problems:?}"
+        );
+        assert!(problems[1].contains("gateway.toml:10:") && problems[1].contains("point.queue"), "{problems:?}");
     }
 
     #[test]

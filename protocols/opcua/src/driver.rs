@@ -192,6 +192,17 @@ impl Link {
         self.state.send_modify(|info| info.failures += 1);
     }
 
+    /// What the server does otherwise than asked, for `status`; and once in the log when it is news.
+    pub(crate) fn notes(&self, notes: Vec<String>) {
+        if self.state.borrow().notes == notes {
+            return;
+        }
+        for note in &notes {
+            info!(link = %self.name, note, "opcua server revised what was asked for");
+        }
+        self.state.send_modify(|info| info.notes = notes);
+    }
+
     pub(crate) fn overrun(&self, count: u64) {
         self.state.send_modify(|info| info.overruns += count);
     }

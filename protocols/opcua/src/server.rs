@@ -16,9 +16,9 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::config::DeviceConfig;
 use crate::connect::{REQUEST_LIMIT, SharedSession};
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use crate::feed::{BATCH_VALUES, Batch, Feed, Signs};
-use crate::live::{Entry, Subscribed};
+use crate::live::{Entry, Granted, Subscribed};
 use crate::node::Located;
 
 /// Items in one request at most. Larger requests fail on common servers (FINDINGS).
@@ -200,30 +200,32 @@ impl Server {
         let subscription = ask(step, created).await?;
         let revised = {
             let state = self.session.subscription_state().lock();
-            state
-                .get(subscription)
-                .map(|known| known.publishing_interval().saturating_mul(known.max_keep_alive_count()))
+            state.get(subscription).map(|known| (known.publishing_interval(), known.max_keep_alive_count()))
         };
-        let silent = revised.ok_or(Fault::Status { step, status: StatusCode::BadSubscriptionIdInvalid, mend: None })?;
+        let (publishing, keep_alives) =
+            revised.ok_or(Fault::Status { step, status: StatusCode::BadSubscriptionIdInvalid, mend: None })?;
+        let silent = publishing.saturating_mul(keep_alives);
+        let mut granted = Granted::default();
+        granted.publishes(device.publishing, publishing);
         Ok(Subscribed {
             device: device.id.clone(),
-            subscription,
+            subscription: Some(subscription),
+            poll: None,
+            granted,
             signs,
             patience: silent.saturating_mul(2).saturating_add(GRACE).min(MAX_PATIENCE),
-            publishing: device.publishing,
-            sampling: device.sampling,
-            queue: device.queue,
+            publishing,
         })
     }
 
     /// Makes monitored items for the entries at `places`, and notes for each whether it worked.
     pub(crate) async fn create_items(
         &self,
-        devices: &[Subscribed],
+        devices: &mut [Subscribed],
         entries: &mut [Entry],
         places: &[usize],
     ) -> Result<(), Fault> {
-        for (device_place, device) in devices.iter().enumerate() {
+        for (device_place, device) in devices.iter_mut().enumerate() {
             let (mut wanted, mut old) = (Vec::new(), Vec::new());
             for place in places {
                 let Some(entry) = entries.get_mut(*place).filter(|entry| entry.device == device_place) else {
@@ -236,12 +238,16 @@ impl Server {
                     entry.missing = Some(StatusCode::BadNodeIdUnknown);
                 }
             }
-            self.delete_items(device.subscription, &old).await;
+            let Some(subscription) = device.subscription else {
+                self.check_nodes(entries, &wanted).await?;
+                continue;
+            };
+            self.delete_items(subscription, &old).await;
             let mut rest = wanted.as_slice();
             let mut chunk = self.chunk;
             while !rest.is_empty() {
                 let (part, after) = rest.split_at(chunk.min(rest.len()));
-                match self.create_part(device, entries, part).await {
+                match self.create_part(subscription, &mut device.granted, entries, part).await {
                     Ok(()) => rest = after,
                     // Servers with a limit that they don't tell.
                     Err(Fault::Status { status, .. }) if too_much(status) && part.len() > 1 => chunk = part.len() / 2,
@@ -256,29 +262,53 @@ impl Server {
         Ok(())
     }
 
-    async fn create_part(&self, device: &Subscribed, entries: &mut [Entry], part: &[usize]) -> Result<(), Fault> {
+    /// Whether the nodes of a polled device are there.
+    async fn check_nodes(&self, entries: &mut [Entry], places: &[usize]) -> Result<(), Fault> {
+        let node = |place: &usize| entries.get(*place)?.node.clone();
+        let nodes: Vec<NodeId> = places.iter().filter_map(node).collect();
+        let values = read_values(&self.session, &nodes, self.chunk).await?;
+        for (place, data) in places.iter().zip(values) {
+            let status = data.status.unwrap_or(StatusCode::Good);
+            set(entries, &[*place], None, fault::gone(status).then_some(status));
+        }
+        Ok(())
+    }
+
+    async fn create_part(
+        &self,
+        subscription: u32,
+        granted: &mut Granted,
+        entries: &mut [Entry],
+        part: &[usize],
+    ) -> Result<(), Fault> {
         let request = |place: &usize| {
-            let node = entries.get(*place)?.node.clone()?;
+            let entry = entries.get(*place)?;
             Some(MonitoredItemCreateRequest {
-                item_to_monitor: read_id(node, AttributeId::Value),
+                item_to_monitor: read_id(entry.node.clone()?, AttributeId::Value),
                 monitoring_mode: MonitoringMode::Reporting,
                 requested_parameters: MonitoringParameters {
                     client_handle: u32::try_from(place + 1).ok()?,
-                    sampling_interval: device.sampling.as_secs_f64() * 1000.0,
-                    queue_size: device.queue,
+                    sampling_interval: entry.sampling.as_secs_f64() * 1000.0,
+                    queue_size: entry.queue,
                     discard_oldest: true,
                     ..MonitoringParameters::default()
                 },
             })
         };
         let requests: Vec<_> = part.iter().filter_map(request).collect();
-        let created = self.session.create_monitored_items(device.subscription, TimestampsToReturn::Both, requests);
+        let created = self.session.create_monitored_items(subscription, TimestampsToReturn::Both, requests);
         let results = ask("creating monitored items", created).await?;
         set(entries, part, None, Some(StatusCode::BadUnexpectedError));
         for (place, result) in part.iter().zip(results) {
             let status = result.result.status_code;
             let (item, missing) =
                 if status.is_bad() { (None, Some(status)) } else { (Some(result.result.monitored_item_id), None) };
+            if let Some(entry) = entries.get(*place).filter(|_| missing.is_none()) {
+                // Negative and not numbers: the server doesn't say.
+                let sampling = Duration::try_from_secs_f64(result.result.revised_sampling_interval / 1000.0);
+                let sampling = sampling.unwrap_or(entry.sampling);
+                granted.item((entry.sampling, entry.queue), sampling, result.result.revised_queue_size);
+            }
             set(entries, &[*place], item, missing);
         }
         Ok(())

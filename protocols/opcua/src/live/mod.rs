@@ -4,7 +4,9 @@
 //! plus one. Nothing here survives the connection: after a reconnect everything is built anew, and the first values
 //! of the new items report every point.
 
+mod granted;
 mod nodes;
+mod poll;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
+
+pub(crate) use self::granted::Granted;
 
 use crate::command::{self, Target};
 use crate::config::OpcuaConfig;
@@ -50,13 +54,14 @@ impl From<Fault> for Ended {
 #[derive(Debug)]
 pub(crate) struct Subscribed {
     pub(crate) device: DeviceId,
-    pub(crate) subscription: u32,
+    /// `None`: it is polled.
+    pub(crate) subscription: Option<u32>,
+    pub(crate) poll: Option<poll::Poll>,
+    pub(crate) granted: Granted,
     pub(crate) signs: Arc<Signs>,
     /// Silence beyond this means that the subscription is dead.
     pub(crate) patience: Duration,
     pub(crate) publishing: Duration,
-    pub(crate) sampling: Duration,
-    pub(crate) queue: u32,
 }
 
 /// A point and its monitored item.
@@ -65,6 +70,8 @@ pub(crate) struct Entry {
     pub(crate) device: usize,
     pub(crate) point: PointName,
     pub(crate) name: NodeName,
+    pub(crate) sampling: Duration,
+    pub(crate) queue: u32,
     pub(crate) node: Option<NodeId>,
     pub(crate) item: Option<u32>,
     /// Why there is no (working) item.
@@ -124,11 +131,17 @@ impl Live {
         let room = Arc::new(Semaphore::new(VALUES));
         let (mut devices, mut entries) = (Vec::new(), Vec::new());
         for (place, device) in config.devices.iter().enumerate() {
-            devices.push(server.create_subscription(place, device, up.clone(), Arc::clone(&room)).await?);
+            let subscribed = match device.poll {
+                Some(interval) => Subscribed::polled(device.id.clone(), interval),
+                None => server.create_subscription(place, device, up.clone(), Arc::clone(&room)).await?,
+            };
+            devices.push(subscribed);
             entries.extend(device.points.iter().map(|point| Entry {
                 device: place,
                 point: point.point.name.clone(),
                 name: point.node.clone(),
+                sampling: point.sampling,
+                queue: point.queue,
                 node: None,
                 item: None,
                 missing: None,
@@ -137,7 +150,7 @@ impl Live {
         }
         let all: Vec<usize> = (0..entries.len()).collect();
         server.locate(&mut entries, &all).await?;
-        server.create_items(&devices, &mut entries, &all).await?;
+        server.create_items(&mut devices, &mut entries, &all).await?;
         Ok((server, devices, entries, batches))
     }
 
@@ -162,11 +175,14 @@ impl Live {
         let missing: Vec<usize> = self.places(|entry| entry.missing.is_some());
         self.report_missing(link, &missing).await?;
 
+        link.notes(self.devices.iter().flat_map(Subscribed::notes).collect());
+
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // One command at a time, so that writes happen in the order in which they came; values flow meanwhile.
         let mut running: JoinSet<bool> = JoinSet::new();
         loop {
+            let next_poll = self.next_poll();
             tokio::select! {
                 fault = self.connection.lost() => return Err(fault.into()),
                 batch = self.batches.recv() => if let Some(batch) = batch {
@@ -186,6 +202,7 @@ impl Live {
                     // A command that panicked has dropped its reply, which answers it with `failed`.
                     Ok(false) | Err(_) => link.failed(),
                 },
+                () = poll::due(next_poll) => self.poll(link).await?,
                 _ = tick.tick() => self.look_after(link).await?,
             }
         }
@@ -270,7 +287,7 @@ impl Live {
             if let Some(status) = device.signs.ended() {
                 return Err(Fault::Status { step: "the server ended the subscription", status, mend: None }.into());
             }
-            if device.signs.alive().elapsed() > device.patience {
+            if device.subscription.is_some() && device.signs.alive().elapsed() > device.patience {
                 let step = "waiting for a publish response";
                 return Err(Fault::Silent { step, limit: device.patience }.into());
             }

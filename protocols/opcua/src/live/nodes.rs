@@ -109,7 +109,7 @@ impl Live {
         // A namespace may have come since.
         self.server.refresh_namespaces().await?;
         self.server.locate(&mut self.entries, &places).await?;
-        self.server.create_items(&self.devices, &mut self.entries, &places).await?;
+        self.server.create_items(&mut self.devices, &mut self.entries, &places).await?;
         let (mut changed, mut found) = (Vec::new(), 0_usize);
         for (place, before) in places.iter().zip(before) {
             match self.entries.get_mut(*place) {
@@ -130,9 +130,9 @@ impl Live {
     /// Reads points that have not been heard of for longer than a change would take to be told.
     async fn read_silent(&mut self, link: &mut Link) -> Result<(), Ended> {
         let now = Instant::now();
-        let patience: Vec<Duration> = self.devices.iter().map(Subscribed::news_takes).collect();
         let silent = |entry: &Entry| {
-            let patience = patience.get(entry.device).copied().unwrap_or(Duration::MAX);
+            let device = self.devices.get(entry.device).filter(|device| device.subscription.is_some());
+            let patience = device.map_or(Duration::MAX, |device| device.news_take(entry));
             entry.missing.is_none() && entry.node.is_some() && now.duration_since(entry.told.at) > patience
         };
         let (places, next) = self.turn(self.round.silent, silent);
@@ -173,7 +173,7 @@ impl Live {
             return Ok(());
         }
         warn!(link = %link.name(), items = dead.len(), "opcua items keep silent about changes, they are made anew");
-        self.server.create_items(&self.devices, &mut self.entries, &dead).await?;
+        self.server.create_items(&mut self.devices, &mut self.entries, &dead).await?;
         let failed: Vec<usize> =
             dead.into_iter().filter(|place| self.entries.get(*place).is_some_and(|e| e.missing.is_some())).collect();
         self.report_missing(link, &failed).await
@@ -182,8 +182,8 @@ impl Live {
 
 impl Subscribed {
     /// How long it may take until a change of a value has been notified.
-    fn news_takes(&self) -> Duration {
-        (self.sampling + self.publishing).saturating_mul(2) + GRACE
+    fn news_take(&self, entry: &Entry) -> Duration {
+        (self.granted.sampling(entry.sampling) + self.publishing).saturating_mul(2) + GRACE
     }
 }
 

@@ -142,3 +142,47 @@ async fn a_slow_gateway_loses_intermediate_values_and_never_the_last() {
     tokio::time::timeout(DEADLINE, counted).await.unwrap().unwrap();
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_polled_device_is_read_at_its_interval_without_a_subscription() {
+    let dir = tempdir().unwrap();
+    let sim = simulator(dir.path());
+    let points = &[("later", "later", ""), ("level", "level", ""), ("path", "nsu=urn:fieldgate:sim;/speed", "")];
+    let mut config = config(&sim.endpoint(), NONE, points);
+    config.devices[0].poll = Some(Duration::from_millis(50));
+    let mut rig = Rig::start(config, dir.path());
+    rig.quality("later", "BadNodeIdUnknown").await;
+    rig.value("level", 50.0).await;
+    let whole = |sample: &fieldgate_protocol::Sample| sample.value == Some(Value::Int(100));
+    rig.sample("path", whole).await;
+    // Each reading is handed on, changed or not: the gateway decides.
+    rig.value("level", 50.0).await;
+    sim.set("level", 51.5).unwrap();
+    rig.value("level", 51.5).await;
+    sim.add("later", 7.5);
+    rig.value("later", 7.5).await;
+    sim.remove("later");
+    rig.quality("later", "BadNodeIdUnknown").await;
+    rig.value("level", 51.5).await;
+    sim.stop();
+    rig.offline().await;
+    sim.restart().unwrap();
+    rig.online().await;
+    rig.value("level", 51.5).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_revises_is_noted_on_the_link() {
+    let dir = tempdir().unwrap();
+    let sim = simulator(dir.path());
+    let mut config = config(&sim.endpoint(), NONE, PLAIN);
+    // The simulator publishes every 20 ms at most, and samples no faster than every 10 ms.
+    config.devices[0].publishing = Duration::from_millis(10);
+    let mut rig = Rig::start(config, dir.path());
+    rig.value("level", 50.0).await;
+    let noted = |info: &fieldgate_protocol::LinkInfo| !info.notes.is_empty();
+    let info = tokio::time::timeout(DEADLINE, rig.info.wait_for(noted)).await.unwrap().unwrap().clone();
+    assert_eq!(info.notes[0], "boiler-7: the server publishes every 20 ms, 10 ms were asked for");
+    rig.stop().await;
+}
