@@ -6,6 +6,7 @@ use fieldgate_opcua::sim::{NAMESPACE, Options, Simulator};
 use fieldgate_testkit::{Gateway, PATIENCE, eventually};
 use serde_json::{Value as Json, json};
 
+use crate::leaf_rights::wait_audit;
 use crate::stage::{BINARY, Stage, Told, now_millis};
 
 /// After the server's return.
@@ -17,7 +18,8 @@ fn sections(endpoint: &str, security: &str) -> String {
     };
     format!(
         "[[opcua]]\nendpoint = \"{endpoint}\"\n{security}\n  [[opcua.device]]\n  id = \"boiler-1\"\n  \
-         publishing = \"100ms\"\n  sampling = \"50ms\"\n{}{}{}{}",
+         publishing = \"100ms\"\n  sampling = \"50ms\"\n{}{}{}{}    [[opcua.device.method]]\n    name = \"add\"\n    \
+         node = \"nsu={NAMESPACE};s=add\"\n    object = \"i=85\"\n",
         point("level", ""),
         point("setpoint", "    access = \"rw\"\n    range = [0, 90]\n"),
         point("running", ""),
@@ -114,6 +116,21 @@ async fn writes_and_reads_are_answered_with_what_the_server_holds() -> Told {
     stage.command("boiler-1", "read", "fence", r#"{"points":["setpoint"]}"#).await?;
     assert_eq!(server.get("setpoint"), Some(42.5), "a request id is carried out once");
     assert_eq!(stage.cloud.on(&stage.result_topic("boiler-1", "write", "a")).len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_method_is_called_from_upstream_and_every_call_is_audited() -> Told {
+    let folder = tempfile::tempdir()?;
+    let (stage, _server) = cast(Options::new(folder.path()), "security = \"None\"").await?;
+    stage.wait_points("boiler-1", 0, |object| object["values"]["level"] == 50.0).await?;
+    let answer = stage.command("boiler-1", "call", "a", r#"{"method":"add","arguments":[40.5,2]}"#).await?;
+    assert_eq!(answer, json!({"rid":"a","status":"ok","value":42.5}));
+    let refused = stage.command("boiler-1", "call", "b", r#"{"method":"reset"}"#).await?;
+    assert_eq!(refused["status"], "rejected", "{refused}");
+    let line = r#""method":"add","arguments":[40.5,2],"by":"upstream","status":"ok""#;
+    wait_audit(&stage.gateway, &["field_call", line]).await?;
+    wait_audit(&stage.gateway, &["field_call", r#""method":"reset""#, "has no method `reset`"]).await?;
     Ok(())
 }
 

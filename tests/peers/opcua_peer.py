@@ -2,7 +2,7 @@
 
 Nodes in the namespace `urn:fieldgate:peers`: `Level` (Double, writable, 12.5), `Ticks` (UInt32, counts up five times a second),
 `Running` (Boolean), `Label` (String), `Locked` (Double, readable only).
-Also `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
+And a method `Sum` of a Double and an Int16, on the Objects folder. Also `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
 Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name, or, with `user_cert`,
 every policy and mode, and a user with that certificate besides.
 """
@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from asyncua import Server, ua
+from asyncua import Server, ua, uamethod
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -42,6 +42,12 @@ class OneUser(UserManager):
 def der(certificate: Any) -> bytes:
     """The certificate's bytes, however the library hands it over."""
     return certificate if isinstance(certificate, bytes) else certificate.public_bytes(Encoding.DER)
+
+
+@uamethod
+def add_up(_parent: Any, one: float, other: int) -> float:
+    """The method `Sum`."""
+    return one + other
 
 
 async def open_server(given: dict[str, Any]) -> Server:
@@ -94,6 +100,8 @@ async def main() -> None:
     ):
         nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", f"{index}:{name}", value, kind)
     await nodes["Level"].set_writable()
+    numbers = [ua.VariantType.Double, ua.VariantType.Int16]
+    await server.nodes.objects.add_method(f"ns={index};s=Sum", f"{index}:Sum", add_up, numbers, [ua.VariantType.Double])
     await add(given.get("nodes", []))
     await server.start()
 

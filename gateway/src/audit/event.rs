@@ -167,6 +167,22 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         policies_more: Option<usize>,
     },
+    /// A method of a field device was called, or was to be.
+    FieldCall {
+        /// Whose method.
+        device: DeviceId,
+        /// Which.
+        method: String,
+        /// What it was given.
+        arguments: Json,
+        /// `upstream`, `admin`, or the id of a program here.
+        by: String,
+        /// How it ended.
+        status: Status,
+        /// Why not.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// Somebody wanted a point of a field device to have another value.
     FieldWrite {
         /// Whose point.

@@ -190,6 +190,19 @@ struct ReadRequest {
     _timeout_ms: Option<u64>,
 }
 
+/// The command that calls a method.
+const CALL: &str = "call";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CallRequest {
+    method: String,
+    #[serde(default)]
+    arguments: Vec<Json>,
+    #[serde(rename = "timeout_ms")]
+    _timeout_ms: Option<u64>,
+}
+
 impl Inner {
     async fn serve(&self, command: Downlink, by: &str) -> Result<(), BookError> {
         let Downlink { device, name, rid, payload, response_topic, correlation, expiry, accepted } = command;
@@ -285,6 +298,13 @@ impl Inner {
         let target = self.field.get(device)?;
         let outcome = match parse(&target.device, name, payload) {
             Ok(Asked::One(request @ Request::Read { .. })) => target.ask(request, deadline).await,
+            Ok(Asked::One(Request::Call { method, arguments })) => {
+                let given = Json::from_iter(arguments.iter().map(|one| one.to_json().unwrap_or_default()));
+                let request = Request::Call { method: method.clone(), arguments };
+                let outcome = target.ask(request, deadline).await;
+                self.called(device, method.to_string(), given, by, &outcome);
+                outcome
+            }
             Ok(Asked::One(Request::Write { point, value })) => self.write(target, point, value, deadline, by).await,
             Ok(Asked::Writes(writes)) => {
                 let mut several = Several::default();
@@ -298,6 +318,10 @@ impl Inner {
             }
             Err(reason) => {
                 let outcome = Outcome::not(Status::Rejected, reason);
+                if let (CALL, Ok(request)) = (name, serde_json::from_slice::<CallRequest>(payload)) {
+                    let given = shown(Json::Array(request.arguments));
+                    self.called(device, shortened(request.method), given, by, &outcome);
+                }
                 if let Ok(request) = serde_json::from_slice::<WriteRequest>(payload) {
                     let one = request.point.map(|point| (point, request.value.unwrap_or_default()));
                     for (point, value) in one.into_iter().chain(request.points.map(|all| all.0).unwrap_or_default()) {
@@ -326,6 +350,12 @@ impl Inner {
         let outcome = target.ask(Request::Write { point: point.clone(), value }, deadline).await;
         self.wrote(&target.device.id, (point.as_str().to_owned(), old, new), by, &outcome);
         outcome
+    }
+
+    fn called(&self, device: &DeviceId, method: String, arguments: Json, by: &str, outcome: &Outcome) {
+        let (status, reason) = (outcome.status, outcome.reason.clone());
+        let (device, by) = (device.clone(), by.to_owned());
+        self.book.audit().record(Event::FieldCall { device, method, arguments, by, status, reason });
     }
 
     fn wrote(&self, device: &DeviceId, (point, old, new): (String, Option<Json>, Json), by: &str, outcome: &Outcome) {
@@ -444,7 +474,20 @@ fn parse(device: &FieldDevice, name: &str, payload: &[u8]) -> Result<Asked, Stri
                 .collect::<Result<Vec<PointName>, _>>()?;
             Ok(Asked::One(Request::Read { points }))
         }
-        _ => Err(format!("`{name}` is not a command of a field device, write or read is allowed")),
+        CALL => {
+            let example = r#"{"method":"start","arguments":[1,"fast"]}"#;
+            let request: CallRequest =
+                serde_json::from_slice(payload).map_err(|error| format!("{error}; a call looks like {example}"))?;
+            let method = device.methods.iter().find(|method| method.as_str() == request.method);
+            let method = method.ok_or_else(|| format!("`{}` has no method `{}`", device.id, request.method))?;
+            let argument = |json: &Json| {
+                Value::from_json(json)
+                    .ok_or_else(|| format!("numbers, texts, truth values and arrays are allowed, as in {example}"))
+            };
+            let arguments = request.arguments.iter().map(argument).collect::<Result<Vec<Value>, _>>()?;
+            Ok(Asked::One(Request::Call { method: method.clone(), arguments }))
+        }
+        _ => Err(format!("`{name}` is not a command of a field device, write, read or call is allowed")),
     }
 }
 
@@ -498,7 +541,21 @@ mod tests {
         FieldDevice {
             id: DeviceId::new("press-1").unwrap(),
             points: vec![point("level", Access::Read, None), point("setpoint", Access::ReadWrite, Some((0.0, 90.0)))],
+            methods: vec![PointName::new("start").unwrap()],
         }
+    }
+
+    #[test]
+    fn calls_declared_methods_alone() {
+        let call = |payload: &str| parse(&device(), "call", payload.as_bytes());
+        let method = PointName::new("start").unwrap();
+        let arguments = vec![Value::Int(1), Value::Text("fast".to_owned())];
+        let asked = Asked::One(Request::Call { method, arguments });
+        assert_eq!(call(r#"{"method":"start","arguments":[1,"fast"],"timeout_ms":5}"#), Ok(asked));
+        assert!(call(r#"{"method":"start"}"#).is_ok());
+        assert!(call(r#"{"method":"stop"}"#).unwrap_err().contains("has no method `stop`"));
+        assert!(call(r#"{"method":"start","arguments":[{}]}"#).unwrap_err().contains("are allowed"));
+        assert!(call(r#"{"method":"start","args":[]}"#).unwrap_err().contains("a call looks like"));
     }
 
     #[test]
@@ -516,7 +573,7 @@ mod tests {
             refused(r#"{"points":{"setpoint":1,"level":1}}"#).contains("read-only"),
             "all are looked at before any"
         );
-        assert!(parse(&device(), "reboot", b"").unwrap_err().contains("write or read"));
+        assert!(parse(&device(), "reboot", b"").unwrap_err().contains("write, read or call"));
         assert!(parse(&device(), "read", br#"{"points":[]}"#).is_err());
     }
 

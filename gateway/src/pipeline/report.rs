@@ -179,7 +179,11 @@ mod tests {
             range: None,
             report,
         };
-        let device = FieldDevice { id: DeviceId::new("d").unwrap(), points: names.iter().map(point).collect() };
+        let device = FieldDevice {
+            id: DeviceId::new("d").unwrap(),
+            points: names.iter().map(point).collect(),
+            methods: Vec::new(),
+        };
         Reporter::new(&device, false)
     }
 

@@ -37,6 +37,13 @@ pub enum Request {
         /// The points, at least one.
         points: Vec<PointName>,
     },
+    /// Call a method that the device declares: the outcome's value is what it gives back.
+    Call {
+        /// The method.
+        method: PointName,
+        /// What it is given, in its order.
+        arguments: Vec<Value>,
+    },
 }
 
 /// How a command ended.

@@ -18,6 +18,8 @@ pub struct FieldDevice {
     pub id: DeviceId,
     /// Its points, in the order of the configuration.
     pub points: Vec<Point>,
+    /// The methods that may be called; protocols without any have none.
+    pub methods: Vec<PointName>,
 }
 
 impl FieldDevice {

@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::config::OpcuaConfig;
 use crate::connect::Connection;
 use crate::fault::{self, Fault};
-use crate::node::{Located, NodeName, written};
+use crate::node::{NodeName, written};
 use crate::pki::Pki;
 use crate::server::{Server, ask, read_id, too_much};
 
@@ -111,12 +111,8 @@ async fn look(connection: &Connection, start: Option<&NodeName>, extent: Extent)
     let first = match start {
         None => ObjectId::ObjectsFolder.into(),
         Some(name) => {
-            let located = match name.locate(&server.namespaces) {
-                Located::Id(id) => Some(id),
-                Located::Path(path) => server.follow(vec![path]).await?.into_iter().next().flatten(),
-                Located::Nowhere => None,
-            };
-            located.ok_or_else(|| BrowseError::NoNode(name.to_string()))?
+            let found = server.resolve(name).await?;
+            found.ok_or_else(|| BrowseError::NoNode(name.to_string()))?
         }
     };
     let mut walk = Walk { server: &server, nodes: Vec::new(), seen: BTreeSet::new(), cut: false, extent };

@@ -1,16 +1,18 @@
-//! Commands: `write` with its read-back, and `read`.
+//! Commands: `write` with its read-back, and `read`; `call` is in `method`.
 //!
 //! A write reads the node first, for the data type that the server wants; it then writes the value attribute alone,
 //! without status and times, which many servers refuse. The outcome's value is what was read afterwards.
 
-use fieldgate_protocol::{Command, Outcome, PointName, Request, Sample, Status, Value};
+use fieldgate_protocol::{Command, Outcome, PointName, Sample, Status, Value};
 use fieldgate_types::UnixMillis;
 use opcua::types::{AttributeId, DataValue, NodeId, ReadValueId, StatusCode, TimestampsToReturn, Variant, WriteValue};
 use serde_json::{Map, Value as Json};
 
+use crate::config::MethodConfig;
 use crate::connect::SharedSession;
 use crate::fault::{self, Fault};
-use crate::server::{ask, read_id, read_values};
+use crate::method::call;
+use crate::server::{Server, ask, read_id, read_values};
 use crate::value;
 use crate::write::{Unfit, convert};
 
@@ -21,25 +23,28 @@ pub(crate) struct Target {
     pub(crate) node: Option<NodeId>,
 }
 
-/// The points that a request names.
-pub(crate) fn points(request: &Request) -> Vec<&PointName> {
-    match request {
-        Request::Write { point, .. } => vec![point],
-        Request::Read { points } => points.iter().collect(),
-    }
+/// A command with the nodes that it is about.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Write(Target, Value),
+    Read(Vec<Target>),
+    /// `None`: there is no such method.
+    Call(Option<MethodConfig>, Vec<Value>),
 }
 
 /// Executes a command and answers it, before its deadline. Whether the server did its part.
-pub(crate) async fn execute(session: SharedSession, targets: Vec<Target>, chunk: usize, command: Command) -> bool {
+pub(crate) async fn execute(server: Server, work: Work, command: Command) -> bool {
     let late = || Outcome::not(Status::Timeout, "no answer from the server before the command's time was over");
     let deadline = tokio::time::Instant::from_std(command.deadline);
+    let session = server.session();
     let work = async {
-        match &command.request {
-            Request::Write { value, .. } => match targets.first() {
-                Some(target) => write(&session, target, value).await,
-                None => Outcome::not(Status::Rejected, "no point is named"),
-            },
-            Request::Read { .. } => read(&session, &targets, chunk).await,
+        match &work {
+            Work::Write(target, value) => write(session, target, value).await,
+            Work::Read(targets) => read(session, targets, server.chunk).await,
+            Work::Call(Some(method), arguments) => {
+                call(&server, method, arguments, deadline).await.unwrap_or_else(|fault| failed(&fault))
+            }
+            Work::Call(None, _) => Outcome::not(Status::Rejected, "there is no such method"),
         }
     };
     let outcome = if tokio::time::Instant::now() >= deadline {
@@ -150,7 +155,7 @@ async fn try_write(session: &SharedSession, target: &Target, node: &NodeId, want
 }
 
 /// Whether the server would not (nothing was changed) or could not.
-fn refusal(status: StatusCode) -> Status {
+pub(crate) fn refusal(status: StatusCode) -> Status {
     let refused = [
         StatusCode::BadNotWritable,
         StatusCode::BadUserAccessDenied,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fieldgate_protocol::{FieldDevice, Point, Report};
+use fieldgate_protocol::{FieldDevice, Point, PointName, Report};
 use fieldgate_types::{DeviceId, Section};
 use opcua::crypto::SecurityPolicy;
 use opcua::types::MessageSecurityMode;
@@ -123,6 +123,19 @@ pub struct DeviceConfig {
     pub poll: Option<Duration>,
     /// Its points.
     pub points: Vec<PointConfig>,
+    /// What may be called.
+    pub methods: Vec<MethodConfig>,
+}
+
+/// A method that may be called.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MethodConfig {
+    /// What commands call it.
+    pub name: PointName,
+    /// The method on the server.
+    pub node: NodeName,
+    /// The object that it is called on.
+    pub object: NodeName,
 }
 
 /// A point and its node.
@@ -183,6 +196,7 @@ impl OpcuaConfig {
         let field_device = |device: &DeviceConfig| FieldDevice {
             id: device.id.clone(),
             points: device.points.iter().map(|point| point.point.clone()).collect(),
+            methods: device.methods.iter().map(|method| method.name.clone()).collect(),
         };
         self.devices.iter().map(field_device).collect()
     }
@@ -264,7 +278,18 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     if poll.is_some() {
         unsubscribed(section, &["publishing", "sampling", "queue"]);
     }
-    Some(DeviceConfig { id: id?, publishing, poll, points })
+    let mut methods: Vec<MethodConfig> = Vec::new();
+    for table in section.sections("method") {
+        let node_of = |key| table.required_with(key, |value| value.parse("a node", str::parse));
+        let (name, node, object) = (table.required::<PointName>("name"), node_of("node"), node_of("object"));
+        let (Some(name), Some(node), Some(object)) = (name, node, object) else { continue };
+        if methods.iter().any(|method| method.name == name) {
+            table.problem("name", format_args!("`{name}` is used twice in this device"));
+            continue;
+        }
+        methods.push(MethodConfig { name, node, object });
+    }
+    Some(DeviceConfig { id: id?, publishing, poll, points, methods })
 }
 
 /// Of a device, or of a point that has its own.
@@ -326,6 +351,10 @@ trust = "first-use"
     node = "ns=2;/Boiler/Slow"
     sampling = "1s"
     queue = 1
+    [[opcua.device.method]]
+    name = "start"
+    node = "ns=2;s=Start"
+    object = "ns=2;/Boiler"
 "#,
         );
         assert_eq!(problems, [""; 0]);
@@ -340,6 +369,8 @@ trust = "first-use"
         assert_eq!((device.id.as_str(), device.publishing), ("boiler-7", Duration::from_millis(250)));
         let rhythm = |point: &PointConfig| (point.sampling.as_millis(), point.queue);
         assert_eq!((rhythm(&device.points[0]), rhythm(&device.points[1])), ((50, 5), (1000, 1)));
+        assert_eq!(device.methods[0].object, "ns=2;/Boiler".parse().unwrap());
+        assert_eq!(config.field_devices()[0].methods, [PointName::new("start").unwrap()]);
         let point = &device.points[0].point;
         assert_eq!(point.report.deadband, Some(Deadband::Absolute(0.2)));
         assert_eq!(point.report.heartbeat, Duration::from_secs(10));

@@ -13,6 +13,7 @@ mod endpoint;
 mod fault;
 mod feed;
 mod live;
+mod method;
 mod node;
 mod pki;
 mod server;
@@ -23,7 +24,7 @@ mod value;
 mod write;
 
 pub use browse::{BrowseError, Extent, Found, Tree, browse};
-pub use config::{DeviceConfig, Mode, OpcuaConfig, PointConfig, Policy, Security, Trust, User};
+pub use config::{DeviceConfig, MethodConfig, Mode, OpcuaConfig, PointConfig, Policy, Security, Trust, User};
 pub use driver::OpcuaDriver;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use node::{InvalidNodeName, NodeName};

@@ -19,7 +19,7 @@ use crate::connect::{REQUEST_LIMIT, SharedSession};
 use crate::fault::{self, Fault};
 use crate::feed::{BATCH_VALUES, Batch, Feed, Signs};
 use crate::live::{Entry, Granted, Subscribed};
-use crate::node::Located;
+use crate::node::{Located, NodeName};
 
 /// Items in one request at most. Larger requests fail on common servers (FINDINGS).
 const MAX_CHUNK: usize = 1000;
@@ -33,7 +33,7 @@ const MAX_PATIENCE: Duration = Duration::from_mins(10);
 const GRACE: Duration = Duration::from_secs(1);
 
 /// What has been learned about the server, for this session.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Server {
     session: SharedSession,
     /// Its NamespaceArray.
@@ -142,6 +142,15 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// The node of this name, if the server has it.
+    pub(crate) async fn resolve(&self, name: &NodeName) -> Result<Option<NodeId>, Fault> {
+        match name.locate(&self.namespaces) {
+            Located::Id(id) => Ok(Some(id)),
+            Located::Path(path) => Ok(self.follow(vec![path]).await?.into_iter().next().flatten()),
+            Located::Nowhere => Ok(None),
+        }
     }
 
     /// The nodes at the ends of paths, in their order and number.

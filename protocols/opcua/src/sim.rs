@@ -13,13 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use opcua::crypto::SecurityPolicy;
-use opcua::server::address_space::{AccessLevel, VariableBuilder};
+use opcua::server::address_space::{AccessLevel, MethodBuilder, VariableBuilder};
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::{ANONYMOUS_USER_TOKEN_ID, Server, ServerBuilder, ServerUserToken};
 use opcua::types::{
-    DataTypeId, DataValue, DateTime, MessageSecurityMode, NodeId, ObjectId, QualifiedName, StatusCode, VariableTypeId,
-    Variant,
+    Argument, DataTypeId, DataValue, DateTime, MessageSecurityMode, NodeId, ObjectId, QualifiedName, StatusCode,
+    VariableTypeId, Variant,
 };
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -259,6 +259,7 @@ impl Simulator {
         let manager = handle.node_managers().get_of_type::<SimpleNodeManager>().ok_or_else(none)?;
         let namespace = handle.get_namespace_index(NAMESPACE).ok_or_else(none)?;
         let running = Running { manager, namespace, kill, thread };
+        running.insert_method();
         for (name, variable) in locked(&self.variables).clone() {
             running.insert(&name, &variable, &self.variables);
         }
@@ -344,6 +345,33 @@ impl Drop for Simulator {
 impl Running {
     fn node(&self, name: &str) -> NodeId {
         NodeId::new(self.namespace, name)
+    }
+
+    /// `add`, on the Objects folder: the sum of a Double and an Int16, which must not be negative.
+    fn insert_method(&self) {
+        let node = self.node("add");
+        self.manager.inner().add_method_callback(node.clone(), |given| match given {
+            [Variant::Double(one), Variant::Int16(other @ 0..)] => Ok(vec![Variant::Double(one + f64::from(*other))]),
+            _ => Err(StatusCode::BadInvalidArgument),
+        });
+        let argument = |name: &str, data_type: DataTypeId| Argument {
+            name: name.into(),
+            data_type: data_type.into(),
+            value_rank: -1,
+            ..Argument::default()
+        };
+        let mut space = self.manager.address_space().write();
+        let space = &mut *space;
+        MethodBuilder::new(&node, QualifiedName::new(self.namespace, "add"), "add")
+            .component_of(ObjectId::ObjectsFolder)
+            .executable(true)
+            .user_executable(true)
+            .input_args(
+                space,
+                &self.node("add input"),
+                &[argument("one", DataTypeId::Double), argument("other", DataTypeId::Int16)],
+            )
+            .insert(space);
     }
 
     fn insert(&self, name: &str, variable: &Variable, variables: &Variables) {

@@ -52,7 +52,7 @@ fn text(text: &UAString) -> Value {
 }
 
 /// The value, or `None` where there is no form for it.
-fn value(variant: Variant) -> Option<Value> {
+pub(crate) fn value(variant: Variant) -> Option<Value> {
     Some(match variant {
         Variant::Boolean(bool) => Value::Bool(bool),
         Variant::SByte(int) => Value::Int(int.into()),

@@ -33,6 +33,8 @@ class Field:
     too_high: float
     start: Callable[[], Helper]
     written: Callable[[Helper], Any]
+    # A method that adds two numbers, where the protocol has methods.
+    method: str | None = None
 
 
 def modbus(stage: Stage) -> None:
@@ -111,13 +113,13 @@ OPCUA_POINTS = """  [[opcua.device]]
         ("locked", "Locked", ""),
         ("missing", "Missing", ""),
     )
-)
+) + '  [[opcua.device.method]]\n  name = "sum"\n  node = "nsu=urn:fieldgate:peers;/Sum"\n  object = "i=85"\n'
 
 
 def opcua(start: Callable[[], Helper]) -> Field:
     return Field(
         "opcua", "boiler-7", {"level": 12.5, "running": True, "label": "boiler", "locked": 1.0}, "ticks", "missing", "level", "locked",
-        500.0, start=start, written=lambda peer: peer.ask("read", name="Level"),
+        500.0, start=start, written=lambda peer: peer.ask("read", name="Level"), method="sum",
     )
 
 
@@ -179,6 +181,11 @@ def commands(cloud: Cloud, field: Field, peer: Helper) -> None:
     answer = cloud.result(field.device, "read", "r1")
     read = answer.get("value") or {}
     expect(answer["status"] == "ok" and same(read.get(field.writable), 42.5), f"a read was answered {answer}")
+    if field.method:
+        for rid, arguments, status in (("c1", [40.5, 2], "ok"), ("c2", [1], "rejected"), ("c3", [1, "x"], "rejected")):
+            cloud.command(field.device, "call", {"method": field.method, "arguments": arguments}, rid)
+            answer = cloud.result(field.device, "call", rid)
+            expect(answer["status"] == status and (status != "ok" or answer.get("value") == 42.5), f"the call `{rid}` was answered {answer}")
     cloud.command(field.device, "dance", {}, "d1")
     answer = cloud.result(field.device, "dance", "d1")
     expect(answer["status"] == "rejected", f"an unknown command was answered {answer}")

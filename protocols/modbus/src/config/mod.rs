@@ -211,7 +211,7 @@ impl DeviceConfig {
     /// The device as the gateway sees it.
     pub fn field_device(&self) -> FieldDevice {
         let points = self.points.iter().map(|point| point.point.clone()).collect();
-        FieldDevice { id: self.id.clone(), points }
+        FieldDevice { id: self.id.clone(), points, methods: Vec::new() }
     }
 }
 

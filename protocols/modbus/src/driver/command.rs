@@ -87,6 +87,9 @@ impl Task {
                 }
                 self.read_points(number, id, &configs).await
             }
+            Request::Call { method, .. } => {
+                Outcome::not(Status::Rejected, format!("Modbus has no methods, so no `{method}` either"))
+            }
         }
     }
 

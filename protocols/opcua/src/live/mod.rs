@@ -11,7 +11,7 @@ mod poll;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_protocol::{Command, PointName, Quality, Sample};
+use fieldgate_protocol::{Command, PointName, Quality, Request, Sample};
 use fieldgate_types::{Clock, DeviceId};
 use opcua::types::{DataValue, NodeId, StatusCode};
 use tokio::sync::{Semaphore, mpsc};
@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 pub(crate) use self::granted::Granted;
 
-use crate::command::{self, Target};
+use crate::command::{self, Target, Work};
 use crate::config::OpcuaConfig;
 use crate::connect::Connection;
 use crate::driver::Link;
@@ -193,9 +193,8 @@ impl Live {
                     }
                 },
                 Some(command) = link.commands.recv(), if running.is_empty() => {
-                    let targets = self.targets(&command);
-                    let (session, limit) = (self.connection.session.clone(), self.server.chunk);
-                    running.spawn(command::execute(session, targets, limit, command));
+                    let work = self.work(&command);
+                    running.spawn(command::execute(self.server.clone(), work, command));
                 }
                 Some(done) = running.join_next(), if !running.is_empty() => match done {
                     Ok(true) => link.answered(1),
@@ -299,12 +298,20 @@ impl Live {
     }
 
     /// The nodes that a command is about.
-    fn targets(&self, command: &Command) -> Vec<Target> {
+    fn work(&self, command: &Command) -> Work {
         let device = self.devices.iter().position(|device| device.device == command.device);
         let target = |point: &PointName| {
             let entry = self.entries.iter().find(|entry| Some(entry.device) == device && entry.point == *point);
             Target { point: point.clone(), node: entry.and_then(|entry| entry.node.clone()) }
         };
-        command::points(&command.request).into_iter().map(target).collect()
+        match &command.request {
+            Request::Write { point, value } => Work::Write(target(point), value.clone()),
+            Request::Read { points } => Work::Read(points.iter().map(target).collect()),
+            Request::Call { method, arguments } => {
+                let methods = self.config.devices.iter().find(|device| device.id == command.device);
+                let known = methods.and_then(|device| device.methods.iter().find(|known| known.name == *method));
+                Work::Call(known.cloned(), arguments.clone())
+            }
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Write with read-back, and read.
 
+use fieldgate_opcua::MethodConfig;
 use fieldgate_protocol::{Outcome, PointName, Request, Status, Value};
 use serde_json::json;
 use tempfile::tempdir;
@@ -65,5 +66,35 @@ async fn reads_points_and_says_which_have_no_value() {
     assert_eq!(outcome.status, Status::Ok);
     assert_eq!(outcome.value, Some(json!({"gone": null, "level": 50.0, "recipe": "plain"})));
     assert_eq!(outcome.reason.as_deref(), Some("gone: BadNodeIdUnknown"));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_a_method_with_arguments_of_its_types_and_gives_back_its_result() {
+    let dir = tempdir().unwrap();
+    let sim = simulator(dir.path());
+    let mut config = config(&sim.endpoint(), NONE, POINTS);
+    let method = |name: &str, node: &str| MethodConfig {
+        name: PointName::new(name).unwrap(),
+        node: node.parse().unwrap(),
+        object: "i=85".parse().unwrap(),
+    };
+    config.devices[0].methods =
+        vec![method("add", "nsu=urn:fieldgate:sim;/add"), method("gone", "nsu=urn:fieldgate:sim;s=gone")];
+    let mut rig = Rig::start(config, dir.path());
+    rig.online().await;
+    let call = |name: &str, arguments: Vec<Value>| Request::Call { method: PointName::new(name).unwrap(), arguments };
+    let outcome = rig.command(call("add", vec![Value::Int(1), Value::Float(2.0)])).await;
+    assert_eq!(outcome, Outcome::ok(Some(json!(3.0))));
+    rejected(&rig.command(call("add", vec![Value::Int(1)])).await, "takes 2 arguments (one, other), not 1");
+    rejected(
+        &rig.command(call("add", vec![Value::Int(1), Value::Int(70_000)])).await,
+        "other: `70000` is out of range",
+    );
+    rejected(&rig.command(call("add", vec![Value::Int(1), Value::Int(-1)])).await, "BadInvalidArgument");
+    let outcome = rig.command(call("gone", vec![])).await;
+    assert_eq!(outcome.status, Status::Failed, "{outcome:?}");
+    assert!(outcome.reason.as_ref().unwrap().starts_with("the server answered Bad"), "{outcome:?}");
+    rejected(&rig.command(call("else", vec![])).await, "no such method");
     rig.stop().await;
 }
