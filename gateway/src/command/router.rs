@@ -299,7 +299,7 @@ impl Inner {
         let outcome = match parse(&target.device, name, payload) {
             Ok(Asked::One(request @ Request::Read { .. })) => target.ask(request, deadline).await,
             Ok(Asked::One(Request::Call { method, arguments })) => {
-                let given = Json::from_iter(arguments.iter().map(|one| one.to_json().unwrap_or_default()));
+                let given: Json = arguments.iter().map(|one| one.to_json().unwrap_or_default()).collect();
                 let request = Request::Call { method: method.clone(), arguments };
                 let outcome = target.ask(request, deadline).await;
                 self.called(device, method.to_string(), given, by, &outcome);
