@@ -62,7 +62,7 @@
 
 mod broker;
 mod budget;
-mod codec;
+pub mod codec;
 mod connection;
 mod core;
 mod counters;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::config::{TlsFiles, UpstreamConfig};
@@ -16,21 +15,20 @@ use super::tls;
 /// One address of several may take this long before the next is tried.
 const ADDRESS_TIME: Duration = Duration::from_secs(4);
 
-/// What both MQTT clients read from and write to.
+/// What the MQTT client reads from and writes to.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static {}
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static> Stream for T {}
 
-/// A connected stream, and how long the TCP handshake took: one round trip. The name is looked up each time: the upstream
-/// may have moved.
-pub(super) async fn dial(config: &UpstreamConfig) -> Result<(Box<dyn Stream>, Duration), Failure> {
+/// A connected stream. The name is looked up each time: the upstream may have moved.
+pub(super) async fn dial(config: &UpstreamConfig) -> Result<Box<dyn Stream>, Failure> {
     let prepared = match &config.tls {
         Some(files) => Some(prepare(files.clone(), &config.host).await?),
         None => None,
     };
-    let (tcp, round_trip) = connect(&config.host, config.port).await?;
-    let Some((connector, name)) = prepared else { return Ok((Box::new(tcp), round_trip)) };
+    let tcp = connect(&config.host, config.port).await?;
+    let Some((connector, name)) = prepared else { return Ok(Box::new(tcp)) };
     match connector.connect(name, tcp).await {
-        Ok(stream) => Ok((Box::new(stream), round_trip)),
+        Ok(stream) => Ok(Box::new(stream)),
         Err(error) => Err(match tls_cause(&error) {
             Some(source) => Failure::Tls { host: config.host.clone(), source: source.clone() },
             None => Failure::Lost(format!("{error}, during the TLS handshake")),
@@ -48,17 +46,16 @@ async fn prepare(files: TlsFiles, host: &str) -> Result<(TlsConnector, ServerNam
     Ok((TlsConnector::from(Arc::new(config)), name))
 }
 
-async fn connect(host: &str, port: u16) -> Result<(TcpStream, Duration), Failure> {
+async fn connect(host: &str, port: u16) -> Result<TcpStream, Failure> {
     let resolve = |source| Failure::Resolve { host: host.to_owned(), source };
     let addresses: Vec<_> = lookup_host((host, port)).await.map_err(resolve)?.collect();
     let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        let began = Instant::now();
         match tokio::time::timeout(ADDRESS_TIME, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 // Small packets both ways: without it, Nagle and delayed ACKs cost 40 ms each.
                 match stream.set_nodelay(true) {
-                    Ok(()) => return Ok((stream, began.elapsed())),
+                    Ok(()) => return Ok(stream),
                     Err(error) => last = error,
                 }
             }

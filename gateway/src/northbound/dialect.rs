@@ -1,19 +1,19 @@
 //! The dialect `native` of DESIGN section 5: records as upstream messages, upstream topics as commands. Pure: no IO,
 //! no clock.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use fieldgate_store::Record;
 use fieldgate_types::{DeviceId, UnixMillis};
 use serde::de::IgnoredAny;
 use serde_json::json;
 
+use super::client::Wanted;
 use super::config::{Protocol, UpstreamConfig};
 use super::packet::{Packet, Properties};
-use super::transport::Wanted;
 use crate::pipeline::record::{Destination, Upbound};
 use crate::pipeline::topic::LocalTopic;
 use crate::pipeline::tree::Tree;
@@ -73,42 +73,42 @@ impl Dialect {
     }
 
     /// `record`, whose body is `message`, as it goes on the wire.
-    pub fn upward(&self, record: &Record, message: Upbound<'_>) -> Packet {
+    pub fn upward<'a>(&'a self, record: &Record, message: Upbound<'a>) -> Packet<'a> {
         let (topic, wraps) = match message.destination {
             Destination::Local(topic) => {
                 let wraps = self.envelope
                     && matches!(LocalTopic::parse(topic), LocalTopic::Telemetry { .. } | LocalTopic::Result { .. });
-                ([&self.prefix, topic].concat(), wraps)
+                ([&*self.prefix, topic], wraps)
             }
-            Destination::Absolute(topic) => (topic.to_owned(), false),
+            Destination::Absolute(topic) => (["", topic], false),
         };
         let properties = if self.v5 {
             let mut user = Vec::with_capacity(message.user.len() + 5);
-            user.extend(message.user.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())));
-            user.push(("fg-seq".to_owned(), record.header.seq.to_string()));
-            user.push(("fg-boot".to_owned(), record.header.boot.to_string()));
-            user.push(("fg-ts".to_owned(), record.header.time.to_string()));
+            user.extend(message.user.iter().map(|&(key, value)| (key, Cow::Borrowed(value))));
+            user.push(("fg-seq", Cow::Owned(record.header.seq.to_string())));
+            user.push(("fg-boot", Cow::Owned(record.header.boot.to_string())));
+            user.push(("fg-ts", Cow::Owned(record.header.time.to_string())));
             if record.replayed {
-                user.push(("fg-hist".to_owned(), "1".to_owned()));
+                user.push(("fg-hist", Cow::Borrowed("1")));
             }
             if let Some(id) = message.identity {
-                user.push(("fg-id".to_owned(), id.to_owned()));
+                user.push(("fg-id", Cow::Borrowed(id)));
             }
             Properties {
                 // The envelope is JSON text, whatever is in it.
                 utf8: message.utf8 || wraps,
-                content_type: if wraps { Some("application/json") } else { message.content_type }.map(str::to_owned),
+                content_type: if wraps { Some("application/json") } else { message.content_type },
                 expiry: record.remaining.map(whole_seconds),
-                correlation: message.correlation.map(Bytes::copy_from_slice),
+                correlation: message.correlation,
                 user,
             }
         } else {
             Properties::default()
         };
         let payload = if wraps {
-            wrap(record, message.identity, message.payload).into()
+            Cow::Owned(wrap(record, message.identity, message.payload))
         } else {
-            Bytes::copy_from_slice(message.payload)
+            Cow::Borrowed(message.payload)
         };
         Packet { topic, payload, retain: message.retain, properties }
     }
@@ -166,7 +166,7 @@ impl Dialect {
     }
 
     /// The retained state of the gateway; without `since` where the moment can't be known.
-    pub fn state(&self, online: bool, since: Option<UnixMillis>, reason: Option<&str>) -> Packet {
+    pub fn state(&self, online: bool, since: Option<UnixMillis>, reason: Option<&str>) -> Packet<'_> {
         let mut state = json!({ "online": online });
         if let Some(fields) = state.as_object_mut() {
             if let Some(since) = since {
@@ -177,12 +177,12 @@ impl Dialect {
             }
         }
         Packet {
-            topic: format!("{}state", self.prefix),
-            payload: state.to_string().into(),
+            topic: [&self.prefix, "state"],
+            payload: Cow::Owned(state.to_string().into_bytes()),
             retain: true,
             properties: Properties {
                 utf8: self.v5,
-                content_type: self.v5.then(|| "application/json".to_owned()),
+                content_type: self.v5.then_some("application/json"),
                 ..Properties::default()
             },
         }
@@ -229,6 +229,7 @@ fn wrap(record: &Record, identity: Option<&str>, payload: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use fieldgate_store::{Header, Lane, RecordId};
     use proptest::prelude::*;
     use serde_json::Value;
@@ -263,20 +264,22 @@ mod tests {
     const TELEMETRY: &str = "devices/press-1/telemetry/t";
 
     fn enveloped(payload: &[u8]) -> Value {
-        let packet = dialect(false, true).upward(&record(true), leaf(TELEMETRY, payload));
+        let dialect = dialect(false, true);
+        let packet = dialect.upward(&record(true), leaf(TELEMETRY, payload));
         serde_json::from_slice(&packet.payload).unwrap()
     }
 
     #[test]
     fn a_leaf_message_travels_untouched_with_our_properties_after_its_own() {
-        let packet = dialect(true, false).upward(&record(true), leaf(TELEMETRY, b"a;b\xff"));
-        assert_eq!(packet.topic, "fieldgate/line-4/devices/press-1/telemetry/t");
+        let dialect = dialect(true, false);
+        let packet = dialect.upward(&record(true), leaf(TELEMETRY, b"a;b\xff"));
+        assert_eq!(packet.topic(), "fieldgate/line-4/devices/press-1/telemetry/t");
         assert_eq!(&packet.payload[..], b"a;b\xff");
         assert!(!packet.retain);
         let p = packet.properties;
-        assert_eq!((p.utf8, p.expiry, p.content_type.as_deref()), (true, Some(2), Some("text/csv")));
-        assert_eq!(p.correlation.as_deref(), Some(&[1, 2][..]));
-        let user: Vec<(&str, &str)> = p.user.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!((p.utf8, p.expiry, p.content_type), (true, Some(2), Some("text/csv")));
+        assert_eq!(p.correlation, Some(&[1, 2][..]));
+        let user: Vec<(&str, &str)> = p.user.iter().map(|(k, v)| (*k, &**v)).collect();
         let ours =
             [("fg-seq", "42"), ("fg-boot", "3"), ("fg-ts", "1800000000123"), ("fg-hist", "1"), ("fg-id", "ab12")];
         assert_eq!(user[0], ("shift", "2"));
@@ -286,10 +289,11 @@ mod tests {
     #[test]
     fn live_messages_and_the_gateways_own_have_fewer_properties() {
         let own = Upbound::json("devices/press-1/state", b"{}", true);
-        let packet = dialect(true, true).upward(&record(false), own);
+        let dialect = dialect(true, true);
+        let packet = dialect.upward(&record(false), own);
         assert!(packet.retain);
         assert_eq!(&packet.payload[..], b"{}", "states are not wrapped");
-        let names: Vec<&str> = packet.properties.user.iter().map(|(k, _)| k.as_str()).collect();
+        let names: Vec<&str> = packet.properties.user.iter().map(|(k, _)| *k).collect();
         assert_eq!(names, ["fg-seq", "fg-boot", "fg-ts"]);
     }
 
@@ -306,7 +310,8 @@ mod tests {
         // A string that is not UTF-8 is not JSON, though it looks like it.
         assert_eq!(enveloped(b"\"\xff\"")["base64"], "Iv8i");
         assert_eq!(enveloped(b"[1,2")["text"], "[1,2");
-        let packet = dialect(false, true).upward(&record(false), leaf(TELEMETRY, br#"{"a":12345678901234567890123}"#));
+        let dialect = dialect(false, true);
+        let packet = dialect.upward(&record(false), leaf(TELEMETRY, br#"{"a":12345678901234567890123}"#));
         let text = std::str::from_utf8(&packet.payload).unwrap();
         assert_eq!(
             text,
@@ -318,7 +323,8 @@ mod tests {
     #[test]
     fn the_envelope_is_for_telemetry_and_results_with_mqtt_5_too() {
         let wrapped = |topic: &str| {
-            let packet = dialect(true, true).upward(&record(false), leaf(topic, b"1"));
+            let dialect = dialect(true, true);
+            let packet = dialect.upward(&record(false), leaf(topic, b"1"));
             let json: Value = serde_json::from_slice(&packet.payload).unwrap();
             let kind = packet.properties.content_type.unwrap();
             (json["json"] == 1, kind == "application/json", packet.properties.user.len())
@@ -332,8 +338,9 @@ mod tests {
     fn an_absolute_topic_goes_as_it_is() {
         let mut answer = leaf("x", b"1");
         answer.destination = Destination::Absolute("cloud/answers/9");
-        let packet = dialect(true, true).upward(&record(false), answer);
-        assert_eq!((packet.topic.as_str(), &packet.payload[..]), ("cloud/answers/9", &b"1"[..]));
+        let dialect = dialect(true, true);
+        let packet = dialect.upward(&record(false), answer);
+        assert_eq!((&*packet.topic(), &packet.payload[..]), ("cloud/answers/9", &b"1"[..]));
     }
 
     #[test]
@@ -369,7 +376,7 @@ mod tests {
     fn says_whether_the_gateway_is_there() {
         let payload = |packet: Packet| String::from_utf8(packet.payload.to_vec()).unwrap();
         let d = dialect(false, true);
-        assert_eq!(d.state(true, Some(UnixMillis(5)), None).topic, "fieldgate/line-4/state");
+        assert_eq!(d.state(true, Some(UnixMillis(5)), None).topic(), "fieldgate/line-4/state");
         assert_eq!(payload(d.state(true, Some(UnixMillis(5)), None)), r#"{"online":true,"since":5}"#);
         assert_eq!(payload(d.state(false, None, Some("lost"))), r#"{"online":false,"reason":"lost"}"#);
         assert_eq!(d.commands().filter, "fieldgate/line-4/devices/+/commands/#");

@@ -83,6 +83,9 @@ pub(super) enum Failure {
         /// The reason code in words.
         reason: String,
     },
+    /// The upstream sent what may not be sent.
+    #[error("the upstream breaks the protocol: {0}")]
+    Protocol(String),
     /// The connection is gone.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -92,6 +95,9 @@ pub(super) enum Failure {
     /// Nothing came for too long.
     #[error("nothing was heard for {0:?}, though keep-alive asks for an answer")]
     Silent(Duration),
+    /// The socket took nothing for too long.
+    #[error("nothing could be written for {0:?}")]
+    Blocked(Duration),
     /// Messages were sent and not acknowledged for too long.
     #[error("no message was acknowledged for {0:?}")]
     Stalled(Duration),
@@ -147,14 +153,16 @@ impl Failure {
             | Self::Resolve { .. }
             | Self::Reach { .. }
             | Self::Timeout { .. }
+            | Self::Protocol(_)
             | Self::Lost(_)
             | Self::Silent(_)
+            | Self::Blocked(_)
             | Self::Stalled(_)
             | Self::Queue(_) => false,
         }
     }
 
-    /// For an error of the library on a connection to `host`: a TLS alert may hide in it, because a TLS 1.3 server
+    /// For an error on a connection to `host`: a TLS alert may hide in it, because a TLS 1.3 server
     /// judges the client's certificate after the client has finished its handshake.
     pub fn lost(host: &str, error: &(dyn StdError + 'static)) -> Self {
         match tls_cause(error) {
@@ -180,7 +188,7 @@ pub(super) fn tls_cause<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a r
     None
 }
 
-/// The last cause of `error`: the library's own words around it name its types.
+/// The last cause of `error`: the words around it name types of libraries.
 fn words(error: &(dyn StdError + 'static)) -> String {
     let mut last = error;
     while let Some(source) = last.source() {

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use fieldgate_store::{Queue, RecordId, SettleError};
@@ -10,16 +9,16 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use super::client::{Ack, Client, Gone};
+use super::packet::Packet;
 use super::session::CONSUMER;
-use super::transport::{Ack, Transport};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Messages on the wire, in the order in which they were sent. Only the oldest is waited for, which costs no task and
-/// no wake-up per message; upstreams acknowledge in order (MQTT 5 section 4.6), one that doesn't is settled late.
-pub(super) struct Flight<T: Transport> {
-    oldest: Option<(Sent, Boxed<Ack>)>,
-    others: VecDeque<(Sent, T::Notice)>,
+/// Messages on the wire, in the order in which they were sent, which is the order of their answers.
+pub(super) struct Flight {
+    client: Client,
+    sent: VecDeque<Sent>,
     weight: usize,
 }
 
@@ -41,17 +40,18 @@ pub(super) struct Landed {
     pub took: Duration,
 }
 
-impl<T: Transport> Flight<T> {
-    pub fn new() -> Self {
-        Self { oldest: None, others: VecDeque::new(), weight: 0 }
+impl Flight {
+    /// Of messages that `client` carries, and nobody else gives it any.
+    pub fn new(client: Client) -> Self {
+        Self { client, sent: VecDeque::new(), weight: 0 }
     }
 
     pub fn len(&self) -> usize {
-        self.others.len() + usize::from(self.oldest.is_some())
+        self.sent.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.sent.is_empty()
     }
 
     /// Bytes, about.
@@ -59,32 +59,30 @@ impl<T: Transport> Flight<T> {
         self.weight
     }
 
-    /// A message has been sent.
-    pub fn start(&mut self, id: RecordId, weight: usize, notice: T::Notice) {
+    /// Sends a message; as [`Client::publish`].
+    pub fn start(&mut self, id: RecordId, packet: &Packet<'_>, now: Instant) -> Result<bool, Gone> {
+        let room = self.client.publish(packet)?;
+        let weight = packet.weight();
         self.weight += weight;
-        self.others.push_back((Sent { id, weight, at: Instant::now() }, notice));
+        self.sent.push_back(Sent { id, weight, at: now });
+        Ok(room)
     }
 
     /// The answers that have come, at least one, at most `most`. For ever pending while nothing is on the wire.
     /// Cancel-safe.
     pub async fn land(&mut self, most: usize) -> Vec<Landed> {
-        std::future::poll_fn(|context| self.poll_land(context, most)).await
-    }
-
-    fn poll_land(&mut self, context: &mut Context<'_>, most: usize) -> Poll<Vec<Landed>> {
-        let mut landed = Vec::new();
-        while landed.len() < most {
-            if self.oldest.is_none() {
-                let Some((sent, notice)) = self.others.pop_front() else { break };
-                self.oldest = Some((sent, Box::pin(T::outcome(notice))));
-            }
-            let Some((sent, outcome)) = &mut self.oldest else { break };
-            let Poll::Ready(ack) = outcome.as_mut().poll(context) else { break };
-            landed.push(Landed { id: sent.id, ack, took: sent.at.elapsed() });
-            self.weight = self.weight.saturating_sub(sent.weight);
-            self.oldest = None;
+        if self.sent.is_empty() {
+            return std::future::pending().await;
         }
-        if landed.is_empty() { Poll::Pending } else { Poll::Ready(landed) }
+        let answers = self.client.answers(most).await.unwrap_or_else(|| vec![Ack::Lost; self.sent.len().min(most)]);
+        let now = Instant::now();
+        let mut landed = Vec::with_capacity(answers.len());
+        for ack in answers {
+            let Some(Sent { id, weight, at }) = self.sent.pop_front() else { break };
+            self.weight = self.weight.saturating_sub(weight);
+            landed.push(Landed { id, ack, took: now.duration_since(at) });
+        }
+        landed
     }
 }
 

@@ -12,8 +12,8 @@
 //! 6. At a stop the queue is emptied as far as the drain time allows, then the retained state says
 //!    `{"online":false,"reason":"stopped"}` and DISCONNECT keeps the Will from being needed.
 //!
-//! The queue alone remembers what is to be sent. The library's client lives as long as its TCP connection and never
-//! re-sends anything. The upstream's session is persistent, so that commands survive an outage on its side.
+//! The queue alone remembers what is to be sent. The client lives as long as its TCP connection and never re-sends
+//! anything. The upstream's session is persistent, so that commands survive an outage on its side.
 //!
 //! # What is retried, what is put aside
 //!
@@ -24,7 +24,7 @@
 //! | PUBACK 0x87, 0x90, 0x99 | quarantined with the reason, counted, logged; its neighbours go on |
 //! | its own expiry passed while it waited here | counted as expired, not sent |
 //! | body can't be decoded, unusable topic or property, larger than the upstream's Maximum Packet Size | quarantined without being sent |
-//! | connection lost, no packet for 1.5 × keep-alive, no PUBACK for 1.5 × keep-alive | reconnect, unsettled messages go again in order |
+//! | connection lost; no byte came, or could be written, or no PUBACK came for 1.5 × keep-alive; a packet that may not be sent | reconnect, unsettled messages go again in order |
 //! | CONNACK: bad user name or password, not authorized, banned, … | tried again every `retry_max`, said in words in the status |
 //!
 //! Re-sends, those after a crash included, are at most `window`: a message that is acknowledged and whose settlement
@@ -39,10 +39,11 @@
 //!
 //! # Parts
 //!
-//! `config` the section · `dialect` records and topics, pure · `dial`, `tls` the socket · `transport` what is
-//! asked of an MQTT client, `v5` and `v311` the two answers · `session` the life above · `publisher`, `flight` the
-//! way up, `gaps` what will never go it · `subscriber` the way down · `status` what others may know · `failure` errors in words.
+//! `config` the section · `dialect` records and topics, pure · `dial`, `tls` the socket · `client` MQTT on it ·
+//! `session` the life above · `publisher`, `flight` the way up, `gaps` what will never go it · `subscriber` the way
+//! down · `status` what others may know · `failure` errors in words.
 
+mod client;
 mod config;
 mod dial;
 mod dialect;
@@ -56,9 +57,6 @@ mod session;
 mod status;
 mod subscriber;
 mod tls;
-mod transport;
-mod v311;
-mod v5;
 
 #[cfg(test)]
 mod tests;
@@ -149,7 +147,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The connection, as a task.
 #[derive(Debug)]
 pub struct Upstream {
-    protocol: Protocol,
     session: Session,
 }
 
@@ -166,10 +163,9 @@ impl Upstream {
         stop: CancellationToken,
     ) -> (Self, UpstreamHandle) {
         let (board, handle) = status::board(clock.now());
-        let protocol = config.protocol;
         let dialect = Dialect::new(&config, &gateway);
         let session = Session { config, gateway, dialect, queue, down, replay_rate, clock, stop, drain: DRAIN, board };
-        (Self { protocol, session }, handle)
+        (Self { session }, handle)
     }
 
     /// A stop goes on publishing for at most `drain`.
@@ -180,9 +176,6 @@ impl Upstream {
 
     /// Connects, publishes, reconnects, until stopped.
     pub async fn run(self) {
-        match self.protocol {
-            Protocol::V5 => self.session.run::<v5::Client>().await,
-            Protocol::V311 => self.session.run::<v311::Client>().await,
-        }
+        self.session.run().await;
     }
 }

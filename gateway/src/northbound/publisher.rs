@@ -15,6 +15,7 @@ use fieldgate_types::Backoff;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::client::{Ack, Client, Gone, Welcome};
 use super::dialect::Dialect;
 use super::failure::Failure;
 use super::flight::{Flight, Landed, Settler};
@@ -22,7 +23,6 @@ use super::pace::Pace;
 use super::packet::Unsendable;
 use super::session::CONSUMER;
 use super::status::Counters;
-use super::transport::{Ack, Transport, Welcome};
 use crate::pipeline::record::{DecodeError, Upbound};
 
 /// Bytes on the wire, whatever the window.
@@ -42,9 +42,8 @@ const DRAIN_TICK: Duration = Duration::from_millis(20);
 type Leasing = Pin<Box<dyn Future<Output = Result<Vec<Record>, LeaseError>> + Send>>;
 
 /// Publishes on one connection.
-pub(super) struct Publisher<T: Transport> {
-    /// `None` once the connection is over: see [`Publisher::conclude`].
-    client: Option<T>,
+pub(super) struct Publisher {
+    client: Client,
     queue: Queue,
     dialect: Dialect,
     counters: Arc<Counters>,
@@ -57,7 +56,7 @@ pub(super) struct Publisher<T: Transport> {
     patience: Duration,
     leasing: Option<Leasing>,
     backlog: VecDeque<Waiting>,
-    flight: Flight<T>,
+    flight: Flight,
     settler: Settler,
     pace: Pace,
     backoff: Backoff,
@@ -82,6 +81,8 @@ enum Turn {
     More,
     /// Nothing can be sent before something happens.
     Wait,
+    /// Nothing can be sent before the socket has taken what waits for it.
+    Full,
     /// A replayed message may not go before this moment.
     Until(Instant),
 }
@@ -95,8 +96,8 @@ enum Woke {
 }
 
 /// What a publisher is made of.
-pub(super) struct Parts<T> {
-    pub client: T,
+pub(super) struct Parts {
+    pub client: Client,
     pub queue: Queue,
     pub dialect: Dialect,
     pub counters: Arc<Counters>,
@@ -106,11 +107,10 @@ pub(super) struct Parts<T> {
     pub retry_max: Duration,
 }
 
-impl<T: Transport> Publisher<T> {
-    pub fn new(parts: Parts<T>) -> Self {
+impl Publisher {
+    pub fn new(parts: Parts) -> Self {
         let Parts { client, queue, dialect, counters, welcome, window, replay_rate, retry_max } = parts;
         Self {
-            client: Some(client),
             settler: Settler::new(queue.clone()),
             queue,
             dialect,
@@ -121,7 +121,8 @@ impl<T: Transport> Publisher<T> {
             welcome,
             leasing: None,
             backlog: VecDeque::new(),
-            flight: Flight::new(),
+            flight: Flight::new(client.clone()),
+            client,
             pace: Pace::new(replay_rate, Instant::now()),
             backoff: Backoff::new(Duration::from_millis(250), retry_max),
             broken: false,
@@ -140,7 +141,8 @@ impl<T: Transport> Publisher<T> {
             if stop.is_cancelled() && self.drained() {
                 return Ok(());
             }
-            let turn = self.send_some().await?;
+            let turn = self.send_some()?;
+            self.client.flush();
             self.counters.in_flight(self.flight.len());
             match self.next(&turn, stop).await {
                 Woke::Landed(landed) => self.landed(&landed)?,
@@ -192,6 +194,7 @@ impl<T: Transport> Publisher<T> {
             result = self.settler.next() => Woke::Settled(result),
             result = leased => Woke::Leased(result),
             () = tokio::task::yield_now(), if matches!(turn, Turn::More) => Woke::Again,
+            () = self.client.room(), if matches!(turn, Turn::Full) => Woke::Again,
             () = tokio::time::sleep_until(until), if matches!(turn, Turn::Until(_)) => Woke::Again,
             () = tokio::time::sleep_until(self.progress + self.patience),
                 if !self.patience.is_zero() && !self.flight.is_empty() => Woke::Stalled,
@@ -201,7 +204,7 @@ impl<T: Transport> Publisher<T> {
     }
 
     /// Sends up to [`TURN`] messages.
-    async fn send_some(&mut self) -> Result<Turn, Failure> {
+    fn send_some(&mut self) -> Result<Turn, Failure> {
         if self.backlog.is_empty() {
             return Ok(Turn::Wait);
         }
@@ -211,29 +214,33 @@ impl<T: Transport> Publisher<T> {
             let written = Turn::Until(Instant::now() + WRITTEN_TICK);
             return Ok(if self.broken { Turn::Wait } else { written });
         }
+        let now = Instant::now();
         for _ in 0..room.min(TURN) {
             let Some(Waiting { record, .. }) = self.backlog.front() else { return Ok(Turn::Wait) };
             if record.replayed
-                && let Err(moment) = self.pace.take(Instant::now())
+                && let Err(moment) = self.pace.take(now)
             {
                 return Ok(Turn::Until(moment));
             }
-            if let Some(waiting) = self.backlog.pop_front() {
-                self.send(waiting).await?;
+            if let Some(waiting) = self.backlog.pop_front()
+                && !self.send(waiting, now)?
+            {
+                return Ok(Turn::Full);
             }
         }
         Ok(Turn::More)
     }
 
-    async fn send(&mut self, waiting: Waiting) -> Result<(), Failure> {
+    /// `false`: the output is full.
+    fn send(&mut self, waiting: Waiting, now: Instant) -> Result<bool, Failure> {
         let Waiting { mut record, leased } = waiting;
         if let Some(remaining) = record.remaining {
             // It may have waited for the window, for its pace or for a back-off.
-            match remaining.checked_sub(leased.elapsed()) {
+            match remaining.checked_sub(now.duration_since(leased)) {
                 Some(left) if !left.is_zero() => record.remaining = Some(left),
                 _ => {
                     self.settler.expire(record.id);
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
@@ -246,7 +253,7 @@ impl<T: Transport> Publisher<T> {
                     DecodeError::Body(_) | DecodeError::Empty => "can't be decoded",
                 };
                 self.quarantine(record, reason, None);
-                return Ok(());
+                return Ok(true);
             }
         };
         let mut packet = self.dialect.upward(record, message);
@@ -257,20 +264,18 @@ impl<T: Transport> Publisher<T> {
                 Unsendable::Property => "no valid MQTT property",
                 Unsendable::Size => "larger than the upstream's maximum packet size",
             };
-            self.quarantine(record, reason, Some(&packet.topic));
-            return Ok(());
+            let topic = packet.topic();
+            self.quarantine(record, reason, Some(&topic));
+            return Ok(true);
         }
-        let weight = packet.weight();
-        // Gone: the driver knows why.
-        let Some(client) = &self.client else { return Err(Failure::Lost("the connection is over".to_owned())) };
-        let sent = client.publish(packet).await;
-        let notice = sent.map_err(|_| Failure::Lost("the client has ended".to_owned()))?;
         if self.flight.is_empty() {
-            self.progress = Instant::now();
+            self.progress = now;
         }
-        self.flight.start(record.id, weight, notice);
+        // The wire knows why.
+        let over = |Gone| Failure::Lost("the connection is over".to_owned());
+        let room = self.flight.start(record.id, &packet, now).map_err(over)?;
         self.counters.published();
-        Ok(())
+        Ok(room)
     }
 
     fn quarantine(&mut self, record: &Record, reason: &'static str, topic: Option<&str>) {
@@ -348,12 +353,7 @@ impl<T: Transport> Publisher<T> {
 
     /// After the connection: settles what was acknowledged on it, and gives the rest back to the queue. The wire must
     /// be gone, so that every message has its answer or will never have one.
-    ///
-    /// So must be every other clone of the client: what was given to it after the wire had looked for the last time lies in
-    /// its channel for as long as somebody could still send, and is never answered (flume drops nothing when the receiver
-    /// goes). Waiting for that, the upstream would stay away for ever.
     pub async fn conclude(mut self) -> Result<(), Failure> {
-        self.client = None;
         while !self.flight.is_empty() {
             let landed = self.flight.land(LEASE_MESSAGES).await;
             // That some are lost is why we are here.

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Down;
+use super::client::{self, Ack, Arrival, CONNECT_TIME, Client, Hello, Inward, Welcome};
 use super::config::UpstreamConfig;
 use super::dial::dial;
 use super::dialect::Dialect;
@@ -19,7 +20,6 @@ use super::packet::Packet;
 use super::publisher::{Parts, Publisher};
 use super::status::{Board, UpstreamState};
 use super::subscriber::Subscriber;
-use super::transport::{Ack, CONNECT_TIME, Driver, Hello, Transport, Welcome};
 
 /// Our name at the queue.
 pub(super) const CONSUMER: &str = "upstream";
@@ -44,16 +44,16 @@ pub(super) struct Session {
 }
 
 /// A connection whose birth was acknowledged.
-struct Connection<T> {
-    client: T,
+struct Connection {
+    client: Client,
     welcome: Welcome,
-    driver: Running,
-    arrivals: mpsc::Receiver<super::transport::Arrival>,
+    wire: Running,
+    arrivals: mpsc::Receiver<Arrival>,
     /// A tree that is not fetched, and why.
     refused: Option<String>,
 }
 
-/// The driver's task; ends with its owner.
+/// The wire's task; ends with its owner.
 struct Running(Option<JoinHandle<Failure>>);
 
 impl Running {
@@ -62,7 +62,7 @@ impl Running {
         let Some(task) = &mut self.0 else { return std::future::pending().await };
         let result = task.await;
         self.0 = None;
-        result.unwrap_or_else(|error| Failure::Lost(format!("the driver has ended: {error}")))
+        result.unwrap_or_else(|error| Failure::Lost(format!("the wire has ended: {error}")))
     }
 
     /// Ends it and waits until its socket is closed: there is one upstream connection at any time.
@@ -85,7 +85,7 @@ impl Drop for Running {
 
 impl Session {
     /// Until stopped.
-    pub async fn run<T: Transport>(self) {
+    pub async fn run(self) {
         let mut backoff = Backoff::new(RETRY_MIN, self.config.retry_max);
         let mut said = None;
         while !self.stop.is_cancelled() {
@@ -93,7 +93,7 @@ impl Session {
             let connection = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
-                connection = self.connect::<T>() => connection,
+                connection = self.connect() => connection,
             };
             let served = match connection {
                 Ok(connection) => {
@@ -126,26 +126,19 @@ impl Session {
     }
 
     /// Dials, greets, subscribes, and announces the gateway.
-    async fn connect<T: Transport>(&self) -> Result<Connection<T>, Failure> {
-        let greet = async {
-            let mut hello = self.hello().await?;
-            let (stream, round_trip) = dial(&self.config).await?;
-            hello.window = fitting(round_trip, self.config.window);
-            let (client, wire, mut welcome) = T::connect(&hello, stream).await?;
-            welcome.receive_maximum = welcome.receive_maximum.min(hello.window);
-            Ok((client, wire, welcome))
-        };
-        let (client, wire, welcome) = within("CONNECT", greet).await?;
+    async fn connect(&self) -> Result<Connection, Failure> {
         // Bounded by what the upstream may send before the first PUBACK (v5 Receive Maximum). 3.1.1 has no such limit:
         // a command that finds it full stays unacknowledged and comes again with the next session.
         let (arrived, arrivals) = mpsc::channel(128);
-        let driver = Driver {
-            wire,
-            arrivals: arrived,
-            keep_alive: welcome.keep_alive,
-            counters: Arc::clone(&self.board.counters),
+        let inward = Inward { arrivals: arrived, counters: Arc::clone(&self.board.counters) };
+        let greet = async {
+            let hello = self.hello().await?;
+            let stream = dial(&self.config).await?;
+            client::connect(&hello, stream, inward).await
         };
-        let mut driver = Running(Some(tokio::spawn(driver.run())));
+        let (client, wire, mut welcome) = within("CONNECT", greet).await?;
+        welcome.receive_maximum = welcome.receive_maximum.min(self.config.window);
+        let mut wire = Running(Some(tokio::spawn(wire.run())));
         let birth = self.dialect.state(true, Some(self.clock.now()), None);
         let introduce = async {
             within("SUBSCRIBE", client.subscribe(self.dialect.commands())).await?;
@@ -153,16 +146,16 @@ impl Session {
             within("the birth message", announce(&client, birth, &welcome)).await?;
             Ok(refused)
         };
-        // The driver's word first: it knows why the others have no answer.
+        // The wire's word first: it knows why the others have no answer.
         let introduced = tokio::select! {
             biased;
-            failure = driver.ended() => Err(failure),
+            failure = wire.ended() => Err(failure),
             introduced = introduce => introduced,
         };
         match introduced {
-            Ok(refused) => Ok(Connection { client, welcome, driver, arrivals, refused }),
+            Ok(refused) => Ok(Connection { client, welcome, wire, arrivals, refused }),
             Err(failure) => {
-                driver.end().await;
+                wire.end().await;
                 Err(failure)
             }
         }
@@ -170,7 +163,7 @@ impl Session {
 
     /// Subscribes to the trees that are fetched. One that the upstream refuses doesn't keep the others, or what goes up,
     /// from coming through: the last refusal, in words.
-    async fn fetch<T: Transport>(&self, client: &T) -> Result<Option<String>, Failure> {
+    async fn fetch(&self, client: &Client) -> Result<Option<String>, Failure> {
         let mut refused = None;
         for wanted in self.dialect.fetched() {
             match within("SUBSCRIBE", client.subscribe(wanted)).await {
@@ -185,7 +178,7 @@ impl Session {
         Ok(refused)
     }
 
-    async fn hello(&self) -> Result<Hello, Failure> {
+    async fn hello(&self) -> Result<Hello<'_>, Failure> {
         let config = &self.config;
         let login = match &config.login {
             Some(login) => {
@@ -202,19 +195,19 @@ impl Session {
             certificate: config.tls.as_ref().and_then(|tls| tls.identity.as_ref()).map(|(cert, _)| cert.clone()),
         };
         Ok(Hello {
+            protocol: config.protocol,
             host: config.host.clone(),
             who,
             login,
             keep_alive: config.keep_alive,
-            window: config.window,
             // When it is published nobody of us is there to say since when.
             will: self.dialect.state(false, None, Some("connection lost")),
         })
     }
 
     /// Until the connection fails (the reason) or the stop is complete.
-    async fn serve<T: Transport>(&self, connection: Connection<T>) -> Result<(), Failure> {
-        let Connection { client, welcome, mut driver, arrivals, refused } = connection;
+    async fn serve(&self, connection: Connection) -> Result<(), Failure> {
+        let Connection { client, welcome, mut wire, arrivals, refused } = connection;
         self.board.post(UpstreamState::Up, self.clock.now(), refused);
         tracing::info!(
             host = self.config.host,
@@ -245,49 +238,38 @@ impl Session {
         };
         let mut ended = tokio::select! {
             biased;
-            failure = driver.ended() => Err(failure),
+            failure = wire.ended() => Err(failure),
             result = publisher.run(&self.stop) => result,
             () = drain => Ok(()),
             () = commands => Ok(()),
         };
         match &ended {
-            Ok(()) => self.farewell(&client, &welcome, &mut driver).await,
-            // The publisher has only noticed; the driver knows why.
+            Ok(()) => self.farewell(&client, &welcome, &mut wire).await,
+            // The publisher has only noticed; the wire knows why.
             Err(Failure::Lost(_)) => {
-                if let Ok(why) = tokio::time::timeout(FAREWELL_TIME, driver.ended()).await {
+                if let Ok(why) = tokio::time::timeout(FAREWELL_TIME, wire.ended()).await {
                     ended = Err(why);
                 }
             }
             Err(_) => {}
         }
-        driver.end().await;
-        drop(client);
+        wire.end().await;
         let concluded = publisher.conclude().await;
         ended.and(concluded)
     }
 
     /// The last state, then DISCONNECT, so that the Will is not needed.
-    async fn farewell<T: Transport>(&self, client: &T, welcome: &Welcome, driver: &mut Running) {
+    async fn farewell(&self, client: &Client, welcome: &Welcome, wire: &mut Running) {
         let state = self.dialect.state(false, Some(self.clock.now()), Some("stopped"));
         let told = tokio::time::timeout(FAREWELL_TIME, announce(client, state, welcome)).await;
         if !matches!(told, Ok(Ok(()))) {
             tracing::warn!("the upstream did not acknowledge the last state");
         }
-        if client.disconnect().await.is_ok() && tokio::time::timeout(FAREWELL_TIME, driver.ended()).await.is_err() {
+        if client.disconnect().is_ok() && tokio::time::timeout(FAREWELL_TIME, wire.ended()).await.is_err() {
             tracing::warn!("the upstream did not take the DISCONNECT in time");
         }
         tracing::info!(host = self.config.host, "the upstream is disconnected");
     }
-}
-
-/// As much of the window as a line with this round trip can use: the libraries look at each place of it at each flush and each
-/// read, which with 4,096 places was a fifth of the cost of a message. Enough for 100,000 messages/s, and for an upstream that
-/// takes 10 ms more for a PUBACK than the line does.
-fn fitting(round_trip: Duration, window: u16) -> u16 {
-    let per_second = 100_000;
-    let waits = round_trip + Duration::from_millis(10);
-    let places = waits.as_micros() * per_second / 1_000_000;
-    u16::try_from(places).unwrap_or(u16::MAX).min(window)
 }
 
 /// `work`, with the time limit of a step.
@@ -296,17 +278,13 @@ async fn within<R>(to: &'static str, work: impl Future<Output = Result<R, Failur
     limited.unwrap_or(Err(Failure::Timeout { to, within: CONNECT_TIME }))
 }
 
-async fn announce<T: Transport>(client: &T, mut state: Packet, welcome: &Welcome) -> Result<(), Failure> {
+async fn announce(client: &Client, mut state: Packet<'_>, welcome: &Welcome) -> Result<(), Failure> {
     state.retain &= welcome.retains;
-    let topic = state.topic.clone();
-    let refused = |reason: &str| Err(Failure::Lost(format!("the state on `{topic}` was refused: {reason}")));
-    match client.publish(state).await {
-        Ok(notice) => match T::outcome(notice).await {
-            Ack::Accepted => Ok(()),
-            Ack::Busy(reason) | Ack::Poison(reason) => refused(reason),
-            Ack::Lost => refused("no answer"),
-        },
-        Err(_) => refused("the client has ended"),
+    let refused = |reason: &str| Err(Failure::Lost(format!("the state on `{}` was refused: {reason}", state.topic())));
+    match client.deliver(&state).await {
+        Ack::Accepted => Ok(()),
+        Ack::Busy(reason) | Ack::Poison(reason) => refused(reason),
+        Ack::Lost => refused("no answer"),
     }
 }
 
@@ -316,20 +294,4 @@ fn first_line(password: Vec<u8>) -> Bytes {
         line.truncate(end);
     }
     line.into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_longer_line_gets_more_of_the_window() {
-        let places = |micros, window| fitting(Duration::from_micros(micros), window);
-        assert_eq!(places(50, 4096), 1_005);
-        assert_eq!(places(20_000, 4096), 3_000);
-        assert_eq!(places(50_000, 4096), 4_096);
-        assert_eq!(places(50_000, u16::MAX), 6_000);
-        assert_eq!(places(4_000_000, u16::MAX), u16::MAX);
-        assert_eq!(places(50, 100), 100);
-    }
 }

@@ -10,17 +10,17 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 
+use super::client::{Arrival, Client, Gone, MAX_COMMAND, Receipt};
 use super::dialect::{Dialect, Downward};
 use super::status::Counters;
-use super::transport::{Arrival, Gone, MAX_COMMAND, Transport};
 use super::{Down, Downlink, Fetched, FetchedProperties};
 
-/// The packet id when the command was accepted.
-type Acceptance = Pin<Box<dyn Future<Output = Option<u16>> + Send>>;
+/// What the upstream is owed when the command was accepted.
+type Acceptance = Pin<Box<dyn Future<Output = Option<Receipt>> + Send>>;
 
 /// Passes commands on for one connection.
-pub(super) struct Subscriber<T> {
-    client: T,
+pub(super) struct Subscriber {
+    client: Client,
     dialect: Dialect,
     counters: Arc<Counters>,
     arrivals: mpsc::Receiver<Arrival>,
@@ -41,15 +41,15 @@ enum Woke {
     Passed,
     Closed,
     Arrived(Arrival),
-    Accepted(Option<u16>),
+    Accepted(Option<Receipt>),
     Ended,
 }
 
-impl<T: Transport> Subscriber<T> {
+impl Subscriber {
     const MAX_OPEN: usize = 256;
 
     pub fn new(
-        client: T,
+        client: Client,
         dialect: Dialect,
         counters: Arc<Counters>,
         arrivals: mpsc::Receiver<Arrival>,
@@ -70,8 +70,8 @@ impl<T: Transport> Subscriber<T> {
                 }
                 Woke::Arrived(arrival) => self.arrived(arrival),
                 Woke::Passed | Woke::Accepted(None) => {}
-                Woke::Accepted(Some(packet_id)) => {
-                    if self.client.acknowledge(packet_id).await == Err(Gone) {
+                Woke::Accepted(Some(receipt)) => {
+                    if self.client.acknowledge(receipt).await == Err(Gone) {
                         return;
                     }
                 }
@@ -98,19 +98,15 @@ impl<T: Transport> Subscriber<T> {
     }
 
     fn arrived(&mut self, arrival: Arrival) {
-        let Arrival { topic, payload, retained, packet_id, response_topic, correlation, expiry, .. } = arrival;
-        let parsed = match std::str::from_utf8(&topic) {
-            Ok(topic) => self.dialect.downward(topic),
-            Err(_) => Downward::Malformed,
-        };
-        let (device, name, rid) = match parsed {
-            Downward::Echo => return self.done_with(packet_id),
-            Downward::Malformed => return self.ignore(packet_id, "neither a command nor fetched", &topic),
+        let Arrival { topic, payload, retained, receipt, response_topic, correlation, expiry, .. } = arrival;
+        let (device, name, rid) = match self.dialect.downward(&topic) {
+            Downward::Echo => return self.done_with(receipt),
+            Downward::Malformed => return self.ignore(receipt, "neither a command nor fetched", &topic),
             Downward::Fetched { .. } | Downward::Command { .. } if payload.len() > MAX_COMMAND => {
-                return self.ignore(packet_id, "larger than 256 KiB", &topic);
+                return self.ignore(receipt, "larger than 256 KiB", &topic);
             }
             Downward::Fetched { topic, retain } => {
-                let accepted = self.acceptance(packet_id);
+                let accepted = self.acceptance(receipt);
                 let Arrival { content_type, utf8, user, .. } = arrival;
                 self.waiting = Some(Taken::Message(Fetched {
                     topic,
@@ -122,39 +118,38 @@ impl<T: Transport> Subscriber<T> {
                 return;
             }
             // Carried out once per reconnect, if it were: rids are remembered for 24 h only.
-            Downward::Command { .. } if retained => return self.ignore(packet_id, "retained", &topic),
+            Downward::Command { .. } if retained => return self.ignore(receipt, "retained", &topic),
             Downward::Command { device, name, rid } => (device, name, rid),
         };
         self.counters.command();
-        let accepted = self.acceptance(packet_id);
+        let accepted = self.acceptance(receipt);
         let command = Downlink { device, name, rid, payload, response_topic, correlation, expiry, accepted };
         self.waiting = Some(Taken::Command(command));
     }
 
     /// To be fired by whoever receives the message; it is acknowledged in its turn then.
-    fn acceptance(&mut self, packet_id: Option<u16>) -> Option<oneshot::Sender<()>> {
-        packet_id.map(|packet_id| {
+    fn acceptance(&mut self, receipt: Option<Receipt>) -> Option<oneshot::Sender<()>> {
+        receipt.map(|receipt| {
             let (accepted, acceptance) = oneshot::channel();
-            self.open.push_back(Box::pin(async move { acceptance.await.ok().map(|()| packet_id) }));
+            self.open.push_back(Box::pin(async move { acceptance.await.ok().map(|()| receipt) }));
             accepted
         })
     }
 
     /// Acknowledged in its turn, and forgotten.
-    fn done_with(&mut self, packet_id: Option<u16>) {
-        if packet_id.is_some() {
-            self.open.push_back(Box::pin(std::future::ready(packet_id)));
+    fn done_with(&mut self, receipt: Option<Receipt>) {
+        if receipt.is_some() {
+            self.open.push_back(Box::pin(std::future::ready(receipt)));
         }
     }
 
-    fn ignore(&mut self, packet_id: Option<u16>, why: &'static str, topic: &[u8]) {
+    fn ignore(&mut self, receipt: Option<Receipt>, why: &'static str, topic: &str) {
         self.counters.ignored_command();
         if !self.logged.contains(&why) {
             self.logged.push(why);
-            let topic = String::from_utf8_lossy(topic);
-            tracing::warn!(why, %topic, "a message from upstream is ignored");
+            tracing::warn!(why, topic, "a message from upstream is ignored");
         }
-        self.done_with(packet_id);
+        self.done_with(receipt);
     }
 }
 

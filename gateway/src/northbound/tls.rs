@@ -1,6 +1,6 @@
 //! TLS towards the upstream: rustls with ring, files read anew for each connection so that a replaced one counts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ClientConfig;
@@ -22,8 +22,11 @@ pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, Failure> {
         None => None,
     };
     let mut config = match &files.ca {
-        Some(path) => with_roots(roots(path)?, provider, path)?,
-        None => native()?,
+        Some(path) => {
+            let problem = |problem: String| Failure::Content { key: "ca", path: path.clone(), problem };
+            with_roots(roots(path)?, provider).map_err(problem)?
+        }
+        None => with_roots(native()?, provider).map_err(Failure::NativeRoots)?,
     };
     if let Some(identity) = identity {
         config.client_auth_cert_resolver = identity;
@@ -33,26 +36,30 @@ pub(super) fn client_config(files: &TlsFiles) -> Result<ClientConfig, Failure> {
     Ok(config)
 }
 
-fn with_roots(roots: RootCertStore, provider: Arc<CryptoProvider>, path: &Path) -> Result<ClientConfig, Failure> {
-    let content = |problem: String| Failure::Content { key: "ca", path: path.to_owned(), problem };
+fn with_roots(roots: RootCertStore, provider: Arc<CryptoProvider>) -> Result<ClientConfig, String> {
     let verifier = rustls::client::WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .build()
-        .map_err(|error| content(error.to_string()))?;
+        .map_err(|error| error.to_string())?;
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| content(error.to_string()))?
+        .map_err(|error| error.to_string())?
         .with_webpki_verifier(verifier)
         .with_no_client_auth();
     Ok(config)
 }
 
-/// The machine's trust store, as the MQTT library loads it: it has the loader among its dependencies anyway.
-fn native() -> Result<ClientConfig, Failure> {
-    match rumqttc::TlsConfiguration::try_default_rustls() {
-        Ok(rumqttc::TlsConfiguration::Rustls(config)) => Ok(ClientConfig::clone(&config)),
-        Ok(_) => Err(Failure::NativeRoots("they are not for rustls".to_owned())),
-        Err(error) => Err(Failure::NativeRoots(error.to_string())),
+/// The machine's trust store. One certificate in it that can't be used is no reason to do without the others.
+fn native() -> Result<RootCertStore, Failure> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, ignored) = roots.add_parsable_certificates(found.certs);
+    if added > 0 {
+        return Ok(roots);
     }
+    Err(Failure::NativeRoots(match found.errors.first() {
+        Some(error) => error.to_string(),
+        None => format!("none found, {ignored} that can't be used"),
+    }))
 }
 
 fn roots(path: &PathBuf) -> Result<RootCertStore, Failure> {

@@ -287,20 +287,21 @@ fn as_usize(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-fn put_text(out: &mut BytesMut, text: &str) {
+/// A UTF-8 string with its length, as [`put_bytes`].
+pub fn put_text(out: &mut BytesMut, text: &str) {
     put_bytes(out, text.as_bytes());
 }
 
 /// Length and bytes. Nothing longer than 65,535 bytes gets into a message; were it so, it would be cut, never
 /// written with a wrong length.
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+pub fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
     out.put_u16(length);
     out.put_slice(bytes.get(..usize::from(length)).unwrap_or(bytes));
 }
 
 /// Bytes of a variable byte integer.
-pub(super) fn length_of_length(length: usize) -> usize {
+pub fn length_of_length(length: usize) -> usize {
     match length {
         0..128 => 1,
         128..16_384 => 2,
@@ -310,7 +311,7 @@ pub(super) fn length_of_length(length: usize) -> usize {
 }
 
 /// Variable byte integer.
-fn put_length(out: &mut BytesMut, mut length: usize) {
+pub fn put_length(out: &mut BytesMut, mut length: usize) {
     loop {
         let low = u8::try_from(length & 0x7F).unwrap_or(0);
         length >>= 7;

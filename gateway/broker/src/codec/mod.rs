@@ -4,11 +4,15 @@
 //! leave to their user: packet id 0, reserved bits, will QoS 3, a DUP on QoS 0, bytes after the end, topic names.
 //! A PUBLISH without properties is parsed here, in place: it is most of the traffic, and the library would copy
 //! packet and topic. What goes out is written straight into the connection's one output buffer: it is small,
-//! fixed, and can't fail. Limits of topics, rights and state are the business of [`crate::session`].
+//! fixed, and can't fail. Limits of topics, rights and state are the business of the session machine.
+//!
+//! What both ends of a connection have in common is public, for the gateway's own client: frames, fields, lengths.
 
 mod connect;
 mod decode;
 pub(crate) mod encode;
+
+pub use encode::{length_of_length, put_bytes, put_length, put_text};
 
 pub(crate) use connect::{Connect, Will, connect_version};
 pub(crate) use decode::{Ack, Disconnect, FilterRequest, Incoming, Publish, Subscribe, Unsubscribe, decode};
@@ -17,17 +21,23 @@ use crate::DisconnectReason;
 
 /// Bytes that are not an acceptable packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// It can't be read.
     #[error("malformed packet")]
     Malformed,
+    /// It can be read, and may not be sent, or not here.
     #[error("protocol error")]
     Protocol,
+    /// A CONNECT of a version that isn't known.
     #[error("unsupported protocol version")]
     Version,
+    /// A CONNECT with a client identifier that isn't one.
     #[error("client identifier not valid")]
     ClientId,
+    /// Larger than the limit.
     #[error("packet too large")]
     TooLarge,
+    /// A topic name that isn't one.
     #[error("topic name not valid")]
     Topic,
 }
@@ -58,7 +68,7 @@ impl Fault {
 
 /// Where the first packet in a buffer lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Frame {
+pub struct Frame {
     /// Packet type and flags.
     pub first: u8,
     /// Length of the fixed header.
@@ -69,24 +79,25 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// Bytes in all.
-    pub(crate) fn len(self) -> usize {
+    #[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]
+    pub fn len(self) -> usize {
         self.header + self.body
     }
 
     /// Whether the remaining length takes no more bytes than it needs [MQTT-1.5.5-1]. 3.1.1 does not ask for it.
-    pub(crate) fn minimal(self) -> bool {
+    pub fn minimal(self) -> bool {
         self.header == 1 + encode::length_of_length(self.body)
     }
 
     /// The bytes behind the fixed header.
-    pub(crate) fn body_of(self, buffer: &[u8]) -> &[u8] {
+    pub fn body_of(self, buffer: &[u8]) -> &[u8] {
         buffer.get(self.header..self.len()).unwrap_or_default()
     }
 }
 
 /// Finds the first packet of `buffer`; `None` while its header is incomplete. The body may still be on its way:
 /// the claimed length is judged against `limit` before anybody reserves memory for it.
-pub(crate) fn frame(buffer: &[u8], limit: usize) -> Result<Option<Frame>, Fault> {
+pub fn frame(buffer: &[u8], limit: usize) -> Result<Option<Frame>, Fault> {
     let Some((&first, rest)) = buffer.split_first() else { return Ok(None) };
     let mut body = 0_usize;
     for (index, byte) in rest.iter().take(4).enumerate() {
@@ -100,48 +111,56 @@ pub(crate) fn frame(buffer: &[u8], limit: usize) -> Result<Option<Frame>, Fault>
 }
 
 /// No string holds U+0000 [MQTT-1.5.4-2], in 3.1.1 [MQTT-1.5.3-2].
-pub(crate) fn text(text: &str) -> Result<&str, Fault> {
+pub fn text(text: &str) -> Result<&str, Fault> {
     if text.bytes().any(|b| b == 0) { Err(Fault::Malformed) } else { Ok(text) }
 }
 
 /// Reads fields off the front of a slice.
-pub(crate) struct Reader<'a> {
+#[derive(Debug)]
+pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// At the start of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], Fault> {
+    /// The next `length` bytes.
+    pub fn take(&mut self, length: usize) -> Result<&'a [u8], Fault> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(Fault::Malformed)?;
         self.rest = rest;
         Ok(taken)
     }
 
-    pub(crate) fn u16(&mut self) -> Result<u16, Fault> {
+    /// A two byte integer.
+    pub fn u16(&mut self) -> Result<u16, Fault> {
         let bytes: [u8; 2] = self.take(2)?.try_into().map_err(|_| Fault::Malformed)?;
         Ok(u16::from_be_bytes(bytes))
     }
 
-    pub(crate) fn packet_id(&mut self) -> Result<u16, Fault> {
+    /// A packet identifier, which is never 0.
+    pub fn packet_id(&mut self) -> Result<u16, Fault> {
         match self.u16()? {
             0 => Err(Fault::Malformed),
             id => Ok(id),
         }
     }
 
-    pub(crate) fn text(&mut self) -> Result<&'a str, Fault> {
+    /// A UTF-8 string with its length.
+    pub fn text(&mut self) -> Result<&'a str, Fault> {
         let length = usize::from(self.u16()?);
         text(std::str::from_utf8(self.take(length)?).map_err(|_| Fault::Malformed)?)
     }
 
-    pub(crate) fn rest(self) -> &'a [u8] {
+    /// All that is left.
+    pub fn rest(self) -> &'a [u8] {
         self.rest
     }
 
-    pub(crate) fn peek(&self) -> Option<u8> {
+    /// The next byte, which stays.
+    pub fn peek(&self) -> Option<u8> {
         self.rest.first().copied()
     }
 }

@@ -77,3 +77,24 @@ async fn commands_that_nobody_takes_do_not_hold_up_messages() {
     assert_eq!(liar.seen().acked, [0_u16; 0]);
     running.stopped().await;
 }
+
+#[tokio::test]
+async fn a_command_at_qos_2_is_taken_to_its_end() {
+    for v5 in [true, false] {
+        let liar = Liar::start(Script::honest(v5)).await;
+        let bench = Bench::new();
+        let mut running = up(&bench, &liar, v5).await;
+        // Nothing asked for it, but a subscription that another client left under our id may bring it.
+        liar.publish_as(0x34, v5, "fieldgate/line-4/devices/press-1/commands/write/7", b"{}", 21).await;
+        let taken = command(&mut running).await;
+        assert_eq!(liar.seen().received, [0_u16; 0], "not before it is accepted");
+        taken.accepted.unwrap().send(()).unwrap();
+        eventually("completed", || liar.seen().completed == [21]).await;
+        {
+            let seen = liar.seen();
+            assert_eq!((&seen.received[..], &seen.acked[..]), (&[21][..], &[][..]));
+        }
+        assert_eq!(running.handle.status().connects, 1);
+        running.stopped().await;
+    }
+}

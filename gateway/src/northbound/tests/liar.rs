@@ -15,6 +15,16 @@ pub enum Reply {
     Silence,
     /// Close the connection.
     Close,
+    /// PUBACK, twice.
+    Twice,
+    /// PUBACK for this id, whatever the message's.
+    Wrong(u16),
+    /// These bytes.
+    Raw(&'static [u8]),
+    /// PUBACK, byte by byte.
+    Slowly,
+    /// Nothing; and nothing more is read.
+    Deaf,
 }
 
 /// A PUBLISH that came.
@@ -39,6 +49,9 @@ pub struct Seen {
     pub filters: Vec<String>,
     /// Packet ids of PUBACKs.
     pub acked: Vec<u16>,
+    /// Packet ids of PUBRECs, and of PUBCOMPs.
+    pub received: Vec<u16>,
+    pub completed: Vec<u16>,
     pub pings: usize,
     pub disconnects: usize,
     pub connects: Vec<Vec<u8>>,
@@ -49,6 +62,8 @@ pub struct Script {
     pub v5: bool,
     /// CONNACK reason for the nth connection.
     pub connack: Box<dyn Fn(usize) -> u8 + Send + Sync>,
+    /// In place of the CONNACK.
+    pub greeting: Option<Vec<u8>>,
     /// Properties of the CONNACK, v5.
     pub properties: Vec<u8>,
     /// SUBACK reason.
@@ -63,6 +78,7 @@ impl Script {
         Self {
             v5,
             connack: Box::new(|_| 0),
+            greeting: None,
             properties: Vec::new(),
             suback: Box::new(|_| 1),
             reply: Box::new(|_, _| Reply::Ack(0)),
@@ -113,13 +129,18 @@ impl Liar {
 
     /// Sends a PUBLISH at QoS 1 down, v5 without properties.
     pub async fn publish(&self, v5: bool, topic: &str, payload: &[u8], packet_id: u16, retain: bool) {
+        self.publish_as(0x32 | u8::from(retain), v5, topic, payload, packet_id).await;
+    }
+
+    /// The same with a first byte of its own.
+    pub async fn publish_as(&self, first: u8, v5: bool, topic: &str, payload: &[u8], packet_id: u16) {
         let mut body = text(topic);
         body.extend(packet_id.to_be_bytes());
         if v5 {
             body.push(0);
         }
         body.extend(payload);
-        self.frames.send(frame(0x32 | u8::from(retain), &body)).await.unwrap();
+        self.frames.send(frame(first, &body)).await.unwrap();
     }
 
     /// Telemetry numbers by device.
@@ -179,6 +200,10 @@ async fn serve(
         match first >> 4 {
             1 => {
                 shared.lock().unwrap().connects.push(body);
+                if let Some(greeting) = &script.greeting {
+                    write.write_all(greeting).await?;
+                    continue;
+                }
                 let code = (script.connack)(number);
                 let mut answer = vec![0, code];
                 if script.v5 {
@@ -223,9 +248,32 @@ async fn serve(
                     }
                     Reply::Silence => {}
                     Reply::Close => return Ok(()),
+                    Reply::Twice => {
+                        for _ in 0..2 {
+                            write.write_all(&frame(0x40, &packet_id)).await?;
+                        }
+                    }
+                    Reply::Wrong(id) => write.write_all(&frame(0x40, &id.to_be_bytes())).await?,
+                    Reply::Raw(bytes) => write.write_all(bytes).await?,
+                    Reply::Slowly => {
+                        for byte in frame(0x40, &packet_id) {
+                            write.write_all(&[byte]).await?;
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                    // Until the client leaves, which this end hears of when it writes.
+                    Reply::Deaf => loop {
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                        write.write_all(&frame(0x30, b"\0\x01x\0")).await?;
+                    },
                 }
             }
             4 => shared.lock().unwrap().acked.push(u16::from_be_bytes([body[0], body[1]])),
+            5 => {
+                shared.lock().unwrap().received.push(u16::from_be_bytes([body[0], body[1]]));
+                write.write_all(&frame(0x62, &body)).await?;
+            }
+            7 => shared.lock().unwrap().completed.push(u16::from_be_bytes([body[0], body[1]])),
             12 => {
                 shared.lock().unwrap().pings += 1;
                 if script.pong {

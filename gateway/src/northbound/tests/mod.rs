@@ -5,6 +5,7 @@ mod answers;
 mod cloud;
 mod commands;
 mod connecting;
+mod faults;
 mod gaps;
 mod liar;
 #[cfg(feature = "demo")]
