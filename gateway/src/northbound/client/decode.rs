@@ -97,11 +97,10 @@ pub(super) fn decode(protocol: Protocol, frame: Frame, buffer: &[u8]) -> Result<
 /// have its rest waited for.
 pub(super) fn begins(protocol: Protocol, first: u8) -> Result<(), Broken> {
     let fault = match (first >> 4, first & 0x0F) {
-        (2 | 4 | 9 | 13, 0) | (6, 2) => return Ok(()),
-        (14, 0) if protocol == Protocol::V5 => return Ok(()),
         // QoS 3, and DUP at QoS 0.
         (3, flags) if flags & 6 == 6 || flags & 0x0E == 8 => Fault::Malformed,
-        (3, _) => return Ok(()),
+        (2 | 4 | 9 | 13, 0) | (6, 2) | (3, _) => return Ok(()),
+        (14, 0) if protocol == Protocol::V5 => return Ok(()),
         (0 | 2 | 4 | 6 | 9 | 13, _) => Fault::Malformed,
         // What clients send, and answers to what is never asked: QoS 2, UNSUBSCRIBE, AUTH.
         _ => Fault::Protocol,

@@ -150,7 +150,7 @@ mod tests {
                 expiry: Some(7),
                 content_type: Some("application/json"),
                 correlation: Some(b"xyz"),
-                user: vec![("a", Cow::Borrowed("1")), ("k".repeat(1).leak(), Cow::Owned("v".repeat(200)))],
+                user: vec![("a", Cow::Borrowed("1")), ("k", Cow::Owned("v".repeat(200)))],
             },
         }
     }

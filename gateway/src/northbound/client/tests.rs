@@ -229,7 +229,7 @@ async fn a_quiet_connection_lives_on_its_pings() {
 #[tokio::test(start_paused = true)]
 async fn a_socket_that_takes_nothing_ends_the_connection_though_bytes_come() {
     let Bench { client, mut far, wire, .. } = bench(Protocol::V5, 4096, &[]).await;
-    client.publish(&message(&[0; 20_000])).unwrap();
+    client.publish(&message(&vec![0; 20_000])).unwrap();
     client.flush();
     let begin = Instant::now();
     let talking = async {
