@@ -28,9 +28,12 @@ impl Shared {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the wire take what is in the output.
+    /// Has the wire take what is in the output, if it waits for that.
     fn wake(&self) {
-        let waker = self.book().wire.take();
+        let waker = {
+            let mut book = self.book();
+            if book.output.is_empty() { None } else { book.wire.take() }
+        };
         if let Some(waker) = waker {
             waker.wake();
         }
