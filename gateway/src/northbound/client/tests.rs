@@ -241,6 +241,7 @@ async fn a_socket_that_takes_nothing_ends_the_connection_though_bytes_come() {
     let failure = tokio::select! {
         failure = wire => failure.unwrap(),
         () = talking => unreachable!(),
+        () = tokio::time::sleep(KEEP_ALIVE * 3) => panic!("it lives on"),
     };
     assert!(matches!(failure, Failure::Blocked(limit) if limit == KEEP_ALIVE * 3 / 2), "{failure}");
     assert!(begin.elapsed() < KEEP_ALIVE * 2);
