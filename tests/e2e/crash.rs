@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldgate_testkit::{Load, Options, PATIENCE, Version, history, wait_until};
+use fieldgate_testkit::{Load, Options, PATIENCE, Relay, Version, eventually, history, wait_until};
 
 use crate::stage::{Stage, Told, now_millis};
 
@@ -25,16 +25,51 @@ impl Random {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_over_kills_under_load() -> Told {
+    let mut stage = Stage::start("line-1", "").await?;
+    survives_kills(&mut stage, |_, _| ()).await
+}
+
+/// The upstream's word is as good as the disk's, and the upstream is there, silent or gone as chance will have it.
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_over_kills_when_either_word_counts() -> Told {
+    let mut stage = Stage::start("line-1", "[buffer]\nacknowledge = \"either\"\n").await?;
+    survives_kills(&mut stage, |random, relay| match random.below(4) {
+        0 => relay.stall(),
+        1 => relay.cut(),
+        _ => relay.mend(),
+    })
+    .await?;
+    // With the line whole again, messages leave without having been written.
+    let bundle = stage.gateway.add_device("press-3").await?;
+    let load = Load::start(&bundle, stage.gateway.broker(), Options::new(Version::V5), RATE);
+    eventually("messages that were never written", PATIENCE, async || {
+        let metrics = stage.gateway.get("/metrics").await?.body;
+        let figure = metrics.lines().find_map(|line| line.strip_prefix("fieldgate_buffer_passed_messages_total "));
+        Ok(figure.and_then(|figure| figure.parse::<u64>().ok()).filter(|passed| *passed > 100))
+    })
+    .await?;
+    let sum = load.stop().await?;
+    stage.wait_drained().await?;
+    let topic = stage.topic("devices/press-3/telemetry/load");
+    let last = *sum.acknowledged.last().unwrap();
+    stage.cloud.wait_for(&topic, |m| m.arrival().is_some_and(|a| a.n >= last)).await?;
+    let findings = history::check(&sum.acknowledged, &stage.cloud.arrivals(&topic));
+    assert!(findings.is_clean(), "{findings:?}");
+    Ok(())
+}
+
+/// Load, and kills at random moments; `weather` may do something to the line before each.
+async fn survives_kills(stage: &mut Stage, mut weather: impl FnMut(&mut Random, &Relay)) -> Told {
     let seed = std::env::var("FIELDGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(now_millis);
     println!("FIELDGATE_TEST_SEED={seed}");
     let mut random = Random(seed.max(1));
-    let mut stage = Stage::start("line-1", "").await?;
     let mut loads = Vec::new();
     for (id, version) in [("press-1", Version::V5), ("press-2", Version::V311)] {
         let bundle = stage.gateway.add_device(id).await?;
         loads.push((id, Load::start(&bundle, stage.gateway.broker(), Options::new(version), RATE)));
     }
     for kill in 1..=KILLS {
+        weather(&mut random, &stage.relay);
         let targets: Vec<usize> =
             loads.iter().map(|(_, load)| load.count() + 20 + usize::try_from(random.below(150)).unwrap_or(0)).collect();
         let enough = || loads.iter().zip(&targets).all(|((_, load), target)| load.count() >= *target).then_some(());
@@ -51,6 +86,7 @@ async fn nothing_acknowledged_is_lost_over_kills_under_load() -> Told {
         println!("kill {kill}: ready after {:?}, first PUBACK after {back:?}", stage.gateway.start_took()?);
         assert!(back <= BACK_WITHIN, "kill {kill}: the first PUBACK came {back:?} after the start");
     }
+    stage.relay.mend();
     let mut sums = Vec::new();
     for (id, load) in loads {
         sums.push((id, load.stop().await?));

@@ -129,6 +129,12 @@ impl Figures {
         gauge(out, "fieldgate_buffer_file_bytes", "Size of queue.db", buffer.file_bytes)?;
         gauge(out, "fieldgate_buffer_healthy", "1 when the store accepts messages", buffer.healthy.into())?;
         let stats = self.0.queue.stats();
+        counter(
+            out,
+            "fieldgate_buffer_passed_messages",
+            "Messages that the upstream had before they had to be written",
+            stats.passed,
+        )?;
         if let (Some(holds), Some(left)) = (stats.holds, stats.left) {
             let (holds, left) = (holds.as_secs(), left.as_secs());
             gauge(out, "fieldgate_buffer_holds_seconds", "How long the whole buffer lasts at the present rate", holds)?;

@@ -13,6 +13,8 @@ use super::load::Ids;
 use crate::identity::VALIDITY;
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// With `acknowledge = "either"`: as long as a slow fsync takes.
+const HOLD: Duration = Duration::from_millis(20);
 
 /// `[certs]`
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ pub struct BufferConfig {
     pub max_age: Duration,
     /// What happens when it is full.
     pub overflow: Overflow,
+    /// How long a message waits for the upstream's word before it is written; zero with `acknowledge = "durable"`.
+    pub hold: Duration,
     /// Interval of transactions while the upstream is away.
     pub commit_spacing: Duration,
     /// The fastest that stored messages are replayed, in messages a second; `None` for as fast as it goes.
@@ -68,8 +72,8 @@ pub struct BufferConfig {
 impl BufferConfig {
     /// The bounds of the store.
     pub fn options(&self) -> Options {
-        let Self { max_size, max_age, overflow, commit_spacing: spacing, .. } = *self;
-        Options { max_size, max_age, overflow, spacing, ..Options::default() }
+        let Self { max_size, max_age, overflow, commit_spacing: spacing, hold, .. } = *self;
+        Options { max_size, max_age, overflow, spacing, hold, ..Options::default() }
     }
 
     /// Reads the section.
@@ -81,18 +85,20 @@ impl BufferConfig {
             section.problem("max_size", format_args!("`{max_size}` is too small, at least {smallest} is allowed"));
             max_size = smallest;
         }
-        for (key, only, why) in [("acknowledge", "durable", "`either`"), ("replay", "in-order", "`live-first`")] {
-            if let Some(word) = section.get::<String>(key).filter(|word| word != only) {
-                section.problem(
-                    key,
-                    format_args!("`{word}` is not offered by this version, \"{only}\" is allowed ({why} comes later)"),
-                );
-            }
+        let words_of_acknowledge = [("durable", Duration::ZERO), ("either", HOLD)];
+        if let Some(word) = section.get::<String>("replay").filter(|word| word != "in-order") {
+            section.problem(
+                "replay",
+                format_args!(
+                    "`{word}` is not offered by this version, \"in-order\" is allowed (`live-first` comes later)"
+                ),
+            );
         }
         Self {
             max_size,
             max_age: section.duration("max_age", Duration::from_secs(60)..=DAY * 3650, DAY * 7),
             overflow: section.choice("overflow", &words, Overflow::DropOldest),
+            hold: section.choice("acknowledge", &words_of_acknowledge, Duration::ZERO),
             commit_spacing: section.duration(
                 "commit_spacing",
                 Duration::ZERO..=Duration::from_secs(1),

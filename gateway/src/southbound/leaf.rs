@@ -1,14 +1,16 @@
 //! The broker's gate: who a leaf is, what it may, and its messages on their way into the store.
 //!
 //! A publish that goes upstream, is retained, or must be remembered by a session becomes one [`Batch`]; the broker
-//! acknowledges it when that is committed. What needs no disk is acknowledged by the broker alone.
+//! acknowledges it when that is committed, or where switched on when the upstream has it. What needs no disk is acknowledged by the broker alone.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use fieldgate_broker::{CommitError, Decision, DisconnectReason, Durable, Event, Gate, Identity, Message, Refusal};
+use fieldgate_broker::{
+    CommitError, Decision, DisconnectReason, Durable, Event, Gate, Identity, Message, QoS, Refusal,
+};
 use fieldgate_certs::{Refused, Role};
 use fieldgate_store::{Append, Batch, Queue};
 use fieldgate_types::{Clock, DeviceId};
@@ -236,7 +238,9 @@ impl Gate for LeafGate {
             Ok(append) => append,
             Err(error) => return Some(async { Err(error) }.boxed()),
         };
-        let mut batch = Batch { appends: append.into_iter().collect(), ..Batch::default() };
+        // A packet id of QoS 2 must not be forgotten between PUBREC and PUBREL.
+        let durable_id = message.qos == QoS::ExactlyOnce;
+        let mut batch = Batch { appends: append.into_iter().collect(), durable: durable_id, ..Batch::default() };
         add_changes(&mut batch, durable.changes);
         if let LocalTopic::Result { device, rid, .. } = topic {
             return Some(self.answer(device, rid.to_owned(), message, batch));

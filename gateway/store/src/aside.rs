@@ -6,7 +6,7 @@ use fieldgate_types::UnixMillis;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::age::{RunningTime, millis};
-use crate::attempt::{self, Attempt};
+use crate::attempt::Attempt;
 use crate::desk::Removal;
 use crate::entry::Entry;
 use crate::error::AsideError;
@@ -121,6 +121,10 @@ impl Writer {
         verdict: Verdict,
         ids: &[RecordId],
     ) -> Result<Result<usize, AsideError>, rusqlite::Error> {
+        // Records that are sent again get ids above those of what is held: that must be on disk then.
+        if !self.write_held()? {
+            return Ok(Err(AsideError::Refused("the buffer is full".to_owned())));
+        }
         let Some(conn) = self.conn.take() else { return Ok(Err(AsideError::Refused("the disk refuses".to_owned()))) };
         let mut attempt = Attempt::new(self.next_id, Vec::new());
         let done = match self.carry_out(&conn, &mut attempt, verdict, ids) {
@@ -194,7 +198,7 @@ impl Writer {
                 body: aside.body,
             };
             self.ledger.send_again(row, entry.body.len(), &aside.reason);
-            attempt::insert(conn, &entry)?;
+            attempt.write(conn, &entry)?;
             self.next_id += 1;
             attempt.entries.push(entry);
         }

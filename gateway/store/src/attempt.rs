@@ -6,7 +6,7 @@
 use fieldgate_types::UnixMillis;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::age::{RunningTime, millis};
+use crate::age::RunningTime;
 use crate::aside;
 use crate::desk::{Candidate, Exit, Removal};
 use crate::entry::Entry;
@@ -22,10 +22,14 @@ use crate::stats::{Gap, LossKind};
 pub(crate) struct Attempt {
     /// Id of its first record.
     pub first_id: u64,
-    /// Appended records in the order of the batches.
+    /// Records that got their number with it, in the order of the batches.
     pub entries: Vec<Entry>,
-    /// Number of records of each batch.
+    /// How many of them each batch has: none where it was held.
     pub jobs: Vec<usize>,
+    /// Records written, and the bytes of their bodies.
+    pub written: (usize, usize),
+    /// The first of them.
+    first: Option<(Lane, u64)>,
     /// What leaves because a consumer or the read path said so.
     pub removals: Vec<Removal>,
     /// The consumer has told of gaps with it.
@@ -44,6 +48,8 @@ impl Attempt {
             first_id,
             entries: Vec::new(),
             jobs: Vec::new(),
+            written: (0, 0),
+            first: None,
             removals,
             told: false,
             counted: true,
@@ -190,6 +196,34 @@ impl Attempt {
         Ok(true)
     }
 
+    /// Adds what is left of a batch that was held.
+    pub(crate) fn store_held(
+        &mut self,
+        conn: &Connection,
+        ledger: &mut Ledger,
+        entries: &[Entry],
+    ) -> Result<(), rusqlite::Error> {
+        let mut last_lane = None;
+        for entry in entries {
+            ledger.write_held(entry.row, entry.body.len());
+            // The one that it continues may have left.
+            let continues = entry.continues && last_lane == Some(entry.lane);
+            last_lane = Some(entry.lane);
+            self.write(conn, &Entry { continues, ..entry.clone() })?;
+        }
+        self.jobs.push(0);
+        Ok(())
+    }
+
+    /// Writes a record.
+    pub(crate) fn write(&mut self, conn: &Connection, entry: &Entry) -> Result<(), rusqlite::Error> {
+        insert(conn, entry)?;
+        self.first = self.first.or(Some((entry.lane, entry.id)));
+        self.written.0 += 1;
+        self.written.1 += entry.body.len();
+        Ok(())
+    }
+
     /// Adds a batch.
     pub(crate) fn store(
         &mut self,
@@ -201,22 +235,10 @@ impl Attempt {
         let mut last_lane = None;
         for append in &batch.appends {
             let (row, seq) = ledger.receive(&append.device, boot, append.body.len());
-            let entry = Entry {
-                id: self.first_id + self.entries.len() as u64,
-                lane: append.lane,
-                row,
-                device: append.device.clone(),
-                boot,
-                seq,
-                time: append.time,
-                expires: append.expires,
-                born: now,
-                deadline: append.expires.map(|expires| now.saturating_add(millis(expires.since(append.time)))),
-                continues: last_lane == Some(append.lane),
-                body: append.body.clone(),
-            };
+            let id = self.first_id + self.entries.len() as u64;
+            let entry = Entry::new(append, id, (row, boot, seq), now, last_lane == Some(append.lane));
             last_lane = Some(append.lane);
-            insert(conn, &entry)?;
+            self.write(conn, &entry)?;
             self.entries.push(entry);
         }
         for gap in &batch.told {
@@ -281,8 +303,8 @@ impl Attempt {
             let mut statement = conn.prepare_cached(&format!("SELECT 1 FROM {} WHERE id = ?1", table(lane)))?;
             Ok(statement.query_row([signed(id)], |_| Ok(())).optional()?.is_some())
         };
-        if let Some(entry) = self.entries.first() {
-            return there(entry.lane, entry.id);
+        if let Some((lane, id)) = self.first {
+            return there(lane, id);
         }
         let gone = self.removals.first().map(|removal| (removal.lane, removal.id)).or(self.dropped);
         match gone {

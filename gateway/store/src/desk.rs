@@ -23,6 +23,8 @@ const TAIL_BYTES: usize = 8 << 20;
 /// Below these, the writer reads the next stretch ahead.
 const AHEAD_RECORDS: usize = 2048;
 const AHEAD_BYTES: usize = 1 << 20;
+/// A consumer with this many records of a lane before it is behind.
+const BEHIND: usize = 2048;
 /// Leased records at most: the memory that they take here is bounded, and so is what eviction must spare.
 pub(crate) const MAX_LEASED: usize = 64 * 1024;
 
@@ -181,6 +183,10 @@ pub(crate) struct Desk {
     max_held_bytes: usize,
     /// Not yet taken by the writer.
     removals: Vec<Removal>,
+    /// Not yet taken by the writer, of records that may not be on disk.
+    released: Vec<Removal>,
+    /// From here on nothing is on disk.
+    unwritten: Option<u64>,
     /// Ids of all that has left but still lies on disk, taken by the writer or not.
     leaving: HashSet<u64>,
     /// First id of this start.
@@ -205,6 +211,8 @@ impl Desk {
             held_bytes: 0,
             max_held_bytes,
             removals: Vec::new(),
+            released: Vec::new(),
+            unwritten: None,
             leaving: HashSet::new(),
             start,
             max_age,
@@ -332,7 +340,43 @@ impl Desk {
     /// The record leaves with the next transaction.
     pub(crate) fn remove(&mut self, removal: Removal) {
         self.leaving.insert(removal.id);
-        self.removals.push(removal);
+        match self.unwritten {
+            Some(unwritten) if removal.id >= unwritten => self.released.push(removal),
+            _ => self.removals.push(removal),
+        }
+    }
+
+    /// Whether records have left that may not be on disk.
+    pub(crate) fn has_released(&self) -> bool {
+        !self.released.is_empty()
+    }
+
+    /// Those, for the writer.
+    pub(crate) fn take_released(&mut self) -> Vec<Removal> {
+        std::mem::take(&mut self.released)
+    }
+
+    /// From `first` on nothing is on disk; `None`: all is.
+    pub(crate) fn set_unwritten(&mut self, first: Option<u64>) {
+        self.unwritten = first;
+    }
+
+    /// Whether somebody takes what comes in `lane` at once.
+    pub(crate) fn is_caught_up(&self, lane: Lane) -> bool {
+        let [priority, live, history] = &self.shelves;
+        let shelf = match lane {
+            Lane::Priority => priority,
+            Lane::Live => live,
+            Lane::History => history,
+        };
+        let there = self.held_back.is_none() && (self.waiting > 0 || !self.held.is_empty());
+        there && shelf.ahead.is_empty() && shelf.ahead_to >= shelf.tail_from && shelf.tail.len() < BEHIND
+    }
+
+    /// A record that is not on disk becomes leasable.
+    pub(crate) fn offer(&mut self, entry: Entry) {
+        self.unwritten = self.unwritten.or(Some(entry.id));
+        self.committed(entry);
     }
 
     /// All leases are void.
@@ -415,16 +459,26 @@ impl Desk {
         }
     }
 
-    /// The stretches that consumers wait for.
-    pub(crate) fn wanted(&mut self) -> Vec<Stretch> {
+    /// The stretches that consumers wait for, as far as they are on disk; `false`: something that they wait for is not.
+    pub(crate) fn wanted(&mut self) -> (Vec<Stretch>, bool) {
         let mut stretches = Vec::new();
+        let mut all = true;
+        let written = self.unwritten.unwrap_or(u64::MAX);
         for lane in Lane::ALL {
             let shelf = self.shelf(lane);
-            if std::mem::take(&mut shelf.wanted) && shelf.hungry() {
-                stretches.push(Stretch { lane, from: shelf.ahead_to, to: shelf.tail_from, epoch: shelf.epoch });
+            if !std::mem::take(&mut shelf.wanted) || !shelf.hungry() {
+                continue;
+            }
+            let (from, to) = (shelf.ahead_to, shelf.tail_from.min(written));
+            if to < shelf.tail_from {
+                all = false;
+                shelf.wanted = to <= from;
+            }
+            if from < to {
+                stretches.push(Stretch { lane, from, to, epoch: shelf.epoch });
             }
         }
-        stretches
+        (stretches, all)
     }
 
     /// What was read of `stretch`: all of it up to `read_to`. Records that are leaving stay out of sight.

@@ -22,6 +22,8 @@ impl Writer {
         loop {
             let woke = self.inbox.wait(Duration::ZERO, false);
             self.pending.extend(woke.jobs);
+            self.absorb();
+            self.flush = true;
             self.removals.extend(self.shared.desk().take_removals());
             let before = self.pending.len();
             if self.conn.is_none() {

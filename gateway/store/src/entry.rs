@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use fieldgate_types::{DeviceId, UnixMillis};
 
-use crate::record::{Header, Lane, REPLAYED_AFTER, Record, RecordId};
+use crate::age::millis;
+use crate::record::{Append, Header, Lane, REPLAYED_AFTER, Record, RecordId};
 
 /// One record with everything that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,20 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// A record that gets its number, and its name in the ledger: row, boot and sequence number.
+    pub(crate) fn new(
+        append: &Append,
+        id: u64,
+        (row, boot, seq): (usize, u64, u64),
+        born: u64,
+        continues: bool,
+    ) -> Self {
+        let &Append { ref device, lane, time, expires, ref body } = append;
+        let deadline = expires.map(|expires| born.saturating_add(millis(expires.since(time))));
+        let (device, body) = (device.clone(), body.clone());
+        Self { id, lane, row, device, boot, seq, time, expires, born, deadline, continues, body }
+    }
+
     /// What it occupies in memory, about.
     pub(crate) fn bytes(&self) -> usize {
         self.body.len() + crate::record::RECORD_OVERHEAD
@@ -39,7 +54,7 @@ impl Entry {
 
     /// As the consumer sees it at running time `now`. Ids below `start` were stored before this start.
     pub(crate) fn into_record(self, now: u64, start: u64) -> Record {
-        let replayed = self.id < start || now.saturating_sub(self.born) > crate::age::millis(REPLAYED_AFTER);
+        let replayed = self.id < start || now.saturating_sub(self.born) > millis(REPLAYED_AFTER);
         let remaining = self.deadline.map(|deadline| Duration::from_millis(deadline.saturating_sub(now)));
         let Self { id, lane, device, boot, seq, time, expires, body, .. } = self;
         Record {

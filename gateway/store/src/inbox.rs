@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::aside::Verdict;
 use crate::error::{AsideError, CloseError, CommitError, ScanError};
+use crate::hold::Held;
 use crate::record::{Aside, Batch, Committed, Pairs, RecordId};
 use crate::spacing::Spacing;
 
@@ -27,6 +28,8 @@ pub(crate) struct Job {
     pub done: oneshot::Sender<Result<Committed, CommitError>>,
     /// Set when the writer takes it; it gives the place back when it is answered.
     pub place: Option<Place>,
+    /// Set while it is held in memory.
+    pub held: Option<Held>,
 }
 
 /// A place among the batches in the writer's hands.
@@ -139,7 +142,7 @@ impl Inbox {
             }
             let urgent = batch.urgent();
             state.spacing.arrived(Instant::now(), bytes, urgent);
-            state.jobs.push_back(Job { batch, bytes, done, place: None });
+            state.jobs.push_back(Job { batch, bytes, done, place: None, held: None });
         }
         self.wake.notify_one();
         Ok(answer)

@@ -6,12 +6,16 @@
 //! In the file the counters may be behind by transactions that only appended records of known devices: these can be
 //! counted again from the records themselves, and a page of counters less in each transaction is a tenth of what a
 //! gathered commit writes. Every other transaction writes all that is behind, and so does one in [`MOST_UNWRITTEN`] records.
+//!
+//! A record that is held (module `hold`) has its number and is waiting for whoever asks, but the counters that go into the
+//! file know nothing of it before it is written, or has left without: a crash must not leave it waiting for ever.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use fieldgate_types::{DeviceId, UnixMillis};
 
+use crate::record::RECORD_OVERHEAD;
 use crate::stats::{DeviceLedger, Gap, Loss, LossKind};
 
 /// Records that the counters in the file may be behind: they are read again at the next start.
@@ -31,9 +35,28 @@ pub(crate) struct Row {
     pub losses: Vec<Loss>,
     /// What the consumer has not told of yet. One of no record is to leave the file.
     pub gaps: Vec<Gap>,
+    /// Records that are held, and their payload bytes: in memory alone.
+    pub held: u64,
+    pub held_bytes: u64,
 }
 
 impl Row {
+    /// A device that nothing is known of.
+    pub(crate) fn new(device: DeviceId) -> Self {
+        Self {
+            device,
+            boot: 0,
+            seq: 0,
+            received: 0,
+            delivered: 0,
+            bytes: 0,
+            losses: Vec::new(),
+            gaps: Vec::new(),
+            held: 0,
+            held_bytes: 0,
+        }
+    }
+
     /// CRC32C over the counters: SQLite notices a flipped bit in a number no more than one in a body.
     pub(crate) fn checksum(&self) -> u32 {
         let mut crc = crc32c::crc32c(self.device.as_str().as_bytes());
@@ -60,6 +83,11 @@ impl Row {
         self.received.saturating_sub(self.delivered).saturating_sub(lost)
     }
 
+    /// Records in the queue, held ones included.
+    fn present(&self) -> u64 {
+        self.waiting() + self.held
+    }
+
     /// As others see it.
     pub(crate) fn report(&self) -> DeviceLedger {
         // As the file has them; a salvage may have taken all of one back.
@@ -67,9 +95,9 @@ impl Row {
         losses.sort_unstable_by(|one, other| (one.kind, &one.reason).cmp(&(other.kind, &other.reason)));
         DeviceLedger {
             device: self.device.clone(),
-            received: self.received,
+            received: self.received + self.held,
             delivered: self.delivered,
-            waiting: self.waiting(),
+            waiting: self.present(),
             expired: self.lost(LossKind::Expired),
             evicted: self.lost(LossKind::Evicted),
             quarantined: self.lost(LossKind::Quarantined),
@@ -89,6 +117,12 @@ pub(crate) struct Ledger {
     /// Rows whose counters in the file are behind, and by how many records together.
     unwritten: BTreeSet<usize>,
     behind: u64,
+    /// Records that are held, and the bytes of their bodies.
+    held: u64,
+    held_bytes: u64,
+    /// Ids have been given out of turn: not every id below the newest one in the file is known to its counters or lies
+    /// beside them. The next transaction writes them.
+    due: bool,
     /// Ids given that no counter knows.
     base: u64,
     /// The same when the open transaction began.
@@ -104,7 +138,21 @@ impl Ledger {
         let messages = rows.iter().map(Row::waiting).sum();
         let bytes = rows.iter().map(|row| row.bytes).sum();
         let (touched, unwritten) = (BTreeMap::new(), BTreeSet::new());
-        Self { rows, index, touched, unwritten, behind: 0, base, base_before: base, messages, bytes }
+        let (behind, held, held_bytes, due) = (0, 0, 0, false);
+        Self {
+            rows,
+            index,
+            touched,
+            unwritten,
+            behind,
+            held,
+            held_bytes,
+            due,
+            base,
+            base_before: base,
+            messages,
+            bytes,
+        }
     }
 
     /// Records waiting, all devices.
@@ -216,12 +264,62 @@ impl Ledger {
         self.behind += 1;
     }
 
+    /// Between two transactions: names a record of `device` that is held.
+    pub(crate) fn hold(&mut self, device: &DeviceId, boot: u64, bytes: usize) -> (usize, u64) {
+        let (at, seq) = self.receive(device, boot, bytes);
+        self.change(at, |row| {
+            row.received -= 1;
+            row.bytes -= bytes as u64;
+            row.held += 1;
+            row.held_bytes += bytes as u64;
+        });
+        self.held += 1;
+        self.held_bytes += bytes as u64;
+        self.kept(at);
+        (at, seq)
+    }
+
+    /// Between two transactions: a held record was delivered, and is never written.
+    pub(crate) fn pass(&mut self, at: usize, bytes: usize) {
+        self.write_held(at, bytes);
+        self.deliver(at, 1, bytes as u64);
+        self.kept(at);
+    }
+
+    /// A held record is written.
+    pub(crate) fn write_held(&mut self, at: usize, bytes: usize) {
+        self.held = self.held.saturating_sub(1);
+        self.held_bytes = self.held_bytes.saturating_sub(bytes as u64);
+        self.change(at, |row| {
+            row.held = row.held.saturating_sub(1);
+            row.held_bytes = row.held_bytes.saturating_sub(bytes as u64);
+            row.received += 1;
+            row.bytes += bytes as u64;
+        });
+    }
+
+    /// A change that no transaction makes or takes back.
+    fn kept(&mut self, at: usize) {
+        self.touched.clear();
+        self.unwritten.insert(at);
+        self.due = true;
+    }
+
+    /// Records that are held, and what they occupy in memory, about.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        (number(self.held), number(self.held_bytes).saturating_add(number(self.held) * RECORD_OVERHEAD))
+    }
+
+    /// What others should see of a device.
+    pub(crate) fn seen(&self, at: usize) -> Option<DeviceLedger> {
+        self.rows.get(at).map(Row::report)
+    }
+
     fn add(&mut self, device: &DeviceId) -> usize {
         let at = self.rows.len();
-        let device = device.clone();
         self.index.insert(device.clone(), at);
-        let (losses, gaps) = (Vec::new(), Vec::new());
-        self.rows.push(Row { device, boot: 0, seq: 0, received: 0, delivered: 0, bytes: 0, losses, gaps });
+        self.rows.push(Row::new(device.clone()));
         self.touched.insert(at, None);
         at
     }
@@ -299,22 +397,22 @@ impl Ledger {
     fn change<T>(&mut self, at: usize, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
         let row = self.rows.get_mut(at)?;
         self.touched.entry(at).or_insert_with(|| Some(row.clone()));
-        self.messages = self.messages.wrapping_sub(row.waiting());
-        self.bytes = self.bytes.wrapping_sub(row.bytes);
+        self.messages = self.messages.wrapping_sub(row.present());
+        self.bytes = self.bytes.wrapping_sub(row.bytes + row.held_bytes);
         let result = change(row);
-        self.messages = self.messages.wrapping_add(row.waiting());
-        self.bytes = self.bytes.wrapping_add(row.bytes);
+        self.messages = self.messages.wrapping_add(row.present());
+        self.bytes = self.bytes.wrapping_add(row.bytes + row.held_bytes);
         Some(result)
     }
 
     /// Whether the open transaction, one that only appended `records`, may leave the counters for later.
     pub(crate) fn may_wait(&self, records: usize) -> bool {
-        self.behind + records as u64 <= MOST_UNWRITTEN && self.touched.values().all(Option::is_some)
+        !self.due && self.behind + records as u64 <= MOST_UNWRITTEN && self.touched.values().all(Option::is_some)
     }
 
     /// Whether the file is behind.
     pub(crate) fn is_behind(&self) -> bool {
-        self.behind > 0
+        self.behind > 0 || self.due
     }
 
     /// The rows that differ from the file.
@@ -337,6 +435,7 @@ impl Ledger {
                 }
                 self.unwritten.clear();
                 self.behind = 0;
+                self.due = self.held > 0;
             }
             Err(records) => {
                 self.unwritten.extend(touched.keys());
@@ -364,8 +463,10 @@ impl Ledger {
                 }
             }
         }
-        self.messages = self.rows.iter().map(Row::waiting).sum();
-        self.bytes = self.rows.iter().map(|row| row.bytes).sum();
+        self.held = self.rows.iter().map(|row| row.held).sum();
+        self.held_bytes = self.rows.iter().map(|row| row.held_bytes).sum();
+        self.messages = self.rows.iter().map(Row::present).sum();
+        self.bytes = self.rows.iter().map(|row| row.bytes + row.held_bytes).sum();
     }
 }
 

@@ -5,7 +5,8 @@
 //! gateway away from both. Nothing here knows samples, MQTT or TLS: a record is a [`Header`] and an opaque body.
 //!
 //! # Constraints
-//! - What [`Queue::commit`] has answered survives `kill -9` and a power cut. There is no fallback to memory.
+//! - What [`Queue::commit`] has answered survives `kill -9` and a power cut, or the consumer has settled it. There is no
+//!   fallback to memory.
 //! - Order per lane is commit order. (device, boot, seq) names a message for ever.
 //! - received = delivered + waiting + expired + evicted + quarantined, for each device, at any moment, after any crash.
 //! - Memory and disk are bounded by [`Options`]; a full disk is no deadlock; a damaged file is no end.
@@ -33,6 +34,10 @@
 //! and in one transaction: takes off what has left, drops what is too old, makes room, appends, sets keys, writes the
 //! counters of the devices concerned (a transaction that only appends may leave them for later: module `ledger`). After the sync it publishes counters, hands the records to the desk, then answers.
 //! Counters in memory change with the transaction and go back with it.
+//!
+//! # Held in memory
+//! With [`Options::hold`] a batch waits in memory for the word of a consumer that is quick, and is answered without ever being
+//! written when all of it is settled in time (module `hold`, `docs/decisions/0014-acknowledge-either.md`).
 //!
 //! # Read path
 //! The desk, in memory, knows per lane a cursor and two stretches of records from it on: what was read ahead, and a tail
@@ -71,6 +76,7 @@ mod entry;
 mod error;
 mod faults;
 mod footing;
+mod hold;
 mod inbox;
 mod ledger;
 mod lock;

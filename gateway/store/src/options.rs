@@ -25,6 +25,9 @@ pub struct Options {
     /// While no consumer is there, transactions follow each other at this interval, sooner when much has gathered; zero
     /// for at once. Batches with keys or priority records never wait.
     pub spacing: Duration,
+    /// While the consumer settles at once, a batch of records waits this long for its word before it is written; once all
+    /// of it is settled, it is answered and never written. Zero: every batch is written. See module `hold`.
+    pub hold: Duration,
     /// Batches that the writer takes in hand at once; the others stay in the line.
     pub queued_batches: usize,
     /// Bytes that the writer takes in hand at once. Also the largest batch there can be.
@@ -39,6 +42,7 @@ impl Default for Options {
             max_age: Duration::from_secs(7 * 86_400),
             overflow: Overflow::DropOldest,
             spacing: Duration::from_millis(100),
+            hold: Duration::ZERO,
             queued_batches: 4096,
             queued_bytes: 16 << 20,
         }

@@ -19,9 +19,9 @@ impl Writer {
             self.health = Health::Ok;
         }
         let boot = self.boot;
-        let bytes = attempt.entries.iter().map(|entry| entry.body.len()).sum();
-        self.rate.add(attempt.entries.len(), bytes);
-        let changed = self.ledger.commit(if attempt.counted { Ok(()) } else { Err(attempt.entries.len()) });
+        let (records, bytes) = attempt.written;
+        self.rate.add(records, bytes);
+        let changed = self.ledger.commit(if attempt.counted { Ok(()) } else { Err(records) });
         {
             let mut report = self.shared.report();
             for row in changed {
@@ -29,6 +29,7 @@ impl Writer {
             }
             report.stats.messages = self.ledger.messages();
             report.stats.bytes = self.ledger.bytes();
+            report.stats.held = self.ledger.held().0;
             report.stats.commits = self.commits;
             report.stats.health = self.health.clone();
         }
@@ -47,12 +48,18 @@ impl Writer {
         if !receipts.is_empty() {
             self.inbox.answered();
         }
-        for receipts in receipts {
+        for mut receipts in receipts {
             let Some(job) = self.pending.pop_front() else { break };
+            if let Some(held) = job.held {
+                receipts = held.receipts;
+                // Now that they are there, they can leave.
+                self.removals.extend(held.rejected);
+            }
             drop(job.place);
             // A caller that went away has its batch stored all the same.
             drop(job.done.send(Ok(Committed { receipts })));
         }
+        self.mark_unwritten();
     }
 
     /// How long the buffer lasts.

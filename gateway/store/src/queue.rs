@@ -127,7 +127,8 @@ impl Queue {
         self.inner.boot
     }
 
-    /// Resolves when all of `batch` is durable. While the buffer refuses or the disk fails, it waits.
+    /// Resolves when all of `batch` is durable, or, with [`Options::hold`], when the consumer has settled all of it if that is
+    /// earlier. While the buffer refuses or the disk fails, it waits.
     ///
     /// Batches are committed in the order in which these futures were first polled, and the first poll queues: it need not
     /// be polled again for the commit to happen. Dropping the future doesn't undo
@@ -199,7 +200,9 @@ impl Queue {
                 if holder != consumer {
                     return Err(LeaseError::OtherConsumer { asked: consumer, holder });
                 }
-                desk.take(lane, Ask { max_messages, max_bytes, now: inner.running.now() })
+                let mut taken = desk.take(lane, Ask { max_messages, max_bytes, now: inner.running.now() });
+                taken.nudge |= desk.has_released();
+                taken
             };
             if taken.nudge {
                 inner.inbox.nudge();
@@ -242,7 +245,7 @@ impl Queue {
 
     async fn release(&self, consumer: &'static str, ids: &[RecordId], exit: &Exit) -> Result<(), SettleError> {
         let inner = &*self.inner;
-        let waiting = {
+        let (waiting, released) = {
             let mut desk = inner.shared.desk();
             if desk.closed {
                 return Err(SettleError::Closed);
@@ -252,8 +255,12 @@ impl Queue {
                     desk.release(*id, exit.clone());
                 }
             }
-            desk.removals()
+            (desk.removals(), desk.has_released())
         };
+        if released {
+            // Somebody waits for this word.
+            inner.inbox.nudge();
+        }
         if waiting > 0 {
             inner.inbox.removals(waiting >= REMOVALS_AT_ONCE);
         }

@@ -91,6 +91,9 @@ pub struct Batch {
     /// Gaps, as [`crate::Queue::gaps`] gave them, of which the consumer has told or tells with an append of this batch.
     /// What was lost since stays a gap.
     pub told: Vec<Gap>,
+    /// It must be durable before it is answered, whatever the consumer says meanwhile ([`crate::Options::hold`]). A batch
+    /// with anything but appends always must.
+    pub durable: bool,
 }
 
 impl Batch {
@@ -103,6 +106,11 @@ impl Batch {
     pub(crate) fn urgent(&self) -> bool {
         let priority = self.appends.iter().any(|append| append.lane == Lane::Priority);
         priority || !self.told.is_empty() || !self.puts.is_empty() || !self.deletes.is_empty()
+    }
+
+    /// Whether the consumer's word is as good as the disk's.
+    pub(crate) fn may_be_held(&self) -> bool {
+        !self.durable && !self.appends.is_empty() && !self.urgent()
     }
 
     /// Bytes it occupies while it waits for its commit, about.

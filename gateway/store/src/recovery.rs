@@ -97,9 +97,14 @@ impl Writer {
         // What was settled was delivered, whatever became of the file.
         let mut desk = self.shared.desk();
         self.removals.extend(desk.take_removals());
+        let released = desk.take_released();
         let rest = desk.start_over(self.next_id);
         drop(desk);
-        self.missing.clone_from(&rest.held);
+        // What is held never was in the old file: it goes into the fresh one, and is read from there.
+        let held = self.first_held().unwrap_or(u64::MAX);
+        self.missing = rest.held.iter().copied().filter(|id| *id < held).collect();
+        self.flush = held < u64::MAX;
+        self.absorb_these(released);
         for removal in std::mem::take(&mut self.removals) {
             match &removal.exit {
                 Exit::Delivered => self.ledger.deliver(removal.row, 1, removal.bytes as u64),

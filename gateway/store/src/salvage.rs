@@ -168,7 +168,7 @@ fn devices(conn: &Connection, rescued: &mut Rescued) -> Result<(), rusqlite::Err
                 rescued.numbers.push(number);
                 rescued.checksums.push(crc);
                 let (losses, gaps) = (Vec::new(), Vec::new());
-                rescued.rows.push(Row { device, boot, seq, received, delivered, bytes, losses, gaps });
+                rescued.rows.push(Row { boot, seq, received, delivered, bytes, losses, gaps, ..Row::new(device) });
             }
             Err(rusqlite::Error::QueryReturnedNoRows) => return Ok(()),
             Ok(_) | Err(_) => {

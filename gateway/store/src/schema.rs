@@ -149,14 +149,12 @@ fn devices(conn: &Connection) -> Result<Vec<Row>, rusqlite::Error> {
             return Err(damage("the devices are not numbered in order"));
         }
         rows.push(Row {
-            device,
             boot: unsigned(row.get(2)?),
             seq: unsigned(row.get(3)?),
             received: unsigned(row.get(4)?),
             delivered: unsigned(row.get(5)?),
             bytes: unsigned(row.get(6)?),
-            losses: Vec::new(),
-            gaps: Vec::new(),
+            ..Row::new(device)
         });
         checksums.push(row.get(7)?);
         let absurd =

@@ -56,6 +56,10 @@ pub struct QueueStats {
     pub leased: usize,
     /// Records settled whose removal is not durable yet: a crash now would send them again.
     pub settling: usize,
+    /// Records that wait in memory for the consumer's word and are not durable, nor is their batch answered.
+    pub held: usize,
+    /// Records since the start that were delivered and answered without being written.
+    pub passed: u64,
     /// Whether commits go through.
     pub health: Health,
     /// An alarm: the queue was damaged, its file was kept here and a fresh one was begun.

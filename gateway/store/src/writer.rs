@@ -17,6 +17,7 @@ use crate::desk::Removal;
 use crate::error::{AsideError, CloseError, ScanError};
 use crate::faults::{Faults, Point};
 use crate::footing::Footing;
+use crate::hold::Patience;
 use crate::inbox::{Inbox, Job, Question, Woke};
 use crate::ledger::Ledger;
 use crate::options::{Options, Overflow};
@@ -84,6 +85,12 @@ pub(crate) struct Writer {
     pub(crate) boot: u64,
     /// Batches taken from the inbox and not answered; the inbox's places bound them.
     pub(crate) pending: VecDeque<Job>,
+    /// How long a batch is held, and whether it is worth it.
+    pub(crate) patience: Patience,
+    /// What is held is to be written.
+    pub(crate) flush: bool,
+    /// Records that were delivered and never written.
+    pub(crate) passed: u64,
     /// Taken from the desk and not yet off the disk.
     pub(crate) removals: Vec<Removal>,
     /// A transaction whose commit failed, which may have happened all the same.
@@ -111,6 +118,7 @@ impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, start: Start) -> Self {
         let Start { path, boot, options, running, ledger, next_id, conn, footing, salvage, room, faults } = start;
         let rate = Rate::new(running.now());
+        let patience = Patience::new(options.hold);
         Self {
             shared,
             inbox,
@@ -127,6 +135,9 @@ impl Writer {
             next_id,
             boot,
             pending: VecDeque::new(),
+            patience,
+            flush: false,
+            passed: 0,
             removals: Vec::new(),
             undecided: None,
             strain: 0,
@@ -147,7 +158,7 @@ impl Writer {
     pub(crate) fn run(mut self) -> Result<(), CloseError> {
         loop {
             let spaced = self.shared.desk().is_away(self.running.now());
-            let woke = self.inbox.wait(self.patience(), spaced);
+            let woke = self.inbox.wait(self.rest(), spaced);
             let closing = woke.closing;
             if let Err(error) = self.work(woke) {
                 self.recover(&error);
@@ -159,26 +170,31 @@ impl Writer {
         }
     }
 
-    fn patience(&self) -> Duration {
+    /// How long there is nothing to do but what comes.
+    fn rest(&self) -> Duration {
         match self.blocked {
             _ if !self.removals.is_empty() || !self.salvages.is_empty() => Duration::ZERO,
             Some(_) => BLOCKED,
-            None if !self.pending.is_empty() => Duration::ZERO,
-            None => IDLE,
+            None => self.company().unwrap_or(IDLE).min(IDLE),
         }
     }
 
     fn work(&mut self, woke: Woke) -> Result<(), rusqlite::Error> {
         self.pending.extend(woke.jobs);
-        if woke.removals || !self.pending.is_empty() {
+        self.absorb();
+        self.hold();
+        self.end_hold();
+        if woke.removals || self.is_due() {
             self.removals.extend(self.shared.desk().take_removals());
         }
         self.answer(woke.questions)?;
         self.salvage()?;
-        self.fill()?;
+        if !self.fill()? {
+            self.flush = true;
+        }
         let care = self.running.now() >= self.next_care;
         let stuck = self.removals.is_empty() && self.blocked.is_some_and(|since| since.elapsed() < BLOCKED);
-        if care || !self.removals.is_empty() || (!self.pending.is_empty() && !stuck) {
+        if care || !self.removals.is_empty() || (self.is_due() && !stuck) {
             self.transact(care)?;
         }
         self.foresee();
@@ -216,13 +232,15 @@ impl Writer {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Reads ahead for the consumers.
-    fn fill(&mut self) -> Result<(), rusqlite::Error> {
-        let Some(conn) = &self.conn else { return Ok(()) };
+    /// Reads ahead for the consumers; `false`: something that they wait for must be written first.
+    fn fill(&mut self) -> Result<bool, rusqlite::Error> {
+        let Some(conn) = &self.conn else { return Ok(true) };
+        let mut all = true;
         for _ in 0..READS {
-            let stretches = self.shared.desk().wanted();
+            let (stretches, written) = self.shared.desk().wanted();
+            all &= written;
             if stretches.is_empty() {
-                return Ok(());
+                return Ok(all);
             }
             for stretch in stretches {
                 let read = reading::read(conn, &self.ledger, stretch)?;
@@ -242,7 +260,7 @@ impl Writer {
         }
         // Whatever is wanted beyond: after the next transaction.
         self.inbox.nudge();
-        Ok(())
+        Ok(all)
     }
 
     /// One transaction.
@@ -377,14 +395,17 @@ impl Writer {
                 crate::restoring::write_clock(conn, clock, &self.ledger)?;
             }
         }
-        if with_jobs && !self.pending.is_empty() {
+        if with_jobs && self.is_due() {
             let jobs = self.make_room(conn, attempt)?;
             for job in self.pending.iter().take(jobs) {
-                attempt.store(conn, &mut self.ledger, &job.batch, (self.boot, now))?;
+                match &job.held {
+                    Some(held) => attempt.store_held(conn, &mut self.ledger, &held.entries)?,
+                    None => attempt.store(conn, &mut self.ledger, &job.batch, (self.boot, now))?,
+                }
             }
             self.next_id = attempt.first_id + attempt.entries.len() as u64;
         }
-        attempt.counted = care || !attempt.only_appends() || !self.ledger.may_wait(attempt.entries.len());
+        attempt.counted = care || !attempt.only_appends() || !self.ledger.may_wait(attempt.written.0);
         if attempt.counted {
             Attempt::write_ledger(conn, &self.ledger)?;
         }
@@ -409,7 +430,7 @@ impl Writer {
             self.blocked = None;
             return Ok(jobs);
         }
-        match self.options.overflow {
+        let full = match self.options.overflow {
             Overflow::DropOldest => {
                 let reason = if self.room.by_disk { "disk-full" } else { "max-size" };
                 let more = extra.max(EVICTION_PAGES).min(self.room.slack() << self.strain);
@@ -423,6 +444,7 @@ impl Writer {
                         break;
                     }
                 }
+                missing > 0
             }
             Overflow::Refuse => {
                 // As many as fit.
@@ -431,12 +453,11 @@ impl Writer {
                     bytes -= self.pending.get(jobs).map_or(0, |job| job.bytes);
                     missing = self.room.missing(Usage::measure(conn)?, Room::pages(bytes));
                 }
-                if jobs > 0 {
-                    missing = 0;
-                }
+                // Where not even one fits, nothing is missing for none.
+                jobs == 0
             }
-        }
-        if missing > 0 {
+        };
+        if full {
             self.blocked = Some(Instant::now());
             self.refuse("the buffer is full");
             return Ok(0);

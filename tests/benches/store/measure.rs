@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +16,8 @@ const BODY: usize = 200;
 const UP: &str = "upstream";
 /// Messages leased at a time: the upstream's window.
 const WINDOW: usize = 4096;
+/// `acknowledge = "either"`.
+const HOLD: Duration = Duration::from_millis(20);
 /// A second's worth of the paced load.
 const PER_SECOND: u64 = 1000;
 
@@ -39,7 +40,9 @@ impl Scale {
 pub enum Measure {
     /// Bytes written for a message while the upstream is away, and until it is delivered.
     Offline,
-    /// The same with a thousand devices.
+    /// As `Online`, where a message waits for the upstream's word before it is written.
+    Either,
+    /// As `Offline` with a thousand devices.
     Devices,
     /// Bytes written for a message while the upstream keeps up.
     Online,
@@ -54,13 +57,14 @@ pub enum Measure {
 type Figures = Result<Vec<(String, f64)>, Box<dyn Error>>;
 
 impl Measure {
-    pub const ALL: [Self; 5] = [Self::Offline, Self::Devices, Self::Online, Self::Drain, Self::Append];
+    pub const ALL: [Self; 6] = [Self::Offline, Self::Devices, Self::Online, Self::Either, Self::Drain, Self::Append];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Offline => "offline",
             Self::Devices => "devices",
             Self::Online => "online",
+            Self::Either => "either",
             Self::Drain => "drain",
             Self::Drained => "drained",
             Self::Append => "append",
@@ -77,6 +81,7 @@ impl Measure {
             Self::Offline => &[Self::Offline],
             Self::Devices => &[Self::Devices],
             Self::Online => &[Self::Online],
+            Self::Either => &[Self::Either],
             Self::Drain => &[Self::Drain, Self::Drained],
             Self::Drained => &[Self::Drained],
             Self::Append => &[Self::Append],
@@ -87,6 +92,7 @@ impl Measure {
     pub fn goal(self, what: &str) -> Option<f64> {
         match self {
             Self::Offline if what.contains("stored") => Some(700.0),
+            Self::Either if what.contains("life") => Some(50.0),
             Self::Drain if what.contains("memory") => Some(32.0),
             _ => None,
         }
@@ -97,7 +103,9 @@ impl Measure {
         match self {
             Self::Offline => offline(&path, scale, 10).await,
             Self::Devices => offline(&path, scale, 1000).await,
-            Self::Online => online(&path, scale).await,
+            Self::Online => online(&path, scale, Duration::ZERO, "durable").await,
+            // Longer: making the file is 50 B for each message of five seconds.
+            Self::Either => online(&path, Scale { seconds: 4 * scale.seconds, ..scale }, HOLD, "either").await,
             Self::Drain => fill(&path, scale).await,
             Self::Drained => drained(&path, scale).await,
             Self::Append => append(folder, scale).await,
@@ -125,29 +133,27 @@ fn per(bytes: u64, messages: u64) -> f64 {
     bytes as f64 / messages as f64
 }
 
-/// A thousand messages a second, each a commit of its own, whenever the one before is answered. Their number.
-async fn paced(queue: &Queue, seconds: u64, devices: u64) -> Result<(u64, Duration), Box<dyn Error>> {
+/// A thousand messages a second, each a commit of its own, whenever the one before is answered. Their number, and how long
+/// each answer took.
+async fn paced(queue: &Queue, seconds: u64, devices: u64) -> Result<(u64, Vec<Duration>), Box<dyn Error>> {
     let clock = SystemClock::new();
     let mut commits = JoinSet::new();
     let mut tick = tokio::time::interval(Duration::from_millis(1));
     let messages = seconds * PER_SECOND;
-    let slowest = Arc::new(AtomicU64::new(0));
+    let mut took = Vec::new();
     for number in 0..messages {
         tick.tick().await;
         let batch = Batch::append(message(&clock, number % devices).map_err(|error| error.to_string())?);
-        let (queue, slowest) = (queue.clone(), Arc::clone(&slowest));
+        let queue = queue.clone();
         commits.spawn(async move {
             let begin = Instant::now();
-            let answer = queue.commit(batch).await;
-            let took = u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX);
-            slowest.fetch_max(took, Ordering::Relaxed);
-            answer
+            queue.commit(batch).await.map(|_| begin.elapsed())
         });
     }
     while let Some(answer) = commits.join_next().await {
-        answer??;
+        took.push(answer??);
     }
-    Ok((messages, Duration::from_micros(slowest.load(Ordering::Relaxed))))
+    Ok((messages, took))
 }
 
 async fn offline(path: &Path, scale: Scale, devices: u64) -> Figures {
@@ -155,7 +161,8 @@ async fn offline(path: &Path, scale: Scale, devices: u64) -> Figures {
     let queue = open(path, 1)?;
     // A consumer that has not come by then is taken to be away.
     tokio::time::sleep(Duration::from_millis(1200)).await;
-    let (messages, slowest) = paced(&queue, scale.seconds, devices).await?;
+    let (messages, took) = paced(&queue, scale.seconds, devices).await?;
+    let slowest = took.into_iter().max().unwrap_or_default();
     let commits = queue.stats().commits;
     queue.close().await?;
     let stored = counters::written()? - before;
@@ -172,22 +179,35 @@ async fn offline(path: &Path, scale: Scale, devices: u64) -> Figures {
     ])
 }
 
-async fn online(path: &Path, scale: Scale) -> Figures {
+async fn online(path: &Path, scale: Scale, hold: Duration, word: &str) -> Figures {
     let before = counters::written()?;
-    let queue = open(path, 1)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let queue = Queue::open(path, 1, Options { hold, ..Options::default() }, clock)?;
     let consumer = tokio::spawn(consume(queue.clone()));
-    let (messages, _) = paced(&queue, scale.seconds, 10).await?;
+    let (messages, mut took) = paced(&queue, scale.seconds, 10).await?;
+    let passed = queue.stats().passed;
     empty(&queue).await;
     consumer.abort();
     // Cancelled: that is no news.
     drop(consumer.await);
     queue.close().await?;
     let life = counters::written()? - before;
-    Ok(vec![("10 devices, 1,000 messages/s, upstream keeps up: whole life, B".to_owned(), per(life, messages))])
+    took.sort_unstable();
+    let percentile =
+        |hundredth: usize| took.get(took.len() * hundredth / 100).map_or(0.0, |took| took.as_secs_f64() * 1e6);
+    let what = |text: &str| format!("1,000 messages/s, upstream keeps up, {word}: {text}");
+    Ok(vec![
+        (what("whole life, B"), per(life, messages)),
+        (what("never written, %"), per(passed * 100, messages)),
+        (what("PUBACK p50, us"), percentile(50)),
+        (what("PUBACK p99, us"), percentile(99)),
+    ])
 }
 
+/// An upstream whose answer takes a millisecond.
 async fn consume(queue: Queue) {
     while let Ok(records) = queue.lease(UP, Lane::Live, WINDOW, 1 << 20).await {
+        tokio::time::sleep(Duration::from_millis(1)).await;
         let ids = records.iter().map(|record| record.id).collect();
         if queue.settle(UP, ids).await.is_err() {
             return;

@@ -37,6 +37,7 @@ ALL: dict[str, Scenario] = {
     "load": load.cloud_away,
     "flapping": flapping.flapping,
     "crash": power.kills,
+    "crash-either": power.kills_with_either,
     "sessions": sessions.survive_kills,
     "trees": trees.trees,
     "quarantine": quarantine.quarantine,

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from scenarios.load import LEAVES, RATE, UPSTREAM_WINDOW, WINDOW, Ground, Plan, nothing_lost, start_and_probe
@@ -102,30 +102,37 @@ def intact(disk: Disk, scratch: Path) -> None:
 Strike = Callable[[Ground], None]
 
 
-def strike_again_and_again(ground: Ground, times: int, strike: Strike) -> list[int]:
-    """Load, and at random moments a `strike` that ends the gateway, mostly while the cloud is away; a probe's acknowledged messages."""
+# What the line to the cloud is at a strike: mostly away.
+AWAY = ("mend", "cut", "cut", "cut", "cut")
+# There, silent or away.
+MIXED = ("mend", "mend", "silence", "silence", "cut")
+
+
+def strike_again_and_again(ground: Ground, times: int, strike: Strike, lines: Sequence[str]) -> list[int]:
+    """Load, and at random moments a `strike` that ends the gateway; a probe's acknowledged messages."""
     stage = ground.stage
     probe = ground.gateway.add_device("probe")
     pick = random.Random(stage.options.seed)
-    slowest, away = 0.0, False
+    slowest, line = 0.0, "mend"
     ground.start()
     for number in range(times):
-        if away != (pick.random() < 0.8):
-            away = not away
-            ground.cloud.relay.ask("cut" if away else "mend")
+        before, line = line, pick.choice(lines)
+        if before == "cut" and line == "silence":
+            ground.cloud.relay.ask("mend")
+        if line != before or line == "silence":
+            ground.cloud.relay.ask(line)
         ground.wait_until(time.monotonic() - ground.started + pick.uniform(0.3, 2.0))
         strike(ground)
         slowest = max(slowest, start_and_probe(ground, probe, number))
-    if away:
-        ground.cloud.relay.ask("mend")
+    ground.cloud.relay.ask("mend")
     stage.figure("start_to_first_puback_s", slowest)
     expect(slowest <= STARTS_WITHIN, f"the first PUBACK came {slowest:.2f} s after the start")
     return list(range(times))
 
 
-def survives(stage: Stage, ground: Ground, times: int, strike: Strike) -> None:
+def survives(stage: Stage, ground: Ground, times: int, strike: Strike, lines: Sequence[str] = AWAY) -> None:
     """Nothing acknowledged is lost over `times` strikes, and what comes twice is bounded by the windows."""
-    probes = strike_again_and_again(ground, times, strike)
+    probes = strike_again_and_again(ground, times, strike, lines)
     verdict, _ = ground.judge({**ground.finish(), "probe": probes})
     stage.figure("strikes", times)
     nothing_lost(verdict, LEAVES * RATE * ground.plan.seconds + times)
@@ -146,6 +153,13 @@ def kills(stage: Stage) -> None:
     """kill -9 again and again under load, the cloud there or away: nothing acknowledged is lost."""
     times = KILLS_LONG if stage.options.long else KILLS
     survives(stage, Ground.prepare(stage, lasting(times)), times, lambda ground: ground.gateway.kill())
+
+
+def kills_with_either(stage: Stage) -> None:
+    """The same with `acknowledge = "either"`, the cloud there, silent or away."""
+    times = KILLS_LONG if stage.options.long else KILLS
+    ground = Ground.prepare(stage, lasting(times), sections='[buffer]\nacknowledge = "either"\n')
+    survives(stage, ground, times, lambda ground: ground.gateway.kill(), MIXED)
 
 
 def power_cut(stage: Stage) -> None:

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fieldgate_types::{Clock, SystemClock};
 
@@ -13,6 +14,8 @@ use crate::{Batch, Lane, Options, Queue, State};
 use super::{Bench, UP, append, assert_sums, ids, lease_all};
 
 const FOLDER: &str = "FIELDGATE_STORE_CRASH_FOLDER";
+/// How long the child holds batches, in milliseconds.
+const HOLD: &str = "FIELDGATE_STORE_CRASH_HOLD";
 const ROUNDS: u32 = 6;
 
 /// The child: commits until it is killed and prints what was acknowledged; consumes some as well. Does nothing when it is run
@@ -25,7 +28,9 @@ fn writer_that_gets_killed() {
     let state = State::open_for_run(&folder.join("state.db"), Arc::clone(&clock)).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let queue = Queue::open(&folder.join("queue.db"), state.boot(), Options::default(), clock).unwrap();
+        let hold = std::env::var(HOLD).map_or(0, |hold| hold.parse().unwrap());
+        let options = Options { hold: Duration::from_millis(hold), ..Options::default() };
+        let queue = Queue::open(&folder.join("queue.db"), state.boot(), options, clock).unwrap();
         let writers: Vec<_> = (0..4)
             .map(|writer| {
                 let queue = queue.clone();
@@ -54,8 +59,13 @@ fn writer_that_gets_killed() {
                     }
                     out.flush().unwrap();
                 }
+                // Now and then too late for what is held.
+                let slow = records.first().is_some_and(|record| record.id.0 % 37 == 0);
+                tokio::time::sleep(Duration::from_millis(if slow { 30 } else { 1 })).await;
                 queue.settle(UP, ids(&records)).await.unwrap();
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "passed - {} 0", queue.stats().passed).unwrap();
+                out.flush().unwrap();
             }
         });
         for writer in writers {
@@ -69,16 +79,34 @@ type Sent = (String, u64, u64);
 
 #[tokio::test]
 async fn no_acknowledged_record_is_lost_to_a_kill() {
+    assert_eq!(nothing_is_lost(Duration::ZERO).await, 0);
+}
+
+#[tokio::test]
+async fn no_acknowledged_record_is_lost_to_a_kill_while_batches_are_held() {
+    let passed = nothing_is_lost(Duration::from_millis(20)).await;
+    assert!(passed > 50, "{passed} records were never written");
+}
+
+/// Kills under load; how many records were never written.
+async fn nothing_is_lost(hold: Duration) -> u64 {
     let bench = Bench::new();
     let mut stored: BTreeMap<Sent, bool> = BTreeMap::new();
+    let mut all = 0;
     for round in 1..=ROUNDS {
-        for (kind, sent) in run_and_kill(bench.dir.path(), 60 * round as usize) {
-            if kind == "stored" {
-                stored.entry(sent).or_insert(false);
-            } else {
-                stored.insert(sent, true);
+        let mut passed = 0;
+        for (kind, sent) in run_and_kill(bench.dir.path(), hold, 60 * round as usize) {
+            match kind.as_str() {
+                "passed" => passed = sent.1,
+                "stored" => {
+                    stored.entry(sent).or_insert(false);
+                }
+                _ => {
+                    stored.insert(sent, true);
+                }
             }
         }
+        all += passed;
     }
     assert!(stored.len() > 500, "{}", stored.len());
     let queue = bench.open(u64::from(ROUNDS) + 1);
@@ -99,6 +127,7 @@ async fn no_acknowledged_record_is_lost_to_a_kill() {
     let received: u64 = ledger.iter().map(|row| row.received).sum();
     assert_eq!(received, delivered + waiting.len() as u64);
     assert!(delivered > 0);
+    all
 }
 
 /// Doesn't outlive a failing test.
@@ -113,11 +142,12 @@ impl Drop for Child {
 }
 
 /// Lets the writer print at least `lines` lines, kills it, and gives all that it said.
-fn run_and_kill(folder: &Path, lines: usize) -> Vec<(String, Sent)> {
+fn run_and_kill(folder: &Path, hold: Duration, lines: usize) -> Vec<(String, Sent)> {
     let mut child = Child(
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "tests::crash::writer_that_gets_killed", "--nocapture", "--test-threads=1"])
             .env(FOLDER, folder)
+            .env(HOLD, hold.as_millis().to_string())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -131,7 +161,7 @@ fn run_and_kill(folder: &Path, lines: usize) -> Vec<(String, Sent)> {
         if let Some(whole) = line.strip_suffix('\n') {
             let words: Vec<&str> = whole.split(' ').collect();
             // The harness leaves the beginning of its own line before the first.
-            if let [.., kind @ ("stored" | "leased"), device, boot, seq] = words.as_slice() {
+            if let [.., kind @ ("stored" | "leased" | "passed"), device, boot, seq] = words.as_slice() {
                 let sent = ((*device).to_owned(), boot.parse().unwrap(), seq.parse().unwrap());
                 said.push(((*kind).to_owned(), sent));
             }

@@ -8,6 +8,7 @@ mod damage;
 mod format;
 mod full;
 mod gaps;
+mod hold;
 mod migrations;
 mod model;
 mod overflow;

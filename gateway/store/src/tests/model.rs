@@ -1,20 +1,22 @@
 //! The queue against a simple model: random operations, restarts and crashes.
 //!
 //! A crash is a copy of the files as they are, opened in place of the originals: what a power cut leaves when each
-//! sync did its work. Commits are answered before the copy is taken, so all of them must be in it; settlements may have
-//! made it or not, and the model accepts both.
+//! sync did its work. What was answered before the copy was taken must be in it, or have been settled; settlements may have
+//! made it or not, and the model accepts both. What was settled and never written may be missing in the counters of the file,
+//! in received and delivered alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 
-use crate::{Batch, Lane, Queue, Record};
+use crate::{Append, Batch, Lane, Queue, Record};
 
+use super::hold::begin;
 use super::{Bench, UP, append, assert_sums, settled, within};
 
 #[derive(Debug, Clone)]
@@ -26,10 +28,37 @@ enum Step {
     Settle(Vec<u8>),
     Quarantine(u8),
     Rewind,
+    /// Batches that may be held, what becomes of the leased records meanwhile, and how their wait ends.
+    Hold(Vec<Vec<(u8, u8)>>, Vec<u8>, Ending),
     /// The consumer is away for long enough to be noticed: commits are spaced.
     Away,
     Reopen,
     Crash,
+}
+
+/// What ends the wait of batches that are held.
+#[derive(Debug, Clone)]
+enum Ending {
+    /// All of it is settled.
+    Settled,
+    /// A batch that must be durable.
+    Durable,
+    /// A record is refused.
+    Refused,
+    Rewind,
+    Reopen,
+    Crash,
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        3 => Just(Ending::Settled),
+        2 => Just(Ending::Durable),
+        1 => Just(Ending::Refused),
+        1 => Just(Ending::Rewind),
+        1 => Just(Ending::Reopen),
+        2 => Just(Ending::Crash),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -39,6 +68,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => vec(any::<u8>(), 1..5).prop_map(Step::Settle),
         1 => any::<u8>().prop_map(Step::Quarantine),
         1 => Just(Step::Rewind),
+        6 => (vec(vec((0..3_u8, 1..3_u8), 1..4), 1..4), vec(any::<u8>(), 0..5), ending())
+            .prop_map(|(batches, settle, ending)| Step::Hold(batches, settle, ending)),
         1 => Just(Step::Away),
         1 => Just(Step::Reopen),
         1 => Just(Step::Crash),
@@ -64,7 +95,10 @@ struct Model {
     quarantined: BTreeMap<String, u64>,
     /// Settled or quarantined since the last moment when all was known to be on disk.
     fresh: BTreeMap<u64, (Known, bool)>,
+    /// Records made so far.
     written: u64,
+    /// Records that may have left without being written since the file last knew of all.
+    passed: u64,
 }
 
 impl Model {
@@ -73,7 +107,14 @@ impl Model {
         free.map(|(id, _)| *id).take(most).collect()
     }
 
+    /// What is or was known of these.
+    fn known(&self, ids: &[u64]) -> BTreeMap<u64, Known> {
+        let find = |id: &u64| self.waiting.get(id).or_else(|| self.fresh.get(id).map(|(known, _)| known));
+        ids.iter().map(|id| (*id, find(id).unwrap().clone())).collect()
+    }
+
     fn leave(&mut self, id: u64, delivered: bool) {
+        self.passed += u64::from(delivered);
         self.leased.remove(&id);
         let known = self.waiting.remove(&id).unwrap();
         let counter = if delivered { &mut self.delivered } else { &mut self.quarantined };
@@ -93,6 +134,18 @@ impl Model {
         }
     }
 
+    /// After a crash: what passed may be in the file's counters or not.
+    fn recount(&mut self, queue: &Queue) {
+        for row in queue.ledger() {
+            let received = self.received.entry(row.device.to_string()).or_default();
+            let delivered = self.delivered.entry(row.device.to_string()).or_default();
+            let behind = *received - row.received;
+            assert!(behind <= self.passed, "{behind} of {} passed: {row:?}", self.passed);
+            assert_eq!(*delivered - row.delivered, behind, "{row:?}");
+            (*received, *delivered) = (row.received, row.delivered);
+        }
+    }
+
     fn check(&self, queue: &Queue) {
         assert_sums(queue);
         for row in queue.ledger() {
@@ -105,6 +158,14 @@ impl Model {
         }
         let bytes: usize = self.waiting.values().map(|known| known.body.len()).sum();
         assert_eq!(queue.stats().bytes, bytes as u64);
+    }
+}
+
+impl Known {
+    /// Without its number.
+    fn of(append: &Append) -> Self {
+        let body = String::from_utf8(append.body.to_vec()).unwrap();
+        Self { device: append.device.to_string(), lane: append.lane, boot: 0, seq: 0, body }
     }
 }
 
@@ -122,46 +183,160 @@ fn lane(number: u8) -> Lane {
     Lane::ALL[usize::from(number)]
 }
 
+/// `most` records, in as many leases as it takes: what comes from disk and what comes from memory may come apart.
+async fn lease_exactly(queue: &Queue, lane: Lane, most: usize) -> Vec<Record> {
+    let mut leased = Vec::new();
+    while leased.len() < most {
+        leased.extend(within(queue.lease(UP, lane, most - leased.len(), usize::MAX)).await.unwrap());
+    }
+    leased
+}
+
+struct Stage {
+    bench: Bench,
+    model: Model,
+    boot: u64,
+    folder: PathBuf,
+    queue: Queue,
+}
+
+impl Stage {
+    async fn reopen(&mut self) {
+        self.queue.close().await.unwrap();
+        self.boot += 1;
+        self.queue = self.bench.open_at(&self.folder.join("queue.db"), self.boot);
+        self.model.leased.clear();
+        self.model.fresh.clear();
+        self.model.passed = 0;
+    }
+
+    /// A crash; `unanswered`: records whose batch was not answered, which may be gone.
+    async fn crash(&mut self, unanswered: &[u64]) {
+        self.boot += 1;
+        let copy = self.bench.dir.path().join(self.boot.to_string());
+        fs::create_dir(&copy).unwrap();
+        copy_when_still(&self.queue, &self.folder, &copy);
+        let opened = self.bench.open_at(&copy.join("queue.db"), self.boot);
+        drop(std::mem::replace(&mut self.queue, opened));
+        self.folder = copy;
+        let file_waits = waiting_ids(&self.folder.join("queue.db"), &mut self.queue, &self.bench, self.boot).await;
+        for id in unanswered.iter().filter(|id| !file_waits.contains(id)) {
+            // It had not left either: the file knows nothing of it.
+            if let Some(known) = self.model.waiting.remove(id) {
+                *self.model.received.get_mut(&known.device).unwrap() -= 1;
+            }
+        }
+        self.model.crash(&file_waits);
+        self.model.recount(&self.queue);
+        self.model.passed = 0;
+    }
+
+    /// Batches whose records the consumer takes, and may settle, before they are written.
+    async fn hold(&mut self, batches: Vec<Vec<(u8, u8)>>, settle: Vec<u8>, ending: Ending) {
+        let Self { queue, model, .. } = self;
+        settled(queue).await;
+        let mut commits = Vec::new();
+        let mut made: BTreeMap<Lane, Vec<Known>> = BTreeMap::new();
+        for records in batches {
+            let appends = appends(model, &records);
+            for append in &appends {
+                made.entry(append.lane).or_default().push(Known::of(append));
+            }
+            let bodies: Vec<String> = appends.iter().map(|append| Known::of(append).body).collect();
+            commits.push((begin(queue, Batch { appends, ..Batch::default() }).await, bodies));
+        }
+        let mut new: BTreeMap<String, u64> = BTreeMap::new();
+        for (lane, made) in made {
+            let expected = model.next(lane, usize::MAX);
+            let leased = lease_exactly(queue, lane, expected.len() + made.len()).await;
+            let (old, young) = leased.split_at(expected.len());
+            assert_eq!(old.iter().map(|record| record.id.0).collect::<Vec<_>>(), expected);
+            for (record, made) in young.iter().zip(made) {
+                let known = known(record);
+                assert_eq!((&known.device, known.lane, &known.body), (&made.device, made.lane, &made.body));
+                *model.received.entry(known.device.clone()).or_default() += 1;
+                new.insert(known.body.clone(), record.id.0);
+                model.waiting.insert(record.id.0, known);
+            }
+            model.leased.extend(leased.iter().map(|record| record.id.0));
+        }
+        assert_sums(queue);
+        self.settle(&settle).await;
+        let unanswered: Vec<u64> = new.values().copied().collect();
+        let numbers: BTreeMap<u64, Known> = self.model.known(&unanswered);
+        match ending {
+            Ending::Settled => {
+                let left: Vec<u64> = unanswered.iter().copied().filter(|id| self.model.leased.contains(id)).collect();
+                self.queue.settle(UP, left.iter().map(|id| crate::RecordId(*id)).collect()).await.unwrap();
+                for id in left {
+                    self.model.leave(id, true);
+                }
+            }
+            Ending::Durable => commit(&self.queue, &mut self.model, vec![(0, 0)]).await,
+            Ending::Refused => {
+                let left = unanswered.iter().copied().find(|id| self.model.leased.contains(id));
+                if let Some(id) = left {
+                    self.queue.quarantine(UP, crate::RecordId(id), "poison").await.unwrap();
+                    self.model.leave(id, false);
+                }
+            }
+            Ending::Rewind => {
+                self.queue.rewind(UP);
+                self.model.leased.clear();
+            }
+            Ending::Reopen => self.reopen().await,
+            // Nobody was answered: the futures are dropped.
+            Ending::Crash => return self.crash(&unanswered).await,
+        }
+        for (commit, bodies) in commits {
+            let receipts = within(commit).await.unwrap().receipts;
+            assert_eq!(receipts.len(), bodies.len());
+            for (receipt, body) in receipts.iter().zip(bodies) {
+                assert_eq!(receipt.id.0, new[&body]);
+                let known = &numbers[&receipt.id.0];
+                assert_eq!((receipt.boot, receipt.seq), (known.boot, known.seq));
+            }
+        }
+        settled(&self.queue).await;
+        self.model.check(&self.queue);
+    }
+
+    /// Settles the leased records at these positions, backwards: the order of settlements means nothing.
+    async fn settle(&mut self, picks: &[u8]) {
+        let leased: Vec<u64> = self.model.leased.iter().copied().collect();
+        let picked: BTreeSet<u64> =
+            picks.iter().filter_map(|pick| leased.get(usize::from(*pick) % leased.len().max(1)).copied()).collect();
+        let ids = picked.iter().rev().map(|id| crate::RecordId(*id)).collect();
+        self.queue.settle(UP, ids).await.unwrap();
+        for id in picked {
+            self.model.leave(id, true);
+        }
+    }
+}
+
 async fn play(steps: Vec<Step>) {
     let mut bench = Bench::new();
     bench.options.spacing = Duration::from_millis(2);
-    let mut model = Model::default();
-    let mut boot = 1;
-    let mut folder = bench.dir.path().join("1");
+    bench.options.hold = Duration::from_secs(10);
+    let folder = bench.dir.path().join("1");
     fs::create_dir(&folder).unwrap();
-    let mut queue = bench.open_at(&folder.join("queue.db"), boot);
+    let queue = bench.open_at(&folder.join("queue.db"), 1);
+    let mut stage = Stage { bench, model: Model::default(), boot: 1, folder, queue };
     for step in steps {
+        let Stage { bench, model, queue, .. } = &mut stage;
         match step {
-            Step::Commit(records) => commit(&queue, &mut model, records).await,
+            Step::Commit(records) => commit(queue, model, records).await,
             Step::Lease(from, most) => {
                 let expected = model.next(lane(from), usize::from(most));
-                if !expected.is_empty() {
-                    let mut leased = Vec::new();
-                    // What comes from disk and what comes from memory may come apart.
-                    while leased.len() < expected.len() {
-                        let most = expected.len() - leased.len();
-                        leased.extend(within(queue.lease(UP, lane(from), most, usize::MAX)).await.unwrap());
-                    }
-                    assert_eq!(leased.iter().map(|record| record.id.0).collect::<Vec<_>>(), expected);
-                    for record in &leased {
-                        assert_eq!(known(record), model.waiting[&record.id.0]);
-                        model.leased.insert(record.id.0);
-                    }
+                let leased = lease_exactly(queue, lane(from), expected.len()).await;
+                assert_eq!(leased.iter().map(|record| record.id.0).collect::<Vec<_>>(), expected);
+                for record in &leased {
+                    assert_eq!(known(record), model.waiting[&record.id.0]);
+                    model.leased.insert(record.id.0);
                 }
             }
-            Step::Settle(picks) => {
-                let leased: Vec<u64> = model.leased.iter().copied().collect();
-                let picked: BTreeSet<u64> = picks
-                    .iter()
-                    .filter_map(|pick| leased.get(usize::from(*pick) % leased.len().max(1)).copied())
-                    .collect();
-                // Backwards: the order of settlements means nothing.
-                let ids = picked.iter().rev().map(|id| crate::RecordId(*id)).collect();
-                queue.settle(UP, ids).await.unwrap();
-                for id in picked {
-                    model.leave(id, true);
-                }
-            }
+            Step::Settle(picks) => stage.settle(&picks).await,
+            Step::Hold(batches, settle, ending) => stage.hold(batches, settle, ending).await,
             Step::Quarantine(pick) => {
                 let leased: Vec<u64> = model.leased.iter().copied().collect();
                 if let Some(id) = leased.get(usize::from(pick) % leased.len().max(1)) {
@@ -175,50 +350,41 @@ async fn play(steps: Vec<Step>) {
             }
             Step::Away => bench.clock.advance(Duration::from_secs(2)),
             Step::Reopen => {
-                queue.close().await.unwrap();
-                boot += 1;
-                queue = bench.open_at(&folder.join("queue.db"), boot);
-                model.leased.clear();
-                model.fresh.clear();
-                model.check(&queue);
+                stage.reopen().await;
+                stage.model.check(&stage.queue);
             }
             Step::Crash => {
-                boot += 1;
-                let copy = bench.dir.path().join(boot.to_string());
-                fs::create_dir(&copy).unwrap();
-                copy_when_still(&queue, &folder, &copy);
-                let old = std::mem::replace(&mut queue, bench.open_at(&copy.join("queue.db"), boot));
-                drop(old);
-                folder = copy;
-                let file_waits = waiting_ids(&folder.join("queue.db"), &mut queue, &bench, boot).await;
-                model.crash(&file_waits);
-                model.check(&queue);
+                stage.crash(&[]).await;
+                stage.model.check(&stage.queue);
             }
         }
     }
+    let Stage { mut model, queue, .. } = stage;
     settled(&queue).await;
     model.check(&queue);
     queue.rewind(UP);
     model.leased.clear();
     for lane in Lane::ALL {
         let expected = model.next(lane, usize::MAX);
-        let mut leased = Vec::new();
-        while leased.len() < expected.len() {
-            leased.extend(within(queue.lease(UP, lane, usize::MAX, usize::MAX)).await.unwrap());
-        }
+        let leased = lease_exactly(&queue, lane, expected.len()).await;
         assert_eq!(leased.iter().map(|record| record.id.0).collect::<Vec<_>>(), expected);
     }
 }
 
-async fn commit(queue: &Queue, model: &mut Model, records: Vec<(u8, u8)>) {
+/// Records with bodies that nobody else has.
+fn appends(model: &mut Model, records: &[(u8, u8)]) -> Vec<Append> {
     let mut appends = Vec::new();
-    for (device, to) in &records {
+    for (device, to) in records {
         model.written += 1;
-        let mut append = append(&format!("d{device}"), format!("{}", model.written));
-        append.lane = lane(*to);
-        appends.push(append);
+        appends.push(Append { lane: lane(*to), ..append(&format!("d{device}"), format!("{}", model.written)) });
     }
-    let committed = within(queue.commit(Batch { appends: appends.clone(), ..Batch::default() })).await.unwrap();
+    appends
+}
+
+async fn commit(queue: &Queue, model: &mut Model, records: Vec<(u8, u8)>) {
+    let appends = appends(model, &records);
+    let batch = Batch { appends: appends.clone(), durable: true, ..Batch::default() };
+    let committed = within(queue.commit(batch)).await.unwrap();
     for (append, receipt) in appends.iter().zip(committed.receipts) {
         let device = append.device.to_string();
         *model.received.entry(device.clone()).or_default() += 1;

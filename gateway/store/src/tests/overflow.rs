@@ -6,7 +6,7 @@ use fieldgate_types::Size;
 
 use crate::{Batch, Health, Overflow, Put, Queue};
 
-use super::{Bench, UP, append, assert_sums, ids, lease, settled, until, within};
+use super::{Bench, UP, append, assert_sums, batch, ids, lease, settled, until, within};
 
 const SIZE: u64 = 1 << 20;
 
@@ -106,6 +106,25 @@ async fn refusing_commits_wait_until_something_is_settled() {
     assert!(queue.stats().health.is_ok());
     assert_eq!(queue.ledger()[0].delivered, 5000);
     assert_eq!(queue.ledger()[0].evicted, 0);
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn a_batch_that_does_not_fit_alone_is_refused_and_this_is_said() {
+    let bench = small(Overflow::Refuse);
+    let queue = bench.open(1);
+    let producer = {
+        let queue = queue.clone();
+        let large = "x".repeat(50_000);
+        tokio::spawn(async move { while queue.commit(batch("a", &[&large])).await.is_ok() {} })
+    };
+    until("the full buffer", || !queue.stats().health.is_ok()).await;
+    let stored = queue.stats().messages;
+    assert!(stored > 5, "{stored}");
+    let first = lease(&queue, 5).await;
+    queue.settle(UP, ids(&first)).await.unwrap();
+    until("room", || queue.stats().messages > stored - first.len() as u64).await;
+    producer.abort();
     assert_sums(&queue);
 }
 
