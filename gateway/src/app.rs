@@ -374,7 +374,7 @@ fn start_upstream(
         authority.gateway.clone(),
         queue.clone(),
         Down { commands, messages },
-        config.buffer.replay_rate,
+        config.buffer.replay,
         Arc::clone(clock),
         stages.upstream.stop.clone(),
     );

@@ -20,6 +20,7 @@ mod field_opcua;
 mod leaf_commands;
 mod leaf_rights;
 mod leaf_to_cloud;
+mod live_first;
 mod local;
 mod offline;
 mod operate;

@@ -11,6 +11,7 @@ use fieldgate_types::{Section, Size};
 use super::external;
 use super::load::Ids;
 use crate::identity::VALIDITY;
+use crate::northbound::Replay;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// With `acknowledge = "either"`: as long as a slow fsync takes.
@@ -65,8 +66,8 @@ pub struct BufferConfig {
     pub hold: Duration,
     /// Interval of transactions while the upstream is away.
     pub commit_spacing: Duration,
-    /// The fastest that stored messages are replayed, in messages a second; `None` for as fast as it goes.
-    pub replay_rate: Option<u32>,
+    /// How stored messages are replayed.
+    pub replay: Replay,
 }
 
 impl BufferConfig {
@@ -86,14 +87,6 @@ impl BufferConfig {
             max_size = smallest;
         }
         let words_of_acknowledge = [("durable", Duration::ZERO), ("either", HOLD)];
-        if let Some(word) = section.get::<String>("replay").filter(|word| word != "in-order") {
-            section.problem(
-                "replay",
-                format_args!(
-                    "`{word}` is not offered by this version, \"in-order\" is allowed (`live-first` comes later)"
-                ),
-            );
-        }
         Self {
             max_size,
             max_age: section.duration("max_age", Duration::from_secs(60)..=DAY * 3650, DAY * 7),
@@ -104,7 +97,10 @@ impl BufferConfig {
                 Duration::ZERO..=Duration::from_secs(1),
                 Options::default().spacing,
             ),
-            replay_rate: Some(section.number("replay_rate", 0..=10_000_000, 0)).filter(|rate| *rate != 0),
+            replay: Replay {
+                live_first: section.choice("replay", &[("in-order", false), ("live-first", true)], false),
+                rate: Some(section.number("replay_rate", 0..=10_000_000, 0)).filter(|rate| *rate != 0),
+            },
         }
     }
 }

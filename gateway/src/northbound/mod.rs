@@ -40,7 +40,7 @@
 //! # Parts
 //!
 //! `config` the section · `dialect` records and topics, pure · `dial`, `tls` the socket · `client` MQTT on it ·
-//! `session` the life above · `publisher`, `flight` the way up, `gaps` what will never go it · `subscriber` the way
+//! `session` the life above · `publisher`, `flight`, `pace`, `share` the way up, `gaps` what will never go it · `subscriber` the way
 //! down · `status` what others may know · `failure` errors in words.
 
 mod client;
@@ -54,6 +54,7 @@ mod pace;
 mod packet;
 mod publisher;
 mod session;
+mod share;
 mod status;
 mod subscriber;
 mod tls;
@@ -72,6 +73,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{Login, Protocol, TlsFiles, UpstreamConfig};
 pub use gaps::Gaps;
+pub use pace::Replay;
 pub use status::{UpstreamHandle, UpstreamState, UpstreamStatus};
 
 use dialect::Dialect;
@@ -151,20 +153,20 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// For `gateway`, out of `queue`, and `down`. `replay_rate` limits replayed messages per second. It connects
+    /// For `gateway`, out of `queue`, and `down`. `replay` says how stored messages go. It connects
     /// in [`Upstream::run`] and ends when `stop` is cancelled.
     pub fn new(
         config: UpstreamConfig,
         gateway: DeviceId,
         queue: Queue,
         down: Down,
-        replay_rate: Option<u32>,
+        replay: Replay,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> (Self, UpstreamHandle) {
         let (board, handle) = status::board(clock.now());
         let dialect = Dialect::new(&config, &gateway);
-        let session = Session { config, gateway, dialect, queue, down, replay_rate, clock, stop, drain: DRAIN, board };
+        let session = Session { config, gateway, dialect, queue, down, replay, clock, stop, drain: DRAIN, board };
         (Self { session }, handle)
     }
 

@@ -1,8 +1,17 @@
-//! `replay_rate`: how fast replayed messages may go.
+//! How replayed messages go, and how fast they may.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+/// How what waited for a connection is replayed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Beside what comes, which goes first; else before it, everything in its order.
+    pub live_first: bool,
+    /// Messages a second at most; `None` for as fast as it goes.
+    pub rate: Option<u32>,
+}
 
 /// A token bucket that holds a tenth of a second. Unlimited without a rate.
 #[derive(Debug)]

@@ -4,13 +4,16 @@
 //! Order. Messages go out in the order in which they were leased. When one is refused for now, nothing that was sent
 //! after it is settled, even if it was accepted: all of it goes again in order, so that the last thing the upstream
 //! hears of a device is its newest. These re-sends are at most the window.
+//!
+//! With `replay = "live-first"` the queue is parted at each connection: what waited is history and goes beside what
+//! comes, with a share of the wire (module `share`) and at `replay_rate`. Order holds within each of the two.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_store::{Lane, LeaseError, Queue, Record, SettleError};
+use fieldgate_store::{Lane, LeaseError, Queue, Record, RecordId, SettleError};
 use fieldgate_types::Backoff;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,9 +22,10 @@ use super::client::{Ack, Client, Gone, Welcome};
 use super::dialect::Dialect;
 use super::failure::Failure;
 use super::flight::{Flight, Landed, Settler};
-use super::pace::Pace;
+use super::pace::{Pace, Replay};
 use super::packet::Unsendable;
 use super::session::CONSUMER;
+use super::share::Share;
 use super::status::Counters;
 use crate::pipeline::record::{DecodeError, Upbound};
 
@@ -56,6 +60,8 @@ pub(super) struct Publisher {
     patience: Duration,
     leasing: Option<Leasing>,
     backlog: VecDeque<Waiting>,
+    /// What is replayed beside live messages; `None`: everything in its order.
+    history: Option<History>,
     flight: Flight,
     settler: Settler,
     pace: Pace,
@@ -76,6 +82,29 @@ struct Waiting {
     leased: Instant,
 }
 
+/// The second road, with `replay = "live-first"`.
+struct History {
+    leasing: Option<Leasing>,
+    backlog: VecDeque<Waiting>,
+    share: Share,
+    /// What of it is on the wire: at most half the window.
+    flying: HashSet<RecordId>,
+}
+
+impl History {
+    fn new(window: usize) -> Self {
+        Self { leasing: None, backlog: VecDeque::new(), share: Share::new(window), flying: HashSet::new() }
+    }
+}
+
+/// What goes next.
+enum Next {
+    Live,
+    History,
+    Nothing,
+    Until(Instant),
+}
+
 enum Turn {
     /// More could be sent at once.
     More,
@@ -91,6 +120,7 @@ enum Woke {
     Landed(Vec<Landed>),
     Settled(Result<(), SettleError>),
     Leased(Result<Vec<Record>, LeaseError>),
+    LeasedHistory(Result<Vec<Record>, LeaseError>),
     Stalled,
     Again,
 }
@@ -103,27 +133,32 @@ pub(super) struct Parts {
     pub counters: Arc<Counters>,
     pub welcome: Welcome,
     pub window: u16,
-    pub replay_rate: Option<u32>,
+    pub replay: Replay,
     pub retry_max: Duration,
 }
 
 impl Publisher {
     pub fn new(parts: Parts) -> Self {
-        let Parts { client, queue, dialect, counters, welcome, window, replay_rate, retry_max } = parts;
+        let Parts { client, queue, dialect, counters, welcome, window, replay, retry_max } = parts;
+        let most = usize::from(window.min(welcome.receive_maximum).max(1));
+        if replay.live_first {
+            queue.part(CONSUMER);
+        }
         Self {
             settler: Settler::new(queue.clone()),
             queue,
             dialect,
             counters,
-            most: usize::from(window.min(welcome.receive_maximum).max(1)),
+            most,
             window: usize::from(window.max(1)),
             patience: welcome.keep_alive + welcome.keep_alive / 2,
             welcome,
             leasing: None,
             backlog: VecDeque::new(),
+            history: replay.live_first.then(|| History::new(most)),
             flight: Flight::new(client.clone()),
             client,
-            pace: Pace::new(replay_rate, Instant::now()),
+            pace: Pace::new(replay.rate, Instant::now()),
             backoff: Backoff::new(Duration::from_millis(250), retry_max),
             broken: false,
             refusing: false,
@@ -150,8 +185,14 @@ impl Publisher {
                 Woke::Leased(result) => {
                     self.leasing = None;
                     let records = result.map_err(|error| Failure::Queue(error.to_string()))?;
-                    let leased = Instant::now();
-                    self.backlog.extend(records.into_iter().map(|record| Waiting { record, leased }));
+                    self.backlog.extend(waiting(records));
+                }
+                Woke::LeasedHistory(result) => {
+                    let records = result.map_err(|error| Failure::Queue(error.to_string()))?;
+                    if let Some(history) = &mut self.history {
+                        history.leasing = None;
+                        history.backlog.extend(waiting(records));
+                    }
                 }
                 Woke::Stalled => return Err(Failure::Stalled(self.patience)),
                 Woke::Again => {}
@@ -176,7 +217,14 @@ impl Publisher {
 
     async fn next(&mut self, turn: &Turn, stop: &CancellationToken) -> Woke {
         if self.leasing.is_none() && !self.broken && self.backlog.len() < LOW_WATER {
-            self.leasing = Some(lease(self.queue.clone()));
+            self.leasing = Some(lease(self.queue.clone(), self.history.is_some()));
+        }
+        if let Some(history) = &mut self.history
+            && history.leasing.is_none()
+            && !self.broken
+            && history.backlog.len() < LOW_WATER
+        {
+            history.leasing = Some(lease_history(self.queue.clone()));
         }
         let stopping = stop.is_cancelled();
         let now = Instant::now();
@@ -188,11 +236,18 @@ impl Publisher {
                 None => std::future::pending().await,
             }
         };
+        let leased_history = async {
+            match self.history.as_mut().and_then(|history| history.leasing.as_mut()) {
+                Some(leasing) => leasing.as_mut().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             landed = self.flight.land(LEASE_MESSAGES) => Woke::Landed(landed),
             result = self.settler.next() => Woke::Settled(result),
             result = leased => Woke::Leased(result),
+            result = leased_history => Woke::LeasedHistory(result),
             () = tokio::task::yield_now(), if matches!(turn, Turn::More) => Woke::Again,
             () = self.client.room(), if matches!(turn, Turn::Full) => Woke::Again,
             () = tokio::time::sleep_until(until), if matches!(turn, Turn::Until(_)) => Woke::Again,
@@ -205,7 +260,7 @@ impl Publisher {
 
     /// Sends up to [`TURN`] messages.
     fn send_some(&mut self) -> Result<Turn, Failure> {
-        if self.backlog.is_empty() {
+        if self.backlog.is_empty() && self.history.as_ref().is_none_or(|history| history.backlog.is_empty()) {
             return Ok(Turn::Wait);
         }
         let room = self.room();
@@ -216,19 +271,40 @@ impl Publisher {
         }
         let now = Instant::now();
         for _ in 0..room.min(TURN) {
-            let Some(Waiting { record, .. }) = self.backlog.front() else { return Ok(Turn::Wait) };
-            if record.replayed
-                && let Err(moment) = self.pace.take(now)
-            {
-                return Ok(Turn::Until(moment));
-            }
-            if let Some(waiting) = self.backlog.pop_front()
+            let waiting = match self.next_message(now) {
+                Next::Live => self.backlog.pop_front(),
+                Next::History => self.history.as_mut().and_then(|history| history.backlog.pop_front()),
+                Next::Nothing => return Ok(Turn::Wait),
+                Next::Until(moment) => return Ok(Turn::Until(moment)),
+            };
+            if let Some(waiting) = waiting
                 && !self.send(waiting, now)?
             {
                 return Ok(Turn::Full);
             }
         }
         Ok(Turn::More)
+    }
+
+    /// Live messages first, history in its share and at its pace; without history everything in its order.
+    fn next_message(&mut self, now: Instant) -> Next {
+        let front = self.backlog.front().map(|waiting| waiting.record.replayed);
+        let Some(history) = &mut self.history else {
+            return match front {
+                Some(true) => self.pace.take(now).map_or_else(Next::Until, |()| Next::Live),
+                Some(false) => Next::Live,
+                None => Next::Nothing,
+            };
+        };
+        let ready = !history.backlog.is_empty() && history.share.has_room();
+        if ready && (front.is_none() || history.share.is_due()) {
+            match self.pace.take(now) {
+                Ok(()) => return Next::History,
+                Err(moment) if front.is_none() => return Next::Until(moment),
+                Err(_) => {}
+            }
+        }
+        if front.is_some() { Next::Live } else { Next::Nothing }
     }
 
     /// `false`: the output is full.
@@ -274,6 +350,12 @@ impl Publisher {
         // The wire knows why.
         let over = |Gone| Failure::Lost("the connection is over".to_owned());
         let room = self.flight.start(record.id, &packet, now).map_err(over)?;
+        if let Some(history) = &mut self.history {
+            history.share.sent(record.replayed);
+            if record.replayed {
+                history.flying.insert(record.id);
+            }
+        }
         self.counters.published();
         Ok(room)
     }
@@ -297,7 +379,12 @@ impl Publisher {
     fn landed(&mut self, landed: &[Landed]) -> Result<(), Failure> {
         self.progress = Instant::now();
         let mut accepted = 0;
-        for Landed { id, ack, .. } in landed {
+        for Landed { id, ack, took } in landed {
+            if let Some(history) = &mut self.history
+                && history.flying.remove(id)
+            {
+                history.share.answered(*took, self.progress.into_std());
+            }
             match ack {
                 Ack::Accepted | Ack::Poison(_) if self.broken => {}
                 Ack::Accepted => {
@@ -346,6 +433,9 @@ impl Publisher {
     async fn give_back(&mut self) -> Result<(), Failure> {
         self.leasing = None;
         self.backlog.clear();
+        if let Some(history) = &mut self.history {
+            *history = History::new(self.most);
+        }
         let settled = self.settler.finish().await;
         self.queue.rewind(CONSUMER);
         settled.map_err(|error| Failure::Queue(error.to_string()))
@@ -364,14 +454,23 @@ impl Publisher {
     }
 }
 
+fn waiting(records: Vec<Record>) -> impl Iterator<Item = Waiting> {
+    let leased = Instant::now();
+    records.into_iter().map(move |record| Waiting { record, leased })
+}
+
+fn lease_history(queue: Queue) -> Leasing {
+    Box::pin(async move { queue.lease(CONSUMER, Lane::History, LEASE_MESSAGES, LEASE_BYTES).await })
+}
+
 /// Whatever lane has something, the most urgent first.
-fn lease(queue: Queue) -> Leasing {
+fn lease(queue: Queue, live_alone: bool) -> Leasing {
     Box::pin(async move {
         tokio::select! {
             biased;
             records = queue.lease(CONSUMER, Lane::Priority, LEASE_MESSAGES, LEASE_BYTES) => records,
             records = queue.lease(CONSUMER, Lane::Live, LEASE_MESSAGES, LEASE_BYTES) => records,
-            records = queue.lease(CONSUMER, Lane::History, LEASE_MESSAGES, LEASE_BYTES) => records,
+            records = queue.lease(CONSUMER, Lane::History, LEASE_MESSAGES, LEASE_BYTES), if !live_alone => records,
         }
     })
 }

@@ -16,6 +16,7 @@ use super::config::UpstreamConfig;
 use super::dial::dial;
 use super::dialect::Dialect;
 use super::failure::{Failure, Who};
+use super::pace::Replay;
 use super::packet::Packet;
 use super::publisher::{Parts, Publisher};
 use super::status::{Board, UpstreamState};
@@ -36,7 +37,7 @@ pub(super) struct Session {
     pub dialect: Dialect,
     pub queue: Queue,
     pub down: Down,
-    pub replay_rate: Option<u32>,
+    pub replay: Replay,
     pub clock: Arc<dyn Clock>,
     pub stop: CancellationToken,
     pub drain: Duration,
@@ -225,7 +226,7 @@ impl Session {
             counters,
             welcome: welcome.clone(),
             window: self.config.window,
-            replay_rate: self.replay_rate,
+            replay: self.replay,
             retry_max: self.config.retry_max,
         });
         let drain = async {

@@ -19,8 +19,8 @@ pub struct Upward {
 
 /// Whether a message published on a local topic goes upstream (DESIGN section 5), and how.
 ///
-/// Everything of a device goes through one lane, so that its messages arrive in commit order; the other lanes
-/// are for `replay = "live-first"`. The retain flag of a leaf doesn't travel: only device states are retained
+/// Everything of a device goes through one lane, so that its messages arrive in commit order; what of it is history with
+/// `replay = "live-first"` is decided when it is sent. The retain flag of a leaf doesn't travel: only device states are retained
 /// upstream.
 pub fn upward(topic: &LocalTopic<'_>) -> Option<Upward> {
     let up = |device: &DeviceId, retain| Some(Upward { device: device.clone(), lane: Lane::Live, retain });

@@ -104,15 +104,14 @@ impl Attempt {
         (now, max_age, most): (u64, u64, usize),
     ) -> Result<bool, rusqlite::Error> {
         let mut more = false;
-        for lane in Lane::ALL {
-            let from = shared.desk().cursor(lane);
+        for (lane, from, to) in unleased(shared, Lane::ALL) {
             let mut candidates = Vec::new();
             let mut bytes = 0;
             let mut statement = conn.prepare_cached(&format!(
-                "SELECT id, device, length(body), born, time FROM {} WHERE id >= ?1 ORDER BY id",
+                "SELECT id, device, length(body), born, time FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id",
                 table(lane)
             ))?;
-            let mut rows = statement.query([signed(from)])?;
+            let mut rows = statement.query([signed(from), signed(to)])?;
             while let Some(row) = rows.next()? {
                 // Births ascend with the ids.
                 if now.saturating_sub(unsigned(row.get(3)?)) < max_age {
@@ -128,7 +127,7 @@ impl Attempt {
                 }
             }
             drop(rows);
-            self.drop_records(conn, ledger, shared, lane, candidates, (LossKind::Expired, "max-age"))?;
+            self.drop_records(conn, ledger, shared, (lane, from), candidates, (LossKind::Expired, "max-age"))?;
         }
         Ok(more)
     }
@@ -146,17 +145,16 @@ impl Attempt {
         let target = pages * crate::room::PAGE;
         let mut freed = aside::prune(conn)?;
         let mut any = freed > 0;
-        for lane in [Lane::History, Lane::Live, Lane::Priority] {
+        for (lane, from, to) in unleased(shared, [Lane::History, Lane::Live, Lane::Priority]) {
             if freed >= target {
                 break;
             }
-            let from = shared.desk().cursor(lane);
             let mut candidates = Vec::new();
             let mut statement = conn.prepare_cached(&format!(
-                "SELECT id, device, length(body), continues, time FROM {} WHERE id >= ?1 ORDER BY id",
+                "SELECT id, device, length(body), continues, time FROM {} WHERE id >= ?1 AND id < ?2 ORDER BY id",
                 table(lane)
             ))?;
-            let mut rows = statement.query([signed(from)])?;
+            let mut rows = statement.query([signed(from), signed(to)])?;
             while let Some(row) = rows.next()? {
                 if freed >= target && row.get::<_, i64>(3)? == 0 {
                     break;
@@ -167,17 +165,18 @@ impl Attempt {
                 }
             }
             drop(rows);
-            any |= self.drop_records(conn, ledger, shared, lane, candidates, (LossKind::Evicted, reason))?;
+            any |= self.drop_records(conn, ledger, shared, (lane, from), candidates, (LossKind::Evicted, reason))?;
         }
         Ok(any)
     }
 
+    /// `true`: some are gone, or it is worth another look.
     fn drop_records(
         &mut self,
         conn: &Connection,
         ledger: &mut Ledger,
         shared: &Shared,
-        lane: Lane,
+        (lane, begin): (Lane, u64),
         mut candidates: Vec<Candidate>,
         (lost, reason): (LossKind, &'static str),
     ) -> Result<bool, rusqlite::Error> {
@@ -185,7 +184,7 @@ impl Attempt {
             return Ok(false);
         }
         // Consumers lease from memory meanwhile: what they took since the read is no longer among the candidates.
-        let cursor = shared.desk().claim(lane, &mut candidates);
+        let Some(cursor) = shared.desk().claim(lane, begin, &mut candidates) else { return Ok(true) };
         let Some(first) = candidates.first() else { return Ok(false) };
         self.dropped = Some((lane, first.id));
         self.claims.push((lane, cursor));
@@ -320,6 +319,12 @@ impl Attempt {
             desk.unclaim(*lane, *cursor);
         }
     }
+}
+
+/// Where records lie that nobody has leased, lane by lane.
+fn unleased(shared: &Shared, lanes: [Lane; 3]) -> Vec<(Lane, u64, u64)> {
+    let desk = shared.desk();
+    lanes.into_iter().flat_map(|lane| desk.unleased(lane).into_iter().map(move |(from, to)| (lane, from, to))).collect()
 }
 
 fn write_gap(conn: &Connection, device: i64, gap: &Gap) -> Result<(), rusqlite::Error> {

@@ -6,6 +6,9 @@
 //! ```text
 //!   cursor ──ahead──> ahead_to ···· on disk only ···· tail_from ──tail──> newest
 //! ```
+//! With [`Desk::part`] the live lane is two runs: what lay there then, which is leased as history, and what came since. Each has
+//! its cursor; on disk they are one.
+//!
 //! `ahead` was read back from disk, `tail` is what was committed last. When the stretch between them is empty, live
 //! records go from the commit to the consumer without a read.
 
@@ -30,6 +33,48 @@ pub(crate) const MAX_LEASED: usize = 64 * 1024;
 
 /// A consumer that holds nothing, waits for nothing and has not been seen for so long is away (milliseconds).
 const AWAY: u64 = 1_000;
+
+/// A run of records with a cursor of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Road {
+    Priority,
+    Live,
+    History,
+    /// What of the live lane lay there when it was parted.
+    Older,
+}
+
+impl Road {
+    const ALL: [Self; 4] = [Self::Priority, Self::Live, Self::History, Self::Older];
+
+    fn of(parted: Option<u64>, lane: Lane, id: u64) -> Self {
+        match lane {
+            Lane::Priority => Self::Priority,
+            Lane::Live if parted.is_some_and(|mark| id < mark) => Self::Older,
+            Lane::Live => Self::Live,
+            Lane::History => Self::History,
+        }
+    }
+
+    /// Where its records lie on disk.
+    fn lane(self) -> Lane {
+        match self {
+            Self::Priority => Lane::Priority,
+            Self::Live | Self::Older => Lane::Live,
+            Self::History => Lane::History,
+        }
+    }
+
+    fn pick<T>(self, all: &mut [T; 4]) -> &mut T {
+        let [priority, live, history, older] = all;
+        match self {
+            Self::Priority => priority,
+            Self::Live => live,
+            Self::History => history,
+            Self::Older => older,
+        }
+    }
+}
 
 /// Why a record leaves the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +155,12 @@ impl Shelf {
         Some(next.body.len())
     }
 
+    /// From `cursor` to `end` everything is on disk alone, or nowhere.
+    fn begin(&mut self, cursor: u64, end: u64) {
+        let epoch = self.epoch + 1;
+        *self = Self { cursor, ahead_to: cursor, tail_from: end, epoch, ..Self::default() };
+    }
+
     fn hungry(&self) -> bool {
         self.ahead_to < self.tail_from && self.ahead.len() < AHEAD_RECORDS && self.ahead_bytes < AHEAD_BYTES
     }
@@ -130,6 +181,9 @@ pub(crate) struct Stretch {
     pub from: u64,
     /// Exclusive.
     pub to: u64,
+    /// Whoever leases from this lane waits for it.
+    pub wakes: Lane,
+    road: Road,
     epoch: u64,
 }
 
@@ -138,19 +192,15 @@ pub(crate) struct Stretch {
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
     gone: HashSet<u64>,
-    cursors: [u64; 3],
+    cursors: [u64; 4],
+    parted: Option<u64>,
     /// The consumer's: leased, or settled since the last transaction that any file has seen.
     pub held: HashSet<u64>,
 }
 
 impl Rest {
     pub(crate) fn has(&self, lane: Lane, id: u64) -> bool {
-        let [priority, live, history] = self.cursors;
-        let cursor = match lane {
-            Lane::Priority => priority,
-            Lane::Live => live,
-            Lane::History => history,
-        };
+        let cursor = *Road::of(self.parted, lane, id).pick(&mut self.cursors.clone());
         !self.gone.contains(&id) && (id >= cursor || self.held.contains(&id))
     }
 }
@@ -177,7 +227,11 @@ pub(crate) struct Ask {
 /// The whole of it.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    shelves: [Shelf; 3],
+    shelves: [Shelf; 4],
+    /// Records of the live lane below this id are on the older road.
+    parted: Option<u64>,
+    /// The next record's id, or a higher one.
+    next: u64,
     held: HashMap<u64, Held>,
     held_bytes: usize,
     max_held_bytes: usize,
@@ -195,7 +249,7 @@ pub(crate) struct Desk {
     /// Calls that wait for a record, and the running time of the last one.
     waiting: usize,
     /// Older records are on their way into the file: nothing is leased, and nothing removed. Where each lane goes on then.
-    held_back: Option<[u64; 3]>,
+    held_back: Option<[u64; 4]>,
     seen: u64,
     pub consumer: Option<&'static str>,
     pub closed: bool,
@@ -206,7 +260,9 @@ impl Desk {
     pub(crate) fn new(start: u64, max_age: u64, max_held_bytes: usize, now: u64) -> Self {
         let shelf = || Shelf { tail_from: start, ..Shelf::default() };
         Self {
-            shelves: [shelf(), shelf(), shelf()],
+            shelves: [shelf(), shelf(), shelf(), Shelf::default()],
+            parted: None,
+            next: start,
             held: HashMap::new(),
             held_bytes: 0,
             max_held_bytes,
@@ -237,18 +293,20 @@ impl Desk {
             gone = std::mem::take(&mut self.leaving);
             self.removals.clear();
         }
-        for shelf in &mut self.shelves {
-            let epoch = shelf.epoch + 1;
-            *shelf = Shelf { cursor: next, ahead_to: next, tail_from: next, epoch, ..Shelf::default() };
+        let end = self.parted.unwrap_or_default();
+        for (road, shelf) in Road::ALL.into_iter().zip(&mut self.shelves) {
+            let at = if road == Road::Older { end } else { next };
+            shelf.begin(at, at);
         }
         self.held_back = Some(cursors);
-        Rest { gone, cursors, held }
+        self.next = self.next.max(next);
+        Rest { gone, cursors, parted: self.parted, held }
     }
 
     /// From the start on: older records than any in the file are on their way into it. Until [`Desk::go_on`] nothing is
     /// leased, since nothing may overtake them, and what is settled stays, since it may not be in the file yet.
     pub(crate) fn hold_back(&mut self) {
-        self.held_back = Some([0; 3]);
+        self.held_back = Some([0; 4]);
     }
 
     /// All that is left is in the file. `missing`: what the consumer holds, or has settled meanwhile, and is not.
@@ -267,12 +325,43 @@ impl Desk {
         }
     }
 
-    fn shelf(&mut self, lane: Lane) -> &mut Shelf {
-        let [priority, live, history] = &mut self.shelves;
+    fn road(&self, lane: Lane, id: u64) -> Road {
+        Road::of(self.parted, lane, id)
+    }
+
+    fn on(&mut self, road: Road) -> &mut Shelf {
+        road.pick(&mut self.shelves)
+    }
+
+    /// All leases are void, and from now on what waits in the live lane is leased as history, before all that is history: what
+    /// comes is live alone.
+    pub(crate) fn part(&mut self) {
+        self.rewind();
+        let mark = self.next;
+        let was = self.parted.replace(mark);
+        let [_, live, _, older] = self.held_back.as_mut().map_or_else(
+            || self.shelves.each_ref().map(|shelf| shelf.cursor),
+            |cursors| {
+                let [priority, live, history, older] = *cursors;
+                *cursors = [priority, mark, history, if was.is_some() { older.min(live) } else { live }];
+                // The shelves begin there when all is back.
+                [mark; 4]
+            },
+        );
+        let first = if was.is_some() { older.min(live) } else { live };
+        self.on(Road::Older).begin(first, mark);
+        self.on(Road::Older).wanted = true;
+        self.on(Road::Live).begin(mark, mark);
+    }
+
+    /// Whose turn it is for a lease of `lane`.
+    fn next_road(&self, lane: Lane) -> Road {
+        let [.., older] = &self.shelves;
         match lane {
-            Lane::Priority => priority,
-            Lane::Live => live,
-            Lane::History => history,
+            Lane::Priority => Road::Priority,
+            Lane::Live => Road::Live,
+            Lane::History if older.ahead.is_empty() && older.ahead_to >= older.tail_from => Road::History,
+            Lane::History => Road::Older,
         }
     }
 
@@ -300,13 +389,14 @@ impl Desk {
         }
         let mut bytes = 0;
         while taken.records.len() < ask.max_messages.max(1) {
-            let Some(next) = self.shelf(lane).next_bytes() else { break };
+            let road = self.next_road(lane);
+            let Some(next) = self.on(road).next_bytes() else { break };
             let full = self.held.len() >= MAX_LEASED
                 || (!self.held.is_empty() && self.held_bytes + next > self.max_held_bytes);
             if full || (!taken.records.is_empty() && bytes + next > ask.max_bytes) {
                 break;
             }
-            let Some(entry) = self.shelf(lane).pop() else { break };
+            let Some(entry) = self.on(road).pop() else { break };
             if self.leaving.contains(&entry.id) {
                 continue;
             }
@@ -317,10 +407,15 @@ impl Desk {
             }
             bytes += next;
             self.held_bytes += next;
-            self.held.insert(entry.id, Held { lane, row: entry.row, bytes: next, time: entry.time });
-            taken.records.push(entry.into_record(ask.now, self.start));
+            self.held.insert(entry.id, Held { lane: entry.lane, row: entry.row, bytes: next, time: entry.time });
+            let replayed = match self.parted {
+                Some(mark) => entry.id < mark,
+                None => entry.is_late(ask.now, self.start),
+            };
+            taken.records.push(entry.into_record(ask.now, replayed));
         }
-        let shelf = self.shelf(lane);
+        let road = self.next_road(lane);
+        let shelf = self.on(road);
         if shelf.hungry() {
             shelf.wanted = true;
             taken.nudge = true;
@@ -363,7 +458,7 @@ impl Desk {
 
     /// Whether somebody takes what comes in `lane` at once.
     pub(crate) fn is_caught_up(&self, lane: Lane) -> bool {
-        let [priority, live, history] = &self.shelves;
+        let [priority, live, history, _] = &self.shelves;
         let shelf = match lane {
             Lane::Priority => priority,
             Lane::Live => live,
@@ -381,14 +476,9 @@ impl Desk {
 
     /// All leases are void.
     pub(crate) fn rewind(&mut self) {
-        let mut first = [u64::MAX; 3];
+        let mut first = [u64::MAX; 4];
         for (id, held) in self.held.drain() {
-            let [priority, live, history] = &mut first;
-            let first = match held.lane {
-                Lane::Priority => priority,
-                Lane::Live => live,
-                Lane::History => history,
-            };
+            let first = Road::of(self.parted, held.lane, id).pick(&mut first);
             *first = id.min(*first);
         }
         self.held_bytes = 0;
@@ -398,8 +488,7 @@ impl Desk {
             }
             return;
         }
-        for (lane, first) in Lane::ALL.into_iter().zip(first) {
-            let shelf = self.shelf(lane);
+        for (shelf, first) in self.shelves.iter_mut().zip(first) {
             if first < shelf.cursor {
                 shelf.back_to(first);
                 shelf.wanted = true;
@@ -449,7 +538,9 @@ impl Desk {
 
     /// Committed records become leasable.
     pub(crate) fn committed(&mut self, entry: Entry) {
-        let shelf = self.shelf(entry.lane);
+        self.next = self.next.max(entry.id + 1);
+        let road = self.road(entry.lane, entry.id);
+        let shelf = self.on(road);
         shelf.tail_bytes += entry.bytes();
         shelf.tail.push_back(entry);
         while shelf.tail.len() > TAIL_RECORDS || shelf.tail_bytes > TAIL_BYTES {
@@ -464,8 +555,7 @@ impl Desk {
         let mut stretches = Vec::new();
         let mut all = true;
         let written = self.unwritten.unwrap_or(u64::MAX);
-        for lane in Lane::ALL {
-            let shelf = self.shelf(lane);
+        for (road, shelf) in Road::ALL.into_iter().zip(&mut self.shelves) {
             if !std::mem::take(&mut shelf.wanted) || !shelf.hungry() {
                 continue;
             }
@@ -475,7 +565,9 @@ impl Desk {
                 shelf.wanted = to <= from;
             }
             if from < to {
-                stretches.push(Stretch { lane, from, to, epoch: shelf.epoch });
+                let lane = road.lane();
+                let wakes = if road == Road::Older { Lane::History } else { lane };
+                stretches.push(Stretch { lane, from, to, wakes, road, epoch: shelf.epoch });
             }
         }
         (stretches, all)
@@ -485,7 +577,7 @@ impl Desk {
     pub(crate) fn filled(&mut self, stretch: Stretch, read_to: u64, entries: Vec<Entry>) {
         let Self { leaving, .. } = self;
         let entries: Vec<Entry> = entries.into_iter().filter(|entry| !leaving.contains(&entry.id)).collect();
-        let shelf = self.shelf(stretch.lane);
+        let shelf = stretch.road.pick(&mut self.shelves);
         if shelf.epoch != stretch.epoch {
             return;
         }
@@ -496,18 +588,31 @@ impl Desk {
         shelf.wanted |= shelf.ahead.is_empty() && shelf.hungry();
     }
 
-    /// Where unleased records of `lane` begin.
-    pub(crate) fn cursor(&mut self, lane: Lane) -> u64 {
-        self.shelf(lane).cursor
+    /// The ids between which unleased records of `lane` lie, the end exclusive.
+    pub(crate) fn unleased(&self, lane: Lane) -> Vec<(u64, u64)> {
+        let [priority, live, history, older] = &self.shelves;
+        let end = i64::MAX.unsigned_abs();
+        match lane {
+            Lane::Priority => vec![(priority.cursor, end)],
+            Lane::Live => {
+                self.parted.map(|mark| (older.cursor, mark)).into_iter().chain([(live.cursor, end)]).collect()
+            }
+            Lane::History => vec![(history.cursor, end)],
+        }
     }
 
-    /// Keeps of `candidates` (records of `lane`, ids ascending) those that may be dropped, and sees to it that nobody
-    /// leases them any more. Leased records may be on the wire and stay. Gives the cursor to return to, should the
-    /// transaction fail.
-    pub(crate) fn claim(&mut self, lane: Lane, candidates: &mut Vec<Candidate>) -> u64 {
-        let from = self.cursor(lane);
+    /// Keeps of `candidates` (all records of `lane` from `begin` on, ids ascending) those that may be dropped, and sees to it
+    /// that nobody leases them any more. Leased records may be on the wire and stay. Gives the cursor to return to, should
+    /// the transaction fail; `None`: others may be leased before them again, they must be looked for anew.
+    pub(crate) fn claim(&mut self, lane: Lane, begin: u64, candidates: &mut Vec<Candidate>) -> Option<u64> {
+        let first = candidates.first()?.id;
+        let road = self.road(lane, first);
+        let from = self.on(road).cursor;
+        if from < begin {
+            return None;
+        }
         candidates.retain(|candidate| candidate.id >= from && !self.leaving.contains(&candidate.id));
-        let shelf = self.shelf(lane);
+        let shelf = self.on(road);
         if let Some(last) = candidates.last() {
             let next = last.id + 1;
             shelf.cursor = next;
@@ -520,12 +625,13 @@ impl Desk {
                 shelf.tail_bytes -= shelf.tail.pop_front().map_or(0, |entry| entry.bytes());
             }
         }
-        from
+        Some(from)
     }
 
     /// The claimed records stay after all.
     pub(crate) fn unclaim(&mut self, lane: Lane, from: u64) {
-        let shelf = self.shelf(lane);
+        let road = self.road(lane, from);
+        let shelf = self.on(road);
         shelf.back_to(from);
         shelf.wanted = true;
     }

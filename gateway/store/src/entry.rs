@@ -52,9 +52,13 @@ impl Entry {
         self.body.len() + crate::record::RECORD_OVERHEAD
     }
 
-    /// As the consumer sees it at running time `now`. Ids below `start` were stored before this start.
-    pub(crate) fn into_record(self, now: u64, start: u64) -> Record {
-        let replayed = self.id < start || now.saturating_sub(self.born) > millis(REPLAYED_AFTER);
+    /// Whether it is not live any more at running time `now`. Ids below `start` were stored before this start.
+    pub(crate) fn is_late(&self, now: u64, start: u64) -> bool {
+        self.id < start || now.saturating_sub(self.born) > millis(REPLAYED_AFTER)
+    }
+
+    /// As the consumer sees it at running time `now`.
+    pub(crate) fn into_record(self, now: u64, replayed: bool) -> Record {
         let remaining = self.deadline.map(|deadline| Duration::from_millis(deadline.saturating_sub(now)));
         let Self { id, lane, device, boot, seq, time, expires, body, .. } = self;
         Record {

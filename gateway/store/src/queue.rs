@@ -292,6 +292,21 @@ impl Queue {
         self.inner.shared.arrived();
     }
 
+    /// Everything that `consumer` holds is leased again, and from now on what waits in the live lane is history: it is leased
+    /// from [`Lane::History`], in order, marked as replayed, and [`Lane::Live`] gives what comes from now on alone. For a
+    /// new connection of a consumer that wants live records first. A restart undoes it.
+    pub fn part(&self, consumer: &'static str) {
+        {
+            let mut desk = self.inner.shared.desk();
+            if *desk.consumer.get_or_insert(consumer) != consumer {
+                return;
+            }
+            desk.part();
+        }
+        self.inner.inbox.nudge();
+        self.inner.shared.arrived();
+    }
+
     /// The queue in figures.
     pub fn stats(&self) -> QueueStats {
         let mut stats = self.inner.shared.report().stats.clone();

@@ -163,7 +163,8 @@ pub struct Record {
     pub header: Header,
     /// What was appended.
     pub body: Bytes,
-    /// It is not live: it was leased more than [`REPLAYED_AFTER`] after its commit, or was stored before this start.
+    /// It is not live: it was leased more than [`REPLAYED_AFTER`] after its commit, or was stored before this start; in a
+    /// queue that was parted, it lay there then ([`crate::Queue::part`]).
     pub replayed: bool,
     /// What is left of its life, where `expires` was given; steps of the wall clock don't touch it.
     pub remaining: Option<Duration>,

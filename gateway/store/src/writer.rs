@@ -255,7 +255,7 @@ impl Writer {
                 }
                 desk.filled(stretch, read.to, read.entries);
                 drop(desk);
-                self.shared.arrival(stretch.lane).notify_waiters();
+                self.shared.arrival(stretch.wakes).notify_waiters();
             }
         }
         // Whatever is wanted beyond: after the next transaction.

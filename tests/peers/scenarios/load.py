@@ -53,8 +53,7 @@ class Ground:
         """`upstream`: more keys of that section; `sections`: more sections."""
         plan = plan or Plan.of(stage)
         cloud = Cloud(stage, ID)
-        gateway = Gateway(stage, f"{cloud.section(extra=upstream)}
-{sections}", data_dir=data_dir)
+        gateway = Gateway(stage, f"{cloud.section(extra=upstream)}\n{sections}", data_dir=data_dir)
         gateway.prefix = list(prefix)
         leaves = [given(gateway.add_device(f"leaf-{n:02}"), n) for n in range(LEAVES)]
         gateway.start()

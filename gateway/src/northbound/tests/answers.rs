@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fieldgate_store::{Append, Batch, Lane};
 use fieldgate_types::DeviceId;
 
-use super::super::{Protocol, UpstreamState};
+use super::super::{Protocol, Replay, UpstreamState};
 use super::liar::{Liar, Reply, Script};
 use super::{Bench, assert_complete, config, eventually};
 use crate::pipeline::record::{Destination, Upbound};
@@ -133,7 +133,7 @@ async fn replayed_messages_keep_to_their_rate() {
     bench.fill("press-1", 0, 60).await;
     // The store calls it replayed when it is leased later than this.
     tokio::time::sleep(fieldgate_store::REPLAYED_AFTER + std::time::Duration::from_millis(200)).await;
-    let running = bench.start_paced(config(liar.port, Protocol::V5), Some(100));
+    let running = bench.start_replaying(config(liar.port, Protocol::V5), Replay { rate: Some(100), live_first: false });
     eventually("the first arrives", || liar.numbers().contains_key("press-1")).await;
     let begin = tokio::time::Instant::now();
     bench.emptied().await;

@@ -8,6 +8,7 @@ mod connecting;
 mod faults;
 mod gaps;
 mod liar;
+mod live_first;
 #[cfg(feature = "demo")]
 mod outages;
 mod parting;
@@ -27,7 +28,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Down, Downlink, Fetched, Protocol, Upstream, UpstreamConfig, UpstreamHandle};
+use super::{Down, Downlink, Fetched, Protocol, Replay, Upstream, UpstreamConfig, UpstreamHandle};
 use crate::pipeline::record::Upbound;
 
 const GATEWAY: &str = "line-4";
@@ -90,18 +91,17 @@ impl Bench {
     }
 
     fn start(&self, config: UpstreamConfig) -> Running {
-        self.start_paced(config, None)
+        self.start_replaying(config, Replay::default())
     }
 
-    fn start_paced(&self, config: UpstreamConfig, replay_rate: Option<u32>) -> Running {
+    fn start_replaying(&self, config: UpstreamConfig, replay: Replay) -> Running {
         let (send, commands) = mpsc::channel(4);
         let (messages, fetched) = mpsc::channel(4);
         let down = Down { commands: send, messages };
         let stop = CancellationToken::new();
         let gateway = DeviceId::new(GATEWAY).unwrap();
         let clock = Arc::clone(&self.clock);
-        let (upstream, handle) =
-            Upstream::new(config, gateway, self.queue.clone(), down, replay_rate, clock, stop.clone());
+        let (upstream, handle) = Upstream::new(config, gateway, self.queue.clone(), down, replay, clock, stop.clone());
         let task = tokio::spawn(upstream.run());
         Running { handle, commands, fetched, stop, task }
     }

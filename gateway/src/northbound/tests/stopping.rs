@@ -48,7 +48,7 @@ async fn a_stop_leaves_in_the_queue_what_does_not_go_in_time() {
         gateway,
         bench.queue.clone(),
         super::Down { commands, messages },
-        None,
+        super::Replay::default(),
         std::sync::Arc::clone(&bench.clock),
         stop.clone(),
     );

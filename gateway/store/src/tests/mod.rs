@@ -12,6 +12,7 @@ mod hold;
 mod migrations;
 mod model;
 mod overflow;
+mod parted;
 mod queue;
 mod spacing;
 mod state;

@@ -28,6 +28,8 @@ enum Step {
     Settle(Vec<u8>),
     Quarantine(u8),
     Rewind,
+    /// A new connection that wants live records first.
+    Part,
     /// Batches that may be held, what becomes of the leased records meanwhile, and how their wait ends.
     Hold(Vec<Vec<(u8, u8)>>, Vec<u8>, Ending),
     /// The consumer is away for long enough to be noticed: commits are spaced.
@@ -46,6 +48,7 @@ enum Ending {
     /// A record is refused.
     Refused,
     Rewind,
+    Part,
     Reopen,
     Crash,
 }
@@ -56,6 +59,7 @@ fn ending() -> impl Strategy<Value = Ending> {
         2 => Just(Ending::Durable),
         1 => Just(Ending::Refused),
         1 => Just(Ending::Rewind),
+        1 => Just(Ending::Part),
         1 => Just(Ending::Reopen),
         2 => Just(Ending::Crash),
     ]
@@ -68,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => vec(any::<u8>(), 1..5).prop_map(Step::Settle),
         1 => any::<u8>().prop_map(Step::Quarantine),
         1 => Just(Step::Rewind),
+        1 => Just(Step::Part),
         6 => (vec(vec((0..3_u8, 1..3_u8), 1..4), 1..4), vec(any::<u8>(), 0..5), ending())
             .prop_map(|(batches, settle, ending)| Step::Hold(batches, settle, ending)),
         1 => Just(Step::Away),
@@ -99,12 +104,31 @@ struct Model {
     written: u64,
     /// Records that may have left without being written since the file last knew of all.
     passed: u64,
+    /// The queue was parted there.
+    mark: Option<u64>,
 }
 
 impl Model {
     fn next(&self, lane: Lane, most: usize) -> Vec<u64> {
-        let free = self.waiting.iter().filter(|(id, known)| known.lane == lane && !self.leased.contains(id));
-        free.map(|(id, _)| *id).take(most).collect()
+        let free = |lane: Lane, older: bool| {
+            let here = move |id: &u64, known: &Known| known.lane == lane && self.is_older(*id, known.lane) == older;
+            self.waiting
+                .iter()
+                .filter(move |(id, known)| here(id, known) && !self.leased.contains(id))
+                .map(|(id, _)| *id)
+        };
+        let older = free(Lane::Live, true).take(if lane == Lane::History { usize::MAX } else { 0 });
+        older.chain(free(lane, false)).take(most).collect()
+    }
+
+    /// Whether it gives way since the queue was parted.
+    fn is_older(&self, id: u64, lane: Lane) -> bool {
+        lane == Lane::Live && self.mark.is_some_and(|mark| id < mark)
+    }
+
+    fn part(&mut self) {
+        self.leased.clear();
+        self.mark = Some(self.waiting.last_key_value().map_or(0, |(last, _)| last + 1));
     }
 
     /// What is or was known of these.
@@ -206,6 +230,7 @@ impl Stage {
         self.boot += 1;
         self.queue = self.bench.open_at(&self.folder.join("queue.db"), self.boot);
         self.model.leased.clear();
+        self.model.mark = None;
         self.model.fresh.clear();
         self.model.passed = 0;
     }
@@ -226,6 +251,7 @@ impl Stage {
                 *self.model.received.get_mut(&known.device).unwrap() -= 1;
             }
         }
+        self.model.mark = None;
         self.model.crash(&file_waits);
         self.model.recount(&self.queue);
         self.model.passed = 0;
@@ -284,6 +310,10 @@ impl Stage {
                 self.queue.rewind(UP);
                 self.model.leased.clear();
             }
+            Ending::Part => {
+                self.queue.part(UP);
+                self.model.part();
+            }
             Ending::Reopen => self.reopen().await,
             // Nobody was answered: the futures are dropped.
             Ending::Crash => return self.crash(&unanswered).await,
@@ -332,6 +362,9 @@ async fn play(steps: Vec<Step>) {
                 assert_eq!(leased.iter().map(|record| record.id.0).collect::<Vec<_>>(), expected);
                 for record in &leased {
                     assert_eq!(known(record), model.waiting[&record.id.0]);
+                    if let Some(mark) = model.mark {
+                        assert_eq!(record.replayed, record.id.0 < mark);
+                    }
                     model.leased.insert(record.id.0);
                 }
             }
@@ -347,6 +380,10 @@ async fn play(steps: Vec<Step>) {
             Step::Rewind => {
                 queue.rewind(UP);
                 model.leased.clear();
+            }
+            Step::Part => {
+                queue.part(UP);
+                model.part();
             }
             Step::Away => bench.clock.advance(Duration::from_secs(2)),
             Step::Reopen => {
