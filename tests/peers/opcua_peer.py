@@ -1,7 +1,8 @@
 """An OPC UA server made by asyncua, in a helper process, so that it can be killed and started again.
 
 Nodes in the namespace `urn:fieldgate:peers`: `Level` (Double, writable, 12.5), `Ticks` (UInt32, counts up five times a second),
-`Running` (Boolean), `Label` (String), `Locked` (Double, readable only).
+`Running` (Boolean), `Label` (String), `Locked` (Double, readable only), `Pose`
+(a structure of X, Steps and Label).
 And a method `Sum` of a Double and an Int16, on the Objects folder. Also `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
 Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name, or, with `user_cert`,
 every policy and mode, and a user with that certificate besides.
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from asyncua import Server, ua, uamethod
+from asyncua.common.structures104 import new_struct, new_struct_field
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.user_managers import UserManager
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -100,6 +102,14 @@ async def main() -> None:
     ):
         nodes[name] = await server.nodes.objects.add_variable(f"ns={index};s={name}", f"{index}:{name}", value, kind)
     await nodes["Level"].set_writable()
+    await new_struct(server, index, "Pose", [
+        new_struct_field("X", ua.VariantType.Double), new_struct_field("Steps", ua.VariantType.Int32, array=True),
+        new_struct_field("Label", ua.VariantType.String),
+    ])
+    await server.load_data_type_definitions()
+    pose = ua.Pose()
+    pose.X, pose.Steps, pose.Label = 1.5, [1, 2], "left"
+    nodes["Pose"] = await server.nodes.objects.add_variable(f"ns={index};s=Pose", f"{index}:Pose", pose)
     numbers = [ua.VariantType.Double, ua.VariantType.Int16]
     await server.nodes.objects.add_method(f"ns={index};s=Sum", f"{index}:Sum", add_up, numbers, [ua.VariantType.Double])
     await add(given.get("nodes", []))

@@ -20,6 +20,8 @@ pub enum Value {
     Text(String),
     /// Several values of one kind.
     Array(Vec<Value>),
+    /// Named values, in the order of their structure.
+    Object(Vec<(String, Value)>),
 }
 
 /// Integers beyond this lose digits in a JSON reader that uses doubles (RFC 8259 section 6).
@@ -37,6 +39,10 @@ impl Value {
             Self::Float(float) => serde_json::Number::from_f64(*float).map(Json::Number),
             Self::Text(text) => Some(Json::String(text.clone())),
             Self::Array(items) => items.iter().map(Self::to_json).collect::<Option<_>>().map(Json::Array),
+            Self::Object(fields) => {
+                let field = |(name, value): &(String, Self)| Some((name.clone(), value.to_json()?));
+                fields.iter().map(field).collect::<Option<_>>().map(Json::Object)
+            }
         }
     }
 
@@ -61,7 +67,7 @@ impl Value {
             Self::Int(int) => Some(*int as f64),
             Self::Uint(uint) => Some(*uint as f64),
             Self::Float(float) => Some(*float),
-            Self::Bool(_) | Self::Text(_) | Self::Array(_) => None,
+            Self::Bool(_) | Self::Text(_) | Self::Array(_) | Self::Object(_) => None,
         }
     }
 }
@@ -107,6 +113,9 @@ mod tests {
         assert_eq!(Value::Uint((1 << 53) + 1).to_json(), Some(Json::from("9007199254740993")));
         assert_eq!(Value::Float(f64::NAN).to_json(), None);
         assert_eq!(Value::Array(vec![Value::Float(f64::INFINITY)]).to_json(), None);
+        let object = |x| Value::Object(vec![("x".to_owned(), Value::Float(x)), ("n".to_owned(), Value::Int(2))]);
+        assert_eq!(object(1.5).to_json(), Some(serde_json::json!({"x": 1.5, "n": 2})));
+        assert_eq!(object(f64::NAN).to_json(), None);
         assert_eq!(Value::Float(21.5).to_json(), Some(Json::from(21.5)));
         assert_eq!(Value::from(21.3_f32).to_json(), Some(Json::from(21.3)));
         assert_eq!(Value::from(f32::INFINITY), Value::Float(f64::INFINITY));

@@ -9,7 +9,6 @@ use opcua::types::{AttributeId, DataValue, NodeId, ReadValueId, StatusCode, Time
 use serde_json::{Map, Value as Json};
 
 use crate::config::MethodConfig;
-use crate::connect::SharedSession;
 use crate::fault::{self, Fault};
 use crate::method::call;
 use crate::server::{Server, ask, read_id, read_values};
@@ -36,13 +35,13 @@ pub(crate) enum Work {
 pub(crate) async fn execute(server: Server, work: Work, command: Command) -> bool {
     let late = || Outcome::not(Status::Timeout, "no answer from the server before the command's time was over");
     let deadline = tokio::time::Instant::from_std(command.deadline);
-    let session = server.session();
+    let server = &server;
     let work = async {
         match &work {
-            Work::Write(target, value) => write(session, target, value).await,
-            Work::Read(targets) => read(session, targets, server.chunk).await,
+            Work::Write(target, value) => write(server, target, value).await,
+            Work::Read(targets) => read(server, targets).await,
             Work::Call(Some(method), arguments) => {
-                call(&server, method, arguments, deadline).await.unwrap_or_else(|fault| failed(&fault))
+                call(server, method, arguments, deadline).await.unwrap_or_else(|fault| failed(&fault))
             }
             Work::Call(None, _) => Outcome::not(Status::Rejected, "there is no such method"),
         }
@@ -66,9 +65,9 @@ fn failed(fault: &Fault) -> Outcome {
     }
 }
 
-async fn read(session: &SharedSession, targets: &[Target], chunk: usize) -> Outcome {
+async fn read(server: &Server, targets: &[Target]) -> Outcome {
     let nodes: Vec<NodeId> = targets.iter().filter_map(|target| target.node.clone()).collect();
-    let values = match read_values(session, &nodes, chunk).await {
+    let values = match read_values(server.session(), &nodes, server.chunk).await {
         Ok(values) => values,
         Err(fault) => return failed(&fault),
     };
@@ -80,7 +79,7 @@ async fn read(session: &SharedSession, targets: &[Target], chunk: usize) -> Outc
             Some(_) => values.next().unwrap_or_default(),
             None => DataValue { status: Some(StatusCode::BadNodeIdUnknown), ..DataValue::default() },
         };
-        let sample = sample(target, data);
+        let sample = sample(server, target, data);
         let json = sample.value.as_ref().and_then(Value::to_json);
         if json.is_none() {
             reasons.push(format!("{}: {}", target.point, sample.quality));
@@ -92,21 +91,22 @@ async fn read(session: &SharedSession, targets: &[Target], chunk: usize) -> Outc
 }
 
 /// A reading whose times don't matter.
-fn sample(target: &Target, data: DataValue) -> Sample {
-    value::sample(&target.point, data, UnixMillis::default())
+fn sample(server: &Server, target: &Target, data: DataValue) -> Sample {
+    value::sample(&target.point, data, UnixMillis::default(), server.types())
 }
 
-async fn write(session: &SharedSession, target: &Target, wanted: &Value) -> Outcome {
+async fn write(server: &Server, target: &Target, wanted: &Value) -> Outcome {
     let Some(node) = &target.node else {
         return Outcome::not(Status::Failed, "BadNodeIdUnknown: the server has no such namespace");
     };
-    match try_write(session, target, node, wanted).await {
+    match try_write(server, target, node, wanted).await {
         Ok(outcome) => outcome,
         Err(fault) => failed(&fault),
     }
 }
 
-async fn try_write(session: &SharedSession, target: &Target, node: &NodeId, wanted: &Value) -> Result<Outcome, Fault> {
+async fn try_write(server: &Server, target: &Target, node: &NodeId, wanted: &Value) -> Result<Outcome, Fault> {
+    let session = server.session();
     let attributes = [AttributeId::Value, AttributeId::DataType, AttributeId::ValueRank];
     let ids: Vec<ReadValueId> = attributes.map(|attribute| read_id(node.clone(), attribute)).into();
     let read = ask("reading the node's type", session.read(&ids, TimestampsToReturn::Neither, 0.0)).await?;
@@ -143,7 +143,7 @@ async fn try_write(session: &SharedSession, target: &Target, node: &NodeId, want
     }
 
     let back = read_values(session, std::slice::from_ref(node), 1).await?;
-    let back = sample(target, back.into_iter().next().unwrap_or_default());
+    let back = sample(server, target, back.into_iter().next().unwrap_or_default());
     Ok(match back.value.as_ref().and_then(Value::to_json) {
         Some(value) => Outcome::ok(Some(value)),
         // Done is done: some nodes can be written and not read.

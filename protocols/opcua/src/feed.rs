@@ -60,6 +60,11 @@ impl Signs {
         self.dropped.swap(0, Ordering::Relaxed)
     }
 
+    /// Has the current values read again.
+    pub(crate) fn set_stale(&self) {
+        self.stale.store(true, Ordering::Relaxed);
+    }
+
     /// Whether values were lost since the last call, so that the current ones have to be read.
     pub(crate) fn take_stale(&self) -> bool {
         self.stale.swap(false, Ordering::Relaxed)

@@ -14,7 +14,7 @@ use crate::command::refusal;
 use crate::config::MethodConfig;
 use crate::fault::{self, Fault};
 use crate::server::{Server, ask, read_id};
-use crate::value::value;
+use crate::value::{Types, value};
 use crate::write::convert;
 
 /// Calls it; the server may take until `deadline`.
@@ -52,12 +52,12 @@ pub(crate) async fn call(
         };
         return Ok(Outcome::not(verdict, format!("the server answered {}", fault::name(status))));
     }
-    Ok(returned(result.output_arguments.unwrap_or_default()))
+    Ok(returned(result.output_arguments.unwrap_or_default(), server.types()))
 }
 
 /// What a method gives back: nothing, a value, or an array of several.
-fn returned(outputs: Vec<Variant>) -> Outcome {
-    let json = |output| value(output).as_ref().and_then(Value::to_json);
+fn returned(outputs: Vec<Variant>, types: Types<'_>) -> Outcome {
+    let json = |output| value(output, types).as_ref().and_then(Value::to_json);
     let count = outputs.len();
     let values: Vec<Option<Json>> = outputs.into_iter().map(json).collect();
     let formless = values.iter().filter(|value| value.is_none()).count();
@@ -133,9 +133,9 @@ mod tests {
 
     #[test]
     fn one_result_stands_alone_and_several_in_an_array() {
-        assert_eq!(returned(vec![]), Outcome::ok(None));
-        assert_eq!(returned(vec![Variant::from(1.5)]).value, Some(json!(1.5)));
-        let several = returned(vec![Variant::from(1_i32), Variant::from(NodeId::new(1, 1))]);
+        assert_eq!(returned(vec![], None), Outcome::ok(None));
+        assert_eq!(returned(vec![Variant::from(1.5)], None).value, Some(json!(1.5)));
+        let several = returned(vec![Variant::from(1_i32), Variant::from(NodeId::new(1, 1))], None);
         assert_eq!(several.value, Some(json!([1, null])));
         assert_eq!(several.reason.as_deref(), Some("done; 1 of 2 results have no form here"));
     }

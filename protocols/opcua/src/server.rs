@@ -8,6 +8,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use opcua::client::custom_types::DataTypeTreeBuilder;
+use opcua::types::custom::{DataTypeTree, DynamicTypeLoader};
 use opcua::types::{
     AttributeId, BrowsePath, BrowsePathResult, DataValue, Error, MonitoredItemCreateRequest, MonitoringMode,
     MonitoringParameters, NodeId, ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
@@ -20,9 +22,12 @@ use crate::fault::{self, Fault};
 use crate::feed::{BATCH_VALUES, Batch, Feed, Signs};
 use crate::live::{Entry, Granted, Subscribed};
 use crate::node::{Located, NodeName};
+use crate::value::Types;
 
 /// Items in one request at most. Larger requests fail on common servers (FINDINGS).
 const MAX_CHUNK: usize = 1000;
+/// How long the definitions of data types may take.
+const TYPES_LIMIT: Duration = Duration::from_secs(10);
 /// How often a subscription without news shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
 /// How long the server keeps a subscription that nobody fetches from.
@@ -44,6 +49,8 @@ pub(crate) struct Server {
     path_chunk: usize,
     /// Nodes to browse in one request at most.
     pub(crate) browse_chunk: usize,
+    /// Its own structures, once a value has asked for them.
+    types: Option<Arc<DataTypeTree>>,
 }
 
 /// Waits for an answer, but not without end.
@@ -101,9 +108,28 @@ impl Server {
         let mut next = || told.next().unwrap_or(MAX_CHUNK);
         let (items, reads, path_chunk, browse_chunk) = (next(), next(), next(), next());
         let chunk = items.min(reads);
-        let mut server = Self { session, namespaces: Vec::new(), chunk, path_chunk, browse_chunk };
+        let mut server = Self { session, namespaces: Vec::new(), chunk, path_chunk, browse_chunk, types: None };
         server.refresh_namespaces().await?;
         Ok(server)
+    }
+
+    pub(crate) fn types(&self) -> Types<'_> {
+        self.types.as_deref()
+    }
+
+    /// Reads the definitions of its own data types, so that structures are decoded from now on.
+    pub(crate) async fn load_types(&mut self) -> Result<(), Fault> {
+        let step = "reading the data types";
+        let builder = DataTypeTreeBuilder::new(|id: &NodeId| id.namespace != 0).values_per_read(self.chunk);
+        // Many requests, each with its own limit; all of them together with this one.
+        let tree = match tokio::time::timeout(TYPES_LIMIT, builder.build(&self.session)).await {
+            Ok(tree) => tree.map_err(|error| Fault::Status { step, status: error.status(), mend: None })?,
+            Err(_) => return Err(Fault::Silent { step, limit: TYPES_LIMIT }),
+        };
+        let tree = Arc::new(tree);
+        self.session.add_type_loader(Arc::new(DynamicTypeLoader::new(Arc::clone(&tree))));
+        self.types = Some(tree);
+        Ok(())
     }
 
     pub(crate) fn session(&self) -> &SharedSession {

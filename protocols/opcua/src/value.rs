@@ -9,16 +9,21 @@
 //! | ByteString | text, Base64 |
 //! | StatusCode | its name |
 //! | arrays of these | array; of several dimensions: flattened, as on the wire |
-//! | anything else (structures, node ids) | bad, `BadNotSupported` |
+//! | structures of the server's own types | object; fields that are absent are left out |
+//! | anything else (node ids, structures of the specification) | bad, `BadNotSupported` |
 
 use fieldgate_protocol::{PointName, Quality, Sample, Value};
 use fieldgate_types::UnixMillis;
-use opcua::types::{DataValue, DateTime, StatusCode, UAString, Variant};
+use opcua::types::custom::{DataTypeTree, DynamicStructure, ParsedStructureField};
+use opcua::types::{DataValue, DateTime, ExtensionObject, StatusCode, StructureType, UAString, Variant};
 
 use crate::fault;
 
+/// The structures of the server, as far as they were needed.
+pub(crate) type Types<'a> = Option<&'a DataTypeTree>;
+
 /// The reading that `data` is.
-pub(crate) fn sample(point: &PointName, data: DataValue, received: UnixMillis) -> Sample {
+pub(crate) fn sample(point: &PointName, data: DataValue, received: UnixMillis, types: Types<'_>) -> Sample {
     // Absent means good (OPC 10000-6 section 5.2.2.17).
     let status = data.status.unwrap_or(StatusCode::Good);
     // The time of the source, else of the server, else none: the reception time stands in then.
@@ -28,7 +33,7 @@ pub(crate) fn sample(point: &PointName, data: DataValue, received: UnixMillis) -
     } else {
         match data.value.unwrap_or_default() {
             Variant::Empty => (None, Quality::named("BadNoData")),
-            variant => match value(variant) {
+            variant => match value(variant, types) {
                 Some(value) => (Some(value), quality(status)),
                 None => (None, Quality::BAD_NOT_SUPPORTED),
             },
@@ -52,7 +57,7 @@ fn text(text: &UAString) -> Value {
 }
 
 /// The value, or `None` where there is no form for it.
-pub(crate) fn value(variant: Variant) -> Option<Value> {
+pub(crate) fn value(variant: Variant, types: Types<'_>) -> Option<Value> {
     Some(match variant {
         Variant::Boolean(bool) => Value::Bool(bool),
         Variant::SByte(int) => Value::Int(int.into()),
@@ -74,19 +79,37 @@ pub(crate) fn value(variant: Variant) -> Option<Value> {
         Variant::ByteString(bytes) => Value::Text(bytes.as_base64()),
         Variant::StatusCode(status) => Value::Text(fault::name(status).to_owned()),
         // Elements of an array of variants.
-        Variant::Variant(inner) => return value(*inner),
-        Variant::Array(array) => Value::Array(array.values.into_iter().map(value).collect::<Option<_>>()?),
+        Variant::Variant(inner) => return value(*inner, types),
+        Variant::Array(array) => {
+            Value::Array(array.values.into_iter().map(|item| value(item, types)).collect::<Option<_>>()?)
+        }
+        Variant::ExtensionObject(object) => return structure(&object, types),
         Variant::Empty
         | Variant::NodeId(_)
         | Variant::ExpandedNodeId(_)
-        | Variant::ExtensionObject(_)
         | Variant::DataValue(_)
         | Variant::DiagnosticInfo(_) => return None,
     })
 }
 
+/// A structure of one of the server's own types, which have been read from it.
+fn structure(object: &ExtensionObject, types: Types<'_>) -> Option<Value> {
+    let structure = object.inner_as::<DynamicStructure>()?;
+    let known = types?.get_struct_type(&object.data_type()?.node_id)?;
+    let field = |(field, variant): (&ParsedStructureField, &Variant)| match variant {
+        Variant::Empty => None,
+        variant => Some(value(variant.clone(), types).map(|value| (field.name.clone(), value))),
+    };
+    let named = known.fields.iter().zip(structure.values()).filter_map(field);
+    // Of a union there is one value, and which of the fields it is can't be told from it.
+    (known.structure_type != StructureType::Union).then(|| named.collect::<Option<_>>())?.map(Value::Object)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use opcua::types::custom::{EncodingIds, ParentIds, StructTypeInfo, TypeInfo};
     use opcua::types::{Array, ByteString, LocalizedText, NodeId, VariantScalarTypeId};
 
     use super::*;
@@ -94,7 +117,7 @@ mod tests {
     const RECEIVED: UnixMillis = UnixMillis(1_800_000_000_000);
 
     fn read(data: DataValue) -> Sample {
-        sample(&PointName::new("p").unwrap(), data, RECEIVED)
+        sample(&PointName::new("p").unwrap(), data, RECEIVED, None)
     }
 
     fn read_value(variant: impl Into<Variant>) -> Option<Value> {
@@ -116,6 +139,45 @@ mod tests {
         );
         let array = Array::new(VariantScalarTypeId::Int32, [1, 2].map(Variant::Int32)).unwrap();
         assert_eq!(read_value(array), Some(Value::Array(vec![Value::Int(1), Value::Int(2)])));
+    }
+
+    #[test]
+    fn a_structure_of_a_known_type_becomes_an_object_without_its_absent_fields() {
+        let id = NodeId::new(2, "Pose");
+        let field = |name: &str, scalar_type| ParsedStructureField {
+            name: name.to_owned(),
+            type_id: NodeId::null(),
+            value_rank: -1,
+            array_dimensions: None,
+            is_optional: true,
+            scalar_type,
+        };
+        let of_type = |structure_type| {
+            let fields = vec![
+                field("x", VariantScalarTypeId::Double),
+                field("n", VariantScalarTypeId::Int32),
+                field("label", VariantScalarTypeId::String),
+            ];
+            let index_by_name = fields.iter().enumerate().map(|(place, field)| (field.name.clone(), place)).collect();
+            let encoding_ids =
+                EncodingIds { binary_id: NodeId::null(), json_id: NodeId::null(), xml_id: NodeId::null() };
+            let (is_abstract, node_id, name) = (false, id.clone(), "Pose".to_owned());
+            StructTypeInfo { structure_type, fields, index_by_name, encoding_ids, is_abstract, node_id, name }
+        };
+        let tree = |kind| {
+            let mut tree = DataTypeTree::new(ParentIds::new());
+            tree.add_type(id.clone(), TypeInfo::Struct(Arc::new(of_type(kind))));
+            Arc::new(tree)
+        };
+        let kind = StructureType::StructureWithOptionalFields;
+        let data = vec![Variant::Double(1.5), Variant::Int32(2), Variant::Empty];
+        let made = DynamicStructure::new_struct(Arc::new(of_type(kind)), tree(kind), data).unwrap();
+        let variant = Variant::from(ExtensionObject::new(made));
+        let expected = vec![("x".to_owned(), Value::Float(1.5)), ("n".to_owned(), Value::Int(2))];
+        assert_eq!(value(variant.clone(), Some(&tree(kind))), Some(Value::Object(expected)));
+        assert_eq!(value(variant.clone(), None), None, "its type is not known");
+        assert_eq!(value(variant.clone(), Some(&DataTypeTree::new(ParentIds::new()))), None, "nor here");
+        assert_eq!(value(variant, Some(&tree(StructureType::Union))), None);
     }
 
     #[test]

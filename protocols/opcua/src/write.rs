@@ -74,7 +74,9 @@ fn declared(data_type: Option<&NodeId>, value: &Value) -> Result<VariantScalarTy
             Value::Uint(_) => VariantScalarTypeId::UInt64,
             Value::Float(_) => VariantScalarTypeId::Double,
             Value::Text(_) => VariantScalarTypeId::String,
-            Value::Array(_) => return Err(Unfit::NotSupported("an array of any type".to_owned())),
+            Value::Array(_) | Value::Object(_) => {
+                return Err(Unfit::NotSupported("an array or structure of any type".to_owned()));
+            }
         },
         _ => return Err(Unfit::NotSupported(data_type.to_string())),
     })
@@ -149,7 +151,7 @@ fn integer<T: TryFrom<i128>>(value: &Value, wanted: &'static str) -> Result<T, U
         #[allow(clippy::cast_possible_truncation)] // Checked to be whole and far within the type.
         Value::Float(float) if float.fract() == 0.0 && float.abs() < 1e30 => *float as i128,
         Value::Text(text) => text.parse().map_err(|_| wrong())?,
-        Value::Bool(_) | Value::Float(_) | Value::Array(_) => return Err(wrong()),
+        Value::Bool(_) | Value::Float(_) | Value::Array(_) | Value::Object(_) => return Err(wrong()),
     };
     T::try_from(whole).map_err(|_| Unfit::Range { wanted, given: shown(value) })
 }

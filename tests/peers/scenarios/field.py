@@ -111,14 +111,18 @@ OPCUA_POINTS = """  [[opcua.device]]
         ("running", "Running", ""),
         ("label", "Label", ""),
         ("locked", "Locked", ""),
+        ("pose", "Pose", ""),
         ("missing", "Missing", ""),
     )
 ) + '  [[opcua.device.method]]\n  name = "sum"\n  node = "nsu=urn:fieldgate:peers;/Sum"\n  object = "i=85"\n'
 
 
+POSE = {"X": 1.5, "Steps": [1, 2], "Label": "left"}
+
+
 def opcua(start: Callable[[], Helper]) -> Field:
     return Field(
-        "opcua", "boiler-7", {"level": 12.5, "running": True, "label": "boiler", "locked": 1.0}, "ticks", "missing", "level", "locked",
+        "opcua", "boiler-7", {"level": 12.5, "running": True, "label": "boiler", "locked": 1.0, "pose": POSE}, "ticks", "missing", "level", "locked",
         500.0, start=start, written=lambda peer: peer.ask("read", name="Level"), method="sum",
     )
 

@@ -159,7 +159,7 @@ impl Codec {
             Value::Int(int) => Value::Float(scaling.apply(int as f64)),
             Value::Uint(uint) => Value::Float(scaling.apply(uint as f64)),
             Value::Float(float) => Value::Float(scaling.apply(float)),
-            Value::Bool(_) | Value::Text(_) | Value::Array(_) => value,
+            Value::Bool(_) | Value::Text(_) | Value::Array(_) | Value::Object(_) => value,
         })
     }
 
@@ -196,7 +196,9 @@ impl Codec {
                 }
                 None => value,
             },
-            Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Array(_) => value,
+            Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Array(_) | Value::Object(_) => {
+                value
+            }
         };
         let raw = match self.kind {
             Kind::Bool => u64::from(truth(value)?),
@@ -306,7 +308,7 @@ fn truth(value: &Value) -> Result<bool, Misfit> {
         Value::Bool(bool) => Ok(*bool),
         Value::Int(0) | Value::Uint(0) => Ok(false),
         Value::Int(1) | Value::Uint(1) => Ok(true),
-        Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Text(_) | Value::Array(_) => {
+        Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Text(_) | Value::Array(_) | Value::Object(_) => {
             Err(Misfit::WrongType { expected: "boolean" })
         }
     }
@@ -318,7 +320,7 @@ fn number(value: &Value) -> Option<i64> {
         Value::Bool(bool) => Some((*bool).into()),
         Value::Int(int) => Some(*int),
         Value::Uint(uint) => i64::try_from(*uint).ok(),
-        Value::Float(_) | Value::Text(_) | Value::Array(_) => None,
+        Value::Float(_) | Value::Text(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

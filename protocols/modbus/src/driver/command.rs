@@ -358,7 +358,9 @@ fn payload(config: &PointConfig, value: &Value) -> Result<Payload, String> {
     }
     let number = match value {
         Value::Text(text) => text.parse().ok(),
-        Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Array(_) => value.as_f64(),
+        Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Array(_) | Value::Object(_) => {
+            value.as_f64()
+        }
     };
     if let (Some((low, high)), Some(number)) = (point.range, number)
         && !(low..=high).contains(&number)

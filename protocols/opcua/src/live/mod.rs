@@ -80,6 +80,24 @@ pub(crate) struct Entry {
     pub(crate) told: nodes::Told,
 }
 
+/// Whether the definitions of the server's structures are needed. They take some requests, so only then.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wanted {
+    No,
+    Yes,
+    /// They were asked for in this session.
+    Had,
+}
+
+impl Wanted {
+    /// A value came whose form is not known.
+    fn want(&mut self, sample: &Sample) {
+        if *self == Self::No && sample.quality == Quality::BAD_NOT_SUPPORTED {
+            *self = Self::Yes;
+        }
+    }
+}
+
 /// An open session with its subscriptions.
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -92,6 +110,7 @@ pub(crate) struct Live {
     entries: Vec<Entry>,
     batches: mpsc::Receiver<Batch>,
     round: nodes::Round,
+    types: Wanted,
 }
 
 impl Live {
@@ -112,6 +131,7 @@ impl Live {
                     entries,
                     batches,
                     round: nodes::Round::new(),
+                    types: Wanted::No,
                 })
             }
             Err(fault) => {
@@ -224,7 +244,8 @@ impl Live {
             // Some servers never revive the item of a node that went away: it is made anew then.
             let status = data.status.unwrap_or(StatusCode::Good);
             entry.missing = fault::gone(status).then_some(status);
-            let sample = value::sample(&entry.point, data, received);
+            let sample = value::sample(&entry.point, data, received, self.server.types());
+            self.types.want(&sample);
             entry.told.notified(&sample);
             samples.push(sample);
         }
@@ -268,11 +289,24 @@ impl Live {
             let values = server::read_values(&self.connection.session, &nodes, self.server.chunk).await?;
             let received = self.clock.now();
             let names = entries.iter().filter(|entry| entry.node.is_some()).map(|entry| &entry.point);
-            let read = |(name, data): (&PointName, DataValue)| value::sample(name, data, received);
+            let read = |(name, data): (&PointName, DataValue)| value::sample(name, data, received, self.server.types());
             let samples = names.zip(values).map(read).collect();
             self.send(link, place, samples).await?;
         }
         Ok(())
+    }
+
+    /// Reads the definitions of the server's structures once a value has asked for them.
+    async fn load_types(&mut self, link: &Link) {
+        if self.types != Wanted::Yes {
+            return;
+        }
+        self.types = Wanted::Had;
+        match self.server.load_types().await {
+            // What came as a structure until now is read again; a polled device is anyway.
+            Ok(()) => self.devices.iter().for_each(|device| device.signs.set_stale()),
+            Err(fault) => warn!(link = %link.name(), %fault, "opcua structures stay without values"),
+        }
     }
 
     /// What is due from time to time: the watchdog, counters, missing nodes.
@@ -291,6 +325,7 @@ impl Live {
                 return Err(Fault::Silent { step, limit: device.patience }.into());
             }
         }
+        self.load_types(link).await;
         if self.batches.is_empty() {
             self.reread(link).await?;
         }

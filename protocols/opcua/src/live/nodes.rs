@@ -149,7 +149,7 @@ impl Live {
         for (place, data) in places.into_iter().zip(values) {
             let Some(entry) = self.entries.get_mut(place) else { continue };
             let status = data.status.unwrap_or(StatusCode::Good);
-            let sample = value::sample(&entry.point, data, received);
+            let sample = value::sample(&entry.point, data, received, self.server.types());
             if !entry.told.looked(&sample) {
                 continue;
             }

@@ -80,7 +80,9 @@ impl Live {
             let status = data.status.unwrap_or(StatusCode::Good);
             // Asked for again with the missing ones.
             entry.missing = fault::gone(status).then_some(status);
-            samples.push(value::sample(&entry.point, data, received));
+            let sample = value::sample(&entry.point, data, received, self.server.types());
+            self.types.want(&sample);
+            samples.push(sample);
         }
         self.send(link, device, samples).await
     }
