@@ -111,6 +111,14 @@ class Gateway:
         """`status --json`."""
         return json.loads(self.verb("status", "--json"))
 
+    def metric(self, name: str) -> float:
+        """A figure of `/metrics` that has no labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line.removeprefix(f"{name} ") for line in lines if line.startswith(f"{name} ")]
+        expect(len(found) == 1, f"/metrics has {len(found)} lines of {name}")
+        return float(found[0])
+
     def log_text(self) -> str:
         """Everything that it has logged, over all its starts."""
         file = self.stage.folder / f"{self.name}.log"

@@ -160,6 +160,14 @@ def kills_with_either(stage: Stage) -> None:
     times = KILLS_LONG if stage.options.long else KILLS
     ground = Ground.prepare(stage, lasting(times), sections='[buffer]\nacknowledge = "either"\n')
     survives(stage, ground, times, lambda ground: ground.gateway.kill(), MIXED)
+    # With the line whole and nobody else there, the cloud is quick enough.
+    leaf = ground.gateway.leaf(ground.gateway.add_device("quick")).connect()
+
+    def passed() -> bool:
+        expect(leaf.publish("devices/quick/telemetry/t", "1") == 0, "a message was not acknowledged")
+        return ground.gateway.metric("fieldgate_buffer_passed_messages_total") > 0
+
+    wait_for("a message that was never written", 30, passed)
 
 
 def power_cut(stage: Stage) -> None:
