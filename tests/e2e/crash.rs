@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldgate_testkit::{Load, Options, PATIENCE, Relay, Version, eventually, history, wait_until};
+use fieldgate_testkit::{Load, Options, PATIENCE, Relay, Version, history, wait_until};
 
 use crate::stage::{Stage, Told, now_millis};
 
