@@ -34,6 +34,8 @@ timeout = "500ms"
     type = "u16"
     access = "rw"
     range = [0, 90]
+    unit = "bar"
+    description = "of the pump"
     [[modbus.device.point]]
     name = "level"
     at = "input:3"
@@ -92,6 +94,9 @@ async fn values_arrive_and_changes_alone_follow() -> Told {
     stage.wait_points("press-1", known, |object| object["values"]["temperature"] == 23.0).await?;
     let state = stage.cloud.retained(&stage.topic("devices/press-1/state")).await?.json();
     assert_eq!((&state["online"], &state["via"]), (&json!(true), &json!("modbus")), "{state}");
+    let birth = stage.cloud.retained(&stage.topic("devices/press-1/birth")).await?.json();
+    let setpoint = json!({ "name": "setpoint", "type": "u16", "unit": "bar", "description": "of the pump", "access": "rw", "range": [0.0, 90.0] });
+    assert_eq!((&birth["via"], &birth["points"][1]), (&json!("modbus"), &setpoint), "{birth}");
     Ok(())
 }
 

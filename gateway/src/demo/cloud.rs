@@ -184,7 +184,7 @@ impl Observer {
                 let answered = |first: &mut String| "answered twice".clone_into(first);
                 self.seen().results.entry((device, rid.to_owned())).and_modify(answered).or_insert(status);
             }
-            LocalTopic::State { .. } | LocalTopic::Command { .. } | LocalTopic::Other => {}
+            LocalTopic::State { .. } | LocalTopic::Birth { .. } | LocalTopic::Command { .. } | LocalTopic::Other => {}
         }
     }
 }

@@ -175,6 +175,8 @@ mod tests {
         let point = |name: &&str| Point {
             name: PointName::new(name).unwrap(),
             unit: None,
+            description: None,
+            kind: None,
             access: Access::Read,
             range: None,
             report,

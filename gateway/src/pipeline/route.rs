@@ -20,13 +20,13 @@ pub struct Upward {
 /// Whether a message published on a local topic goes upstream (DESIGN section 5), and how.
 ///
 /// Everything of a device goes through one lane, so that its messages arrive in commit order; what of it is history with
-/// `replay = "live-first"` is decided when it is sent. The retain flag of a leaf doesn't travel: only device states are retained
-/// upstream.
+/// `replay = "live-first"` is decided when it is sent. The retain flag of a leaf doesn't travel: only states and births are
+/// retained upstream.
 pub fn upward(topic: &LocalTopic<'_>) -> Option<Upward> {
     let up = |device: &DeviceId, retain| Some(Upward { device: device.clone(), lane: Lane::Live, retain });
     match topic {
         LocalTopic::Telemetry { device } | LocalTopic::Result { device, .. } => up(device, false),
-        LocalTopic::State { device } => up(device, true),
+        LocalTopic::State { device } | LocalTopic::Birth { device } => up(device, true),
         LocalTopic::Command { .. } | LocalTopic::Other => None,
     }
 }
@@ -52,6 +52,7 @@ mod tests {
         assert_eq!(route("devices/a/telemetry/t"), Some(false));
         assert_eq!(route("devices/a/commands/n/1/result"), Some(false));
         assert_eq!(route("devices/a/state"), Some(true));
+        assert_eq!(route("devices/a/birth"), Some(true));
         assert_eq!(route("devices/a/commands/n/1"), None);
         assert_eq!(route("devices/a/twin/reported"), None);
         assert_eq!(route("plant/line/speed"), None);

@@ -20,6 +20,11 @@ pub enum LocalTopic<'a> {
         /// Whose.
         device: DeviceId,
     },
+    /// `devices/{id}/birth`
+    Birth {
+        /// Whose.
+        device: DeviceId,
+    },
     /// `devices/{id}/commands/{name}/{rid}`
     Command {
         /// For whom.
@@ -53,6 +58,7 @@ impl<'a> LocalTopic<'a> {
         match (levels.next(), levels.next(), levels.next(), levels.next(), levels.next()) {
             (Some("telemetry"), Some(_), ..) => Self::Telemetry { device },
             (Some("state"), None, ..) => Self::State { device },
+            (Some("birth"), None, ..) => Self::Birth { device },
             (Some("commands"), Some(name), Some(rid), None, _) => Self::Command { device, name, rid },
             (Some("commands"), Some(name), Some(rid), Some("result"), None) => Self::Result { device, name, rid },
             _ => Self::Other,
@@ -75,6 +81,11 @@ pub fn telemetry(device: &DeviceId, stream: &str) -> String {
 /// `devices/{id}/state`
 pub fn state(device: &DeviceId) -> String {
     format!("devices/{device}/state")
+}
+
+/// `devices/{id}/birth`
+pub fn birth(device: &DeviceId) -> String {
+    format!("devices/{device}/birth")
 }
 
 /// `devices/{id}/events`
@@ -104,6 +115,7 @@ mod tests {
             (telemetry(&id, "points"), LocalTopic::Telemetry { device: device() }),
             ("devices/press-1/telemetry/a/b/c/d/e".to_owned(), LocalTopic::Telemetry { device: device() }),
             (state(&id), LocalTopic::State { device: device() }),
+            (birth(&id), LocalTopic::Birth { device: device() }),
             (command(&id, "write", "7"), LocalTopic::Command { device: device(), name: "write", rid: "7" }),
             (result(&id, "write", "7"), LocalTopic::Result { device: device(), name: "write", rid: "7" }),
         ];

@@ -12,11 +12,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::birth;
 use super::drivers::MakeDriver;
 use super::outlet::{Document, Outlet};
 use super::presence::Presence;
 use crate::pipeline::report::Reporter;
 use crate::pipeline::{document, topic};
+
+/// Births in one transaction: some of them are large.
+const BIRTHS: usize = 16;
 
 /// A link that runs: what the rest of the gateway knows of it.
 #[derive(Debug, Clone)]
@@ -39,6 +43,7 @@ pub struct Link {
     protocol: &'static str,
     name: String,
     reporters: HashMap<DeviceId, Reporter>,
+    births: Vec<Document>,
     commands: mpsc::Receiver<Command>,
     state: watch::Sender<LinkInfo>,
     outlet: Outlet,
@@ -77,15 +82,17 @@ impl Link {
         let (sender, commands) = mpsc::channel(32);
         let (state, watched) = watch::channel(LinkInfo::default());
         let (protocol, name) = (driver.protocol(), driver.link());
+        let births = devices.iter().map(|device| birth::of(device, protocol, &name)).collect();
         let handle =
             LinkHandle { name: name.clone(), protocol, devices: devices.clone(), commands: sender, state: watched };
         let reporters =
             devices.iter().map(|device| (device.id.clone(), Reporter::new(device, driver.subscribes()))).collect();
-        (Self { make, protocol, name, reporters, commands, state, outlet, presence, clock, stop }, handle)
+        (Self { make, protocol, name, reporters, births, commands, state, outlet, presence, clock, stop }, handle)
     }
 
     /// Runs the driver, starting it again whenever it ends, and takes in what it reads.
     pub async fn run(mut self) {
+        self.announce().await;
         let mut backoff = Backoff::field_link();
         loop {
             let mut running = self.start_driver();
@@ -114,6 +121,15 @@ impl Link {
             tracing::warn!(link = self.name, wait_ms = wait.as_millis(), "the driver is started again");
             if self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return;
+            }
+        }
+    }
+
+    /// What its devices have, before anything of it.
+    async fn announce(&mut self) {
+        for births in std::mem::take(&mut self.births).chunks(BIRTHS) {
+            if let Err(error) = self.outlet.send(births.to_vec(), Vec::new()).await {
+                tracing::error!(link = self.name, %error, "births could not be stored");
             }
         }
     }

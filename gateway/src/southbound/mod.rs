@@ -8,6 +8,7 @@
 //! - [`fetch`]: trees that come down from upstream, to local subscribers.
 //! - [`outlet`]: the gateway's own messages into the store and to local subscribers.
 
+pub mod birth;
 pub mod drivers;
 pub mod fetch;
 pub mod handshakes;

@@ -128,6 +128,10 @@ pub struct Point {
     pub name: PointName,
     /// Unit, for people.
     pub unit: Option<String>,
+    /// What it is, for people.
+    pub description: Option<String>,
+    /// The type that the device holds it in, in the words of its protocol; absent where the device alone knows.
+    pub kind: Option<String>,
     /// Whether it may be written.
     pub access: Access,
     /// What may be written, both ends included, in the point's unit.
@@ -137,11 +141,11 @@ pub struct Point {
 }
 
 impl Point {
-    /// Reads `name`, `unit`, `access`, `range`, `report`, `heartbeat` and `deadband` of a `[[….point]]`.
+    /// Reads `name`, `unit`, `description`, `access`, `range`, `report`, `heartbeat` and `deadband` of a `[[….point]]`.
     pub fn read(section: &Section, default: &Report) -> Option<Self> {
         let name = section.required("name");
         let access = section.choice("access", &[("r", Access::Read), ("rw", Access::ReadWrite)], Access::Read);
-        let unit = section.get("unit");
+        let (unit, description) = (section.get("unit"), section.get("description"));
         let report = Report::read(section, default);
         let mut range = None;
         if let Some(ends) = section.get::<Vec<f64>>("range") {
@@ -153,7 +157,7 @@ impl Point {
                 section.problem("range", "says what may be written, but the point is read-only, add access = \"rw\"");
             }
         }
-        Some(Self { name: name?, unit, access, range, report })
+        Some(Self { name: name?, unit, description, kind: None, access, range, report })
     }
 }
 

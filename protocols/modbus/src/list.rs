@@ -29,7 +29,7 @@ enum Cell {
     Names,
 }
 
-const KEYS: [(&str, Cell); 16] = [
+const KEYS: [(&str, Cell); 17] = [
     ("name", Cell::Text),
     ("at", Cell::Text),
     ("type", Cell::Text),
@@ -37,6 +37,7 @@ const KEYS: [(&str, Cell); 16] = [
     ("scale", Cell::Number),
     ("offset", Cell::Number),
     ("unit", Cell::Text),
+    ("description", Cell::Text),
     ("interval", Cell::Text),
     ("access", Cell::Text),
     ("range", Cell::Numbers),
@@ -115,6 +116,7 @@ fn cell(key: &str, config: &PointConfig) -> String {
         "scale" => codec.scale().map(|(scale, _)| scale.to_string()).unwrap_or_default(),
         "offset" => codec.scale().map(|(_, offset)| offset.to_string()).unwrap_or_default(),
         "unit" => point.unit.clone().unwrap_or_default(),
+        "description" => point.description.clone().unwrap_or_default(),
         "interval" => duration::format(config.interval),
         "access" => if point.access == Access::ReadWrite { "rw" } else { "r" }.to_owned(),
         "range" => point.range.map(|(low, high)| numbers(&[low, high])).unwrap_or_default(),

@@ -159,6 +159,10 @@ def numbered_and_online(cloud: Cloud, field: Field, points: Points) -> None:
     topic = cloud.topic(f"devices/{field.device}/state")
     state = cloud.observer.wait("the state of a field device", 10, lambda m: m.topic == topic and m.json()["online"] is True)
     expect(state.json()["via"] == field.via, f"the state of {field.device} says via {state.json().get('via')}")
+    topic = cloud.topic(f"devices/{field.device}/birth")
+    birth = cloud.observer.wait("the birth of a field device", 10, lambda m: m.topic == topic).json()
+    told = {point["name"]: point["access"] for point in birth["points"]}
+    expect(told.get(field.writable) == "rw" and told.get(field.missing) == "r", f"the birth of {field.device}: {birth}")
 
 
 def order(cloud: Cloud, field: Field, rid: str, point: str, value: Any, since: int = 0) -> dict[str, Any]:

@@ -6,6 +6,8 @@ fn device() -> FieldDevice {
     let point = |name: &str, access, range| Point {
         name: PointName::new(name).unwrap(),
         unit: None,
+        description: None,
+        kind: None,
         access,
         range,
         report: Report::default(),

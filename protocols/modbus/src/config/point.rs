@@ -110,7 +110,7 @@ impl PointConfig {
                 format_args!("`{word}` takes {width} registers, more than the link's max_block = {max_block}"),
             );
         }
-        let point = point?;
+        let point = Point { kind: Some(kind.to_string()), ..point? };
         Self::check_access(section, at, &codec, &point);
         Some(Self { point, at, codec, write, interval })
     }
