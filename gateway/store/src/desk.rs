@@ -12,20 +12,18 @@
 //! `ahead` was read back from disk, `tail` is what was committed last. When the stretch between them is empty, live
 //! records go from the commit to the consumer without a read.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 
 use fieldgate_types::UnixMillis;
 
 use crate::entry::Entry;
 use crate::record::{Lane, Record, RecordId};
+use crate::shelf::{Road, Shelf};
 use crate::stats::LossKind;
 
 /// Bounds of a lane's tail; what is older is read back from disk.
 const TAIL_RECORDS: usize = 16 * 1024;
 const TAIL_BYTES: usize = 8 << 20;
-/// Below these, the writer reads the next stretch ahead.
-const AHEAD_RECORDS: usize = 2048;
-const AHEAD_BYTES: usize = 1 << 20;
 /// A consumer with this many records of a lane before it is behind.
 const BEHIND: usize = 2048;
 /// Leased records at most: the memory that they take here is bounded, and so is what eviction must spare.
@@ -33,48 +31,6 @@ pub(crate) const MAX_LEASED: usize = 64 * 1024;
 
 /// A consumer that holds nothing, waits for nothing and has not been seen for so long is away (milliseconds).
 const AWAY: u64 = 1_000;
-
-/// A run of records with a cursor of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Road {
-    Priority,
-    Live,
-    History,
-    /// What of the live lane lay there when it was parted.
-    Older,
-}
-
-impl Road {
-    const ALL: [Self; 4] = [Self::Priority, Self::Live, Self::History, Self::Older];
-
-    fn of(parted: Option<u64>, lane: Lane, id: u64) -> Self {
-        match lane {
-            Lane::Priority => Self::Priority,
-            Lane::Live if parted.is_some_and(|mark| id < mark) => Self::Older,
-            Lane::Live => Self::Live,
-            Lane::History => Self::History,
-        }
-    }
-
-    /// Where its records lie on disk.
-    fn lane(self) -> Lane {
-        match self {
-            Self::Priority => Lane::Priority,
-            Self::Live | Self::Older => Lane::Live,
-            Self::History => Lane::History,
-        }
-    }
-
-    fn pick<T>(self, all: &mut [T; 4]) -> &mut T {
-        let [priority, live, history, older] = all;
-        match self {
-            Self::Priority => priority,
-            Self::Live => live,
-            Self::History => history,
-            Self::Older => older,
-        }
-    }
-}
 
 /// Why a record leaves the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,67 +67,6 @@ struct Held {
     row: usize,
     bytes: usize,
     time: UnixMillis,
-}
-
-#[derive(Debug, Default)]
-struct Shelf {
-    cursor: u64,
-    ahead: VecDeque<Entry>,
-    ahead_bytes: usize,
-    ahead_to: u64,
-    tail: VecDeque<Entry>,
-    tail_bytes: usize,
-    tail_from: u64,
-    /// Somebody waits for records that only the disk has.
-    wanted: bool,
-    /// Changes when the cursor goes back: a read from disk that began before is void.
-    epoch: u64,
-}
-
-impl Shelf {
-    fn pop(&mut self) -> Option<Entry> {
-        if let Some(entry) = self.ahead.pop_front() {
-            self.ahead_bytes -= entry.bytes();
-            self.cursor = entry.id + 1;
-            return Some(entry);
-        }
-        if self.ahead_to < self.tail_from {
-            return None;
-        }
-        let entry = self.tail.pop_front()?;
-        self.tail_bytes -= entry.bytes();
-        self.cursor = entry.id + 1;
-        self.ahead_to = self.cursor;
-        self.tail_from = self.cursor;
-        Some(entry)
-    }
-
-    fn next_bytes(&self) -> Option<usize> {
-        let next = match self.ahead.front() {
-            Some(entry) => entry,
-            None if self.ahead_to < self.tail_from => return None,
-            None => self.tail.front()?,
-        };
-        Some(next.body.len())
-    }
-
-    /// From `cursor` to `end` everything is on disk alone, or nowhere.
-    fn begin(&mut self, cursor: u64, end: u64) {
-        let epoch = self.epoch + 1;
-        *self = Self { cursor, ahead_to: cursor, tail_from: end, epoch, ..Self::default() };
-    }
-
-    fn hungry(&self) -> bool {
-        self.ahead_to < self.tail_from && self.ahead.len() < AHEAD_RECORDS && self.ahead_bytes < AHEAD_BYTES
-    }
-
-    fn back_to(&mut self, cursor: u64) {
-        self.cursor = self.cursor.min(cursor);
-        self.ahead.clear();
-        self.ahead_bytes = 0;
-        self.ahead_to = self.cursor;
-        self.epoch += 1;
-    }
 }
 
 /// A stretch that should be read from disk.

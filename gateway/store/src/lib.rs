@@ -94,6 +94,7 @@ mod room;
 mod salvage;
 mod schema;
 mod shared;
+mod shelf;
 mod spacing;
 mod sqlite;
 mod state;
