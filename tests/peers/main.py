@@ -1,4 +1,4 @@
-"""Runs the scenarios one after the other and tells how they ended. Started by `run`, which has installed what it needs."""
+"""Runs the scenarios and tells how they ended. Started by `run`, which has installed what it needs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scenarios import ALL, Scenario
+from scenarios import ALL, ALONE, Scenario
 from stage import Options, Stage
 from wait import Failed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TAIL_LINES = 40
+# Two scenarios wait more than they compute; more would disturb each other's deadlines on two cores.
+SIDE_BY_SIDE = 2
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,44 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def play(name: str, scenario: Scenario, stage: Stage) -> Outcome:
+class Run:
+    """The scenarios of one call: those in hand, and how the others ended."""
+
+    def __init__(self, base: Path, options: Options, keep: bool) -> None:
+        self._base = base
+        self._options = options
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._in_hand: set[Stage] = set()
+        self.outcomes: list[Outcome] = []
+
+    def play(self, name: str) -> None:
+        """Runs one scenario, ends all that it started, and tells how it went."""
+        stage = Stage(name, self._base / name, self._options)
+        stage.folder.mkdir()
+        with self._lock:
+            self._in_hand.add(stage)
+        outcome = play(ALL[name], stage)
+        with self._lock:
+            self._in_hand.discard(stage)
+            self.outcomes.append(outcome)
+            print_outcome(outcome)
+            if outcome.failure:
+                print_logs(stage.folder)
+        if not outcome.failure and not self._keep:
+            shutil.rmtree(stage.folder)
+
+    def end(self) -> None:
+        """Ends what scenarios in hand have started, so that they fail soon."""
+        with self._lock:
+            stages = list(self._in_hand)
+        for stage in stages:
+            for problem in stage.close():
+                print(f"{stage.name}: at the end: {problem}", flush=True)
+
+
+def play(scenario: Scenario, stage: Stage) -> Outcome:
     """Runs one scenario and ends all that it started."""
-    print(f"== {name}: {(scenario.__doc__ or '').strip().splitlines()[0]}", flush=True)
     began = time.monotonic()
     failure = None
     try:
@@ -62,11 +101,20 @@ def play(name: str, scenario: Scenario, stage: Stage) -> Outcome:
         leftovers = stage.close()
     if leftovers:
         failure = "\n".join([*filter(None, [failure]), *(f"at the end: {problem}" for problem in leftovers)])
-    outcome = Outcome(name, time.monotonic() - began, stage.figures, failure)
-    for figure, value in stage.figures.items():
+    return Outcome(stage.name, time.monotonic() - began, stage.figures, failure)
+
+
+def print_outcome(outcome: Outcome) -> None:
+    """One scenario: what it is, its figures, how it ended."""
+    print(f"== {outcome.name}: {title(outcome.name)}")
+    for figure, value in outcome.figures.items():
         print(f"   {figure} = {value}")
-    print(f"   {'FAILED: ' + failure if failure else 'passed'} ({outcome.seconds:.1f} s)", flush=True)
-    return outcome
+    print(f"   {'FAILED: ' + outcome.failure if outcome.failure else 'passed'} ({outcome.seconds:.1f} s)", flush=True)
+
+
+def title(name: str) -> str:
+    """The first line of what a scenario says of itself."""
+    return (ALL[name].__doc__ or "").strip().splitlines()[0]
 
 
 def print_logs(folder: Path) -> None:
@@ -92,8 +140,8 @@ def main() -> int:
     # Libraries of the peers warn about each revised time-out; errors are enough.
     logging.basicConfig(level=logging.ERROR)
     if given.list:
-        for name, scenario in ALL.items():
-            print(f"{name:<14}{(scenario.__doc__ or '').strip().splitlines()[0]}")
+        for name in ALL:
+            print(f"{name:<16}{title(name)}")
         return 0
     # SIGTERM ends like an exception, so that everything started is ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -102,16 +150,18 @@ def main() -> int:
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
     options = Options(given.binary.resolve(), REPOSITORY, target, given.long, seed)
     base = Path(tempfile.mkdtemp(prefix="fgpeers-"))
-    outcomes: list[Outcome] = []
-    for name in given.only or ALL:
-        stage = Stage(name, base / name, options)
-        stage.folder.mkdir()
-        outcome = play(name, ALL[name], stage)
-        outcomes.append(outcome)
-        if outcome.failure:
-            print_logs(stage.folder)
-        elif not given.keep:
-            shutil.rmtree(stage.folder)
+    run = Run(base, options, given.keep)
+    wanted = given.only or list(ALL)
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        try:
+            list(pool.map(run.play, [name for name in wanted if name not in ALONE]))
+        except BaseException:
+            run.end()
+            raise
+    for name in wanted:
+        if name in ALONE:
+            run.play(name)
+    outcomes = run.outcomes
     failed = sum(outcome.failure is not None for outcome in outcomes)
     if failed or given.keep:
         print(f"files kept in {base}")

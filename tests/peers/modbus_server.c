@@ -8,20 +8,23 @@
 #include <sys/select.h>
 #include <unistd.h>
 
+/* Addresses of 16 bits, as on the wire. */
+#define MEMORY 65536
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
         return 2;
     }
     modbus_t *context = modbus_new_tcp("127.0.0.1", atoi(argv[1]));
-    modbus_mapping_t *memory = modbus_mapping_new(1024, 1024, 1024, 1024);
+    modbus_mapping_t *memory = modbus_mapping_new(MEMORY, MEMORY, MEMORY, MEMORY);
     if (context == NULL || memory == NULL) {
         return 1;
     }
     char table;
     int address, word;
     while (scanf(" %c %d %d", &table, &address, &word) == 3) {
-        if (address < 0 || address >= 1024) {
+        if (address < 0 || address >= MEMORY) {
             return 2;
         }
         switch (table) {

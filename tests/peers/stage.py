@@ -135,7 +135,7 @@ def interpreter(program: str) -> list[str]:
     return ["node"] if program.endswith(".js") else [sys.executable]
 
 
-@dataclass
+@dataclass(eq=False)
 class Stage:
     """What one scenario stands on."""
 

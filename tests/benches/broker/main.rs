@@ -7,8 +7,10 @@ mod identities;
 mod idle;
 mod load;
 mod peers;
+#[path = "../process.rs"]
 mod process;
 mod reconnect;
+#[path = "../report.rs"]
 mod report;
 mod settings;
 mod site;

@@ -1,4 +1,4 @@
-"""The scenarios, in the order in which they run."""
+"""The scenarios: first those that run two at a time, the longest ahead; then those that measure and run alone."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from stage import Stage
 
 Scenario = Callable[[Stage], None]
 
-ALL: dict[str, Scenario] = {
-    "harness": harness.proves_the_peers,
+SIDE_BY_SIDE: dict[str, Scenario] = {
+    "disk": disk.full_and_back,
+    "opcua-recovery": opcua_recovery.recovers,
+    "flapping": flapping.flapping,
     "leaf": identity.leaf_to_cloud,
     "envelope": identity.upstream_over_3_1_1,
     "identity": identity.strangers_are_refused,
@@ -22,8 +24,6 @@ ALL: dict[str, Scenario] = {
     "crl": enrolment.revocation_lists,
     "external": external.by_map_and_pin,
     "interop": interop.clients_keys_and_versions,
-    "revoked": fleet.one_revoked,
-    "rotated": fleet.rotated_under_load,
     "rotation-killed": fleet.rotations_killed,
     "users": doors.passwords,
     "websocket": doors.websocket,
@@ -32,21 +32,27 @@ ALL: dict[str, Scenario] = {
     "opcua": field.opcua_without_security,
     "opcua-secure": field.opcua_signed_and_encrypted,
     "opcua-security": opcua_security.policies,
-    "opcua-recovery": opcua_recovery.recovers,
     "commands": commands.to_a_leaf,
-    "load": load.cloud_away,
-    "flapping": flapping.flapping,
-    "crash": power.kills,
-    "crash-either": power.kills_with_either,
     "sessions": sessions.survive_kills,
     "trees": trees.trees,
     "quarantine": quarantine.quarantine,
     "config": refusals.ten_mistakes,
     "trouble": refusals.keeps_running,
-    "disk": disk.full_and_back,
+    "local": local.without_upstream,
+}
+
+# They measure times, rates or memory, or load the machine by themselves.
+ALONE: dict[str, Scenario] = {
+    "harness": harness.proves_the_peers,
+    "revoked": fleet.one_revoked,
+    "rotated": fleet.rotated_under_load,
+    "load": load.cloud_away,
+    "crash": power.kills,
+    "crash-either": power.kills_with_either,
     "power": power.power_cut,
     "io-errors": power.io_errors,
     "memory": memory.idle_with_ten_devices,
-    "local": local.without_upstream,
     "drain": local.stops_and_goes_on,
 }
+
+ALL = SIDE_BY_SIDE | ALONE
