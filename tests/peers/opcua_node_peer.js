@@ -54,6 +54,19 @@ async function main () {
   add({ names: ['Label'], value: 'boiler', type: 'String' })
   add({ names: ['Locked'], value: 1.0 })
   add({ names: given.nodes || [] })
+  if (given.alarms) {
+    space.installAlarmsAndConditionsService()
+    const objects = space.rootFolder.objects
+    const plant = namespace.addObject({ organizedBy: objects, browseName: 'Plant', eventNotifier: 1, notifierOf: objects.server })
+    const tank = namespace.addObject({ componentOf: plant, browseName: 'Tank', eventSourceOf: plant })
+    const heat = namespace.addVariable({ componentOf: tank, browseName: 'Heat', nodeId: 's=Heat', dataType: 'Double', eventSourceOf: tank })
+    nodes.Heat = { variable: heat, type: 'Double' }
+    write({ names: ['Heat'], value: 20.0 })
+    namespace.instantiateExclusiveLimitAlarm('ExclusiveLimitAlarmType', {
+      componentOf: tank, browseName: 'HeatAlarm', conditionName: 'HeatAlarm', conditionSource: heat, inputNode: heat,
+      highHighLimit: 95, highLimit: 80, lowLimit: -20, lowLowLimit: -40
+    })
+  }
   await server.start()
   let count = 0
   setInterval(() => write({ names: ['Ticks'], value: ++count }), 200)

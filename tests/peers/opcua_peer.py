@@ -3,7 +3,7 @@
 Nodes in the namespace `urn:fieldgate:peers`: `Level` (Double, writable, 12.5), `Ticks` (UInt32, counts up five times a second),
 `Running` (Boolean), `Label` (String), `Locked` (Double, readable only), `Pose`
 (a structure of X, Steps and Label).
-And a method `Sum` of a Double and an Int16, on the Objects folder. Also `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
+And a method `Sum` of a Double and an Int16, on the Objects folder; events of the type `BatchEvent` and conditions on request. Also `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
 Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name, or, with `user_cert`,
 every policy and mode, and a user with that certificate besides.
 """
@@ -11,6 +11,7 @@ every policy and mode, and a user with that certificate besides.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ async def open_server(given: dict[str, Any]) -> Server:
     secure = "cert" in given
     user_cert = Path(given["user_cert"]).read_bytes() if "user_cert" in given else None
     server = Server(user_manager=OneUser(given["user"], given["password"], user_cert) if secure else None)
+    # The severity of the events around a refresh; anything that is set switches refreshes on.
+    server.iserver.bind_condition_methods = 1
     await server.init()
     server.set_endpoint(f"opc.tcp://127.0.0.1:{given['port']}/")
     server.set_server_name("Fieldgate peers")
@@ -113,6 +116,10 @@ async def main() -> None:
     numbers = [ua.VariantType.Double, ua.VariantType.Int16]
     await server.nodes.objects.add_method(f"ns={index};s=Sum", f"{index}:Sum", add_up, numbers, [ua.VariantType.Double])
     await add(given.get("nodes", []))
+    batch = await server.get_event_generator(
+        await server.create_custom_event_type(index, "BatchEvent", ua.ObjectIds.BaseEventType, [("Batch", ua.VariantType.String)])
+    )
+    hold = await server.get_event_generator(ua.ObjectIds.AlarmConditionType)
     await server.start()
 
     async def tick() -> None:
@@ -134,7 +141,18 @@ async def main() -> None:
     async def remove(names: list[str]) -> None:
         await server.delete_nodes([nodes.pop(name) for name in names])
 
-    await answering.answer_all({"read": read, "write": write, "add": add, "remove": remove})
+    async def event(message: str, severity: int) -> None:
+        batch.event.Batch, batch.event.Severity = "b-7", severity
+        await batch.trigger(message=message)
+
+    async def condition(name: str, active: bool) -> None:
+        told = copy.deepcopy(hold.event)
+        told.ConditionName, told.Retain, told.Severity, told.NodeId = name, active, 800, ua.NodeId(name, index)
+        setattr(told, "ActiveState/Id", active)
+        hold.event = told
+        await hold.trigger(message=f"{name} holds" if active else f"{name} is over")
+
+    await answering.answer_all({"event": event, "condition": condition, "read": read, "write": write, "add": add, "remove": remove})
     ticking.cancel()
 
 

@@ -1,10 +1,13 @@
 //! Samples as field telemetry documents (DESIGN section 5):
 //! `{"ts":ms,"values":{"name":v},"errors":{"name":"BadNoCommunication"}}`, or an array of such objects, one per
 //! source time; readings without one (Modbus) share the reception time of the newest. A time stamp taken before the clock was ever right is marked with `"clock":"unset"`.
+//!
+//! Events likewise, in their order: `{"ts":ms,"event":{"EventType":"…"}}`, with `"refresh":true` where it is told because the
+//! connection is new; `{"ts":ms,"lost":3,"reason":"…"}` where some are missing.
 
 use std::collections::BTreeMap;
 
-use fieldgate_protocol::{Quality, Sample, Value};
+use fieldgate_protocol::{Event, Quality, Sample, Value};
 use fieldgate_types::UnixMillis;
 use serde_json::{Map, Value as Json, json};
 
@@ -84,8 +87,51 @@ fn close(moments: BTreeMap<UnixMillis, Moment>, clock_plausible: bool) -> Vec<u8
         }
         objects.push(object);
     }
+    together(objects)
+}
+
+fn together(mut objects: Vec<Json>) -> Vec<u8> {
     let document = if objects.len() == 1 { objects.remove(0) } else { Json::Array(objects) };
     document.to_string().into_bytes()
+}
+
+/// The documents for `events`, in their order; usually one. Empty for none.
+pub fn events(events: &[Event], clock_plausible: bool) -> Vec<Vec<u8>> {
+    let mut documents = Vec::new();
+    let (mut open, mut size) = (Vec::new(), 0);
+    for event in events {
+        let mut object = happening(event);
+        if let (Some(fields), false) = (object.as_object_mut(), clock_plausible) {
+            fields.insert("clock".to_owned(), Json::from("unset"));
+        }
+        let adds = object.to_string().len() + 1;
+        if !open.is_empty() && size + adds > MAX_BYTES {
+            documents.push(together(std::mem::take(&mut open)));
+            size = 0;
+        }
+        size += adds;
+        open.push(object);
+    }
+    if !open.is_empty() {
+        documents.push(together(open));
+    }
+    documents
+}
+
+fn happening(event: &Event) -> Json {
+    match event {
+        Event::Happened { source_time, received, refresh, fields } => {
+            let field = |(name, value): &(String, Value)| (name.clone(), value.to_json().unwrap_or_default());
+            let fields: Map<String, Json> = fields.iter().map(field).collect();
+            let ts = source_time.unwrap_or(*received);
+            if *refresh {
+                json!({ "ts": ts, "refresh": true, "event": fields })
+            } else {
+                json!({ "ts": ts, "event": fields })
+            }
+        }
+        Event::Lost { received, count, reason } => json!({ "ts": received, "lost": count, "reason": reason }),
+    }
 }
 
 #[cfg(test)]
@@ -146,6 +192,27 @@ mod tests {
         assert!(documents.len() >= 4 && documents.iter().all(|d| d.len() <= MAX_BYTES), "{}", documents.len());
         let values: usize = parsed(&samples).iter().map(|d| d["values"].as_object().unwrap().len()).sum();
         assert_eq!(values, 200);
+    }
+
+    #[test]
+    fn events_are_told_in_their_order_with_what_was_lost_between() {
+        let happened = |source: Option<u64>, refresh, value| Event::Happened {
+            source_time: source.map(UnixMillis),
+            received: UnixMillis(9),
+            refresh,
+            fields: vec![("Severity".to_owned(), value)],
+        };
+        let lost = Event::Lost { received: UnixMillis(8), count: 3, reason: "why" };
+        let all = [happened(Some(7), false, Value::Int(5)), lost, happened(None, true, Value::Float(f64::NAN))];
+        let told: Vec<Json> = events(&all, true).iter().map(|bytes| serde_json::from_slice(bytes).unwrap()).collect();
+        let expected = json!([
+            {"ts":7,"event":{"Severity":5}}, {"ts":8,"lost":3,"reason":"why"}, {"ts":9,"refresh":true,"event":{"Severity":null}}
+        ]);
+        assert_eq!(told, [expected]);
+        assert_eq!(events(&all[..1], false), [br#"{"clock":"unset","event":{"Severity":5},"ts":7}"#]);
+        let many = vec![happened(Some(1), false, Value::Text("x".repeat(1000))); 200];
+        let documents = events(&many, true);
+        assert!(documents.len() >= 4 && documents.iter().all(|d| d.len() <= MAX_BYTES), "{}", documents.len());
     }
 
     #[test]

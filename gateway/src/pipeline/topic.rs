@@ -6,6 +6,8 @@ use fieldgate_types::DeviceId;
 pub const CA: &str = "$fieldgate/ca";
 /// The stream that carries a field device's points.
 pub const POINTS: &str = "points";
+/// The stream that carries a field device's events.
+pub const EVENTS: &str = "events";
 
 /// What a local topic stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -177,6 +177,10 @@ impl Link {
                 let samples = reporter.samples(samples, self.clock.now(), now);
                 self.send(&device, samples).await;
             }
+            Update::Events { device, events } => {
+                let documents = document::events(&events, self.clock.plausible());
+                self.store(&device, topic::EVENTS, documents).await;
+            }
         }
     }
 
@@ -198,13 +202,16 @@ impl Link {
     }
 
     async fn send(&self, device: &DeviceId, samples: Vec<Sample>) {
-        let topic = topic::telemetry(device, topic::POINTS);
-        let document = |payload| Document { device: device.clone(), topic: topic.clone(), payload, retain: false };
-        let documents: Vec<_> =
-            document::documents(&samples, self.clock.plausible()).into_iter().map(document).collect();
-        if documents.is_empty() {
+        self.store(device, topic::POINTS, document::documents(&samples, self.clock.plausible())).await;
+    }
+
+    async fn store(&self, device: &DeviceId, stream: &str, payloads: Vec<Vec<u8>>) {
+        if payloads.is_empty() {
             return;
         }
+        let topic = topic::telemetry(device, stream);
+        let document = |payload| Document { device: device.clone(), topic: topic.clone(), payload, retain: false };
+        let documents: Vec<_> = payloads.into_iter().map(document).collect();
         if let Err(error) = self.outlet.send(documents, Vec::new()).await {
             tracing::error!(link = self.name, %device, %error, "readings could not be stored");
         }

@@ -9,7 +9,7 @@ use fieldgate_types::{Clock, DeviceId};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Command, Point, PointName, Sample};
+use crate::{Command, Event, Point, PointName, Sample};
 
 /// A field device as its driver declares it, before anything is connected.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +84,13 @@ pub enum Update {
         device: DeviceId,
         /// The readings, at least one.
         samples: Vec<Sample>,
+    },
+    /// Events of one device, in their order.
+    Events {
+        /// Which.
+        device: DeviceId,
+        /// The events, at least one.
+        events: Vec<Event>,
     },
 }
 

@@ -8,12 +8,14 @@
 
 mod command;
 mod driver;
+mod event;
 mod point;
 mod quality;
 mod value;
 
 pub use command::{Change, Command, Outcome, Request, Status};
 pub use driver::{Driver, FieldDevice, LinkInfo, LinkState, Tasks, Update, Uplink};
+pub use event::Event;
 pub use point::{Access, Deadband, InvalidPointName, Point, PointName, Report};
 pub use quality::Quality;
 pub use value::{Sample, Value};

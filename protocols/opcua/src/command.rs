@@ -9,6 +9,7 @@ use opcua::types::{AttributeId, DataValue, NodeId, ReadValueId, StatusCode, Time
 use serde_json::{Map, Value as Json};
 
 use crate::config::MethodConfig;
+use crate::event;
 use crate::fault::{self, Fault};
 use crate::method::call;
 use crate::server::{Server, ask, read_id, read_values};
@@ -29,6 +30,7 @@ pub(crate) enum Work {
     Read(Vec<Target>),
     /// `None`: there is no such method.
     Call(Option<MethodConfig>, Vec<Value>),
+    Acknowledge(Vec<Value>),
 }
 
 /// Executes a command and answers it, before its deadline. Whether the server did its part.
@@ -42,6 +44,9 @@ pub(crate) async fn execute(server: Server, work: Work, command: Command) -> boo
             Work::Read(targets) => read(server, targets).await,
             Work::Call(Some(method), arguments) => {
                 call(server, method, arguments, deadline).await.unwrap_or_else(|fault| failed(&fault))
+            }
+            Work::Acknowledge(arguments) => {
+                event::acknowledge(server, arguments, deadline).await.unwrap_or_else(|fault| failed(&fault))
             }
             Work::Call(None, _) => Outcome::not(Status::Rejected, "there is no such method"),
         }

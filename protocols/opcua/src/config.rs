@@ -13,6 +13,7 @@ use opcua::crypto::SecurityPolicy;
 use opcua::types::MessageSecurityMode;
 
 use crate::endpoint::Endpoint;
+use crate::event::{self, EventConfig};
 use crate::node::NodeName;
 
 /// One session with one server.
@@ -125,6 +126,8 @@ pub struct DeviceConfig {
     pub points: Vec<PointConfig>,
     /// What may be called.
     pub methods: Vec<MethodConfig>,
+    /// Whose events are told.
+    pub events: Vec<EventConfig>,
 }
 
 /// A method that may be called.
@@ -155,6 +158,18 @@ const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::f
 const SAMPLING: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(1));
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(24));
 const QUEUE: (u32, u32) = (1, 10_000);
+
+impl DeviceConfig {
+    /// Whether commands may acknowledge alarms.
+    pub(crate) fn acknowledges(&self) -> bool {
+        self.events.iter().any(|event| event.acknowledge)
+    }
+
+    /// The method that does it, besides those of the configuration.
+    fn acknowledge(&self) -> Option<PointName> {
+        PointName::new(event::ACKNOWLEDGE).ok().filter(|_| self.acknowledges())
+    }
+}
 
 impl OpcuaConfig {
     /// Reads one `[[opcua]]`. What is wrong is noted in the section's sources; `None` when too little is right.
@@ -196,7 +211,7 @@ impl OpcuaConfig {
         let field_device = |device: &DeviceConfig| FieldDevice {
             id: device.id.clone(),
             points: device.points.iter().map(|point| point.point.clone()).collect(),
-            methods: device.methods.iter().map(|method| method.name.clone()).collect(),
+            methods: device.methods.iter().map(|method| method.name.clone()).chain(device.acknowledge()).collect(),
         };
         self.devices.iter().map(field_device).collect()
     }
@@ -259,7 +274,8 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
         sections.extend(file.sections("point"));
     }
     sections.extend(section.sections("point"));
-    if sections.is_empty() && !matches!(shared, Some(None)) {
+    let event_sections = section.sections("event");
+    if sections.is_empty() && event_sections.is_empty() && !matches!(shared, Some(None)) {
         section.problem("point", "is missing: add a [[opcua.device.point]], or name a file with `points_from`");
     }
     for point in sections {
@@ -289,7 +305,14 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
         }
         methods.push(MethodConfig { name, node, object });
     }
-    Some(DeviceConfig { id: id?, publishing, poll, points, methods })
+    let events: Vec<EventConfig> = event_sections.iter().filter_map(EventConfig::read).collect();
+    if events.iter().any(|event| event.acknowledge) && methods.iter().any(|m| m.name.as_str() == event::ACKNOWLEDGE) {
+        section.problem("method", "one is called `acknowledge`, which is taken by an event with `acknowledge = true`");
+    }
+    if poll.is_some() {
+        unsubscribed(section, &["event"]);
+    }
+    Some(DeviceConfig { id: id?, publishing, poll, points, methods, events })
 }
 
 /// Of a device, or of a point that has its own.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{
-    Command, Driver, FieldDevice, LinkInfo, LinkState, Outcome, Sample, Status, Tasks, Update, Uplink,
+    Command, Driver, Event, FieldDevice, LinkInfo, LinkState, Outcome, Sample, Status, Tasks, Update, Uplink,
 };
 use fieldgate_types::{Backoff, Clock, DeviceId};
 use tokio::sync::{mpsc, watch};
@@ -182,6 +182,11 @@ impl Link {
     pub(crate) async fn samples(&mut self, device: &DeviceId, samples: Vec<Sample>) -> Result<(), Ended> {
         self.presence = Presence::Heard;
         self.tell(Update::Samples { device: device.clone(), samples }).await
+    }
+
+    pub(crate) async fn events(&mut self, device: &DeviceId, events: Vec<Event>) -> Result<(), Ended> {
+        self.presence = Presence::Heard;
+        self.tell(Update::Events { device: device.clone(), events }).await
     }
 
     pub(crate) fn answered(&self, count: u64) {

@@ -2,13 +2,17 @@
 //!
 //! The library calls synchronously, while it holds its lock on all subscriptions: nothing here waits. When the
 //! driver can't keep up, the batch is dropped and counted, and the device is marked: its current values are read
-//! again once the driver has caught up, so that no point stays at an old value.
+//! again once the driver has caught up, so that no point stays at an old value. Events can't be read again: they are
+//! counted one by one, and the loss is told as an event of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use opcua::client::{MonitoredItemMap, OnSubscriptionNotificationCore};
-use opcua::types::{DataChangeNotification, DataValue, NotificationMessage, StatusChangeNotification, StatusCode};
+use opcua::types::{
+    DataChangeNotification, DataValue, EventFieldList, EventNotificationList, NotificationMessage,
+    StatusChangeNotification, StatusCode, Variant,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -26,6 +30,8 @@ pub(crate) struct Batch {
     pub(crate) device: usize,
     /// Client handles and values.
     pub(crate) values: Vec<(u32, DataValue)>,
+    /// Client handles and the fields of events.
+    pub(crate) events: Vec<(u32, Vec<Variant>)>,
     /// The room that they take, until the batch is dropped.
     _room: OwnedSemaphorePermit,
 }
@@ -35,6 +41,9 @@ pub(crate) struct Batch {
 pub(crate) struct Signs {
     alive: Mutex<Instant>,
     dropped: AtomicU64,
+    lost_events: AtomicU64,
+    /// Parts of notifications that are neither values nor events nor a status.
+    unreadable: AtomicU64,
     stale: AtomicBool,
     /// The status with which the server ended the subscription; 0: it has not.
     ended: AtomicU32,
@@ -45,6 +54,8 @@ impl Signs {
         Arc::new(Self {
             alive: Mutex::new(Instant::now()),
             dropped: AtomicU64::new(0),
+            lost_events: AtomicU64::new(0),
+            unreadable: AtomicU64::new(0),
             stale: AtomicBool::new(false),
             ended: AtomicU32::new(0),
         })
@@ -58,6 +69,16 @@ impl Signs {
     /// How many batches were dropped since the last call.
     pub(crate) fn take_dropped(&self) -> u64 {
         self.dropped.swap(0, Ordering::Relaxed)
+    }
+
+    /// How many events were dropped since the last call.
+    pub(crate) fn take_lost_events(&self) -> u64 {
+        self.lost_events.swap(0, Ordering::Relaxed)
+    }
+
+    /// How many parts of notifications could not be read since the last call.
+    pub(crate) fn take_unreadable(&self) -> u64 {
+        self.unreadable.swap(0, Ordering::Relaxed)
     }
 
     /// Has the current values read again.
@@ -91,33 +112,86 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Whether the driver has room for them.
-    fn hand_over(&self, values: Vec<(u32, DataValue)>) -> bool {
-        let Ok(count) = u32::try_from(values.len()) else { return false };
+    fn hand_over(&self, values: Vec<(u32, DataValue)>, events: Vec<(u32, Vec<Variant>)>) -> bool {
+        let fields: usize = events.iter().map(|(_, fields)| fields.len()).sum();
+        let Ok(count) = u32::try_from(values.len() + fields) else { return false };
         let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(count) else { return false };
-        self.batches.try_send(Batch { device: self.device, values, _room: room }).is_ok()
+        self.batches.try_send(Batch { device: self.device, values, events, _room: room }).is_ok()
     }
 }
 
 impl OnSubscriptionNotificationCore for Feed {
     fn on_subscription_notification(&mut self, notification: NotificationMessage, _: MonitoredItemMap<'_>) {
+        self.take(notification);
+    }
+}
+
+impl Feed {
+    fn take(&self, notification: NotificationMessage) {
         *self.signs.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let mut values = Vec::new();
+        let (mut values, mut events) = (Vec::new(), Vec::new());
         for part in notification.notification_data.into_iter().flatten() {
             if let Some(change) = part.inner_as::<StatusChangeNotification>() {
                 // Good: the subscription went to another session, which has not happened by our doing.
                 let status = if change.status.is_bad() { change.status } else { StatusCode::BadSubscriptionIdInvalid };
                 self.signs.ended.store(status.bits(), Ordering::Relaxed);
+            } else if part.inner_is::<EventNotificationList>() {
+                let list = part.into_inner_as::<EventNotificationList>().and_then(|list| list.events);
+                let fields = |event: EventFieldList| (event.client_handle, event.event_fields.unwrap_or_default());
+                events.extend(list.into_iter().flatten().map(fields));
             } else if let Some(data) = part.into_inner_as::<DataChangeNotification>() {
                 let items = data.monitored_items.into_iter().flatten();
                 values.extend(items.map(|item| (item.client_handle, item.value)));
+            } else {
+                self.signs.unreadable.fetch_add(1, Ordering::Relaxed);
             }
         }
-        if values.is_empty() {
+        if values.is_empty() && events.is_empty() {
             return;
         }
-        if !self.hand_over(values) {
+        let (stale, lost) = (!values.is_empty(), events.len());
+        if !self.hand_over(values, events) {
             self.signs.dropped.fetch_add(1, Ordering::Relaxed);
-            self.signs.stale.store(true, Ordering::Relaxed);
+            self.signs.stale.fetch_or(stale, Ordering::Relaxed);
+            self.signs.lost_events.fetch_add(u64::try_from(lost).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opcua::types::{ExtensionObject, MonitoredItemNotification};
+
+    use super::*;
+
+    fn events(count: usize) -> ExtensionObject {
+        let event = EventFieldList { client_handle: 1, event_fields: Some(vec![Variant::from(true); 3]) };
+        ExtensionObject::from_message(EventNotificationList { events: Some(vec![event; count]) })
+    }
+
+    fn message(parts: Vec<ExtensionObject>) -> NotificationMessage {
+        NotificationMessage { notification_data: Some(parts), ..NotificationMessage::default() }
+    }
+
+    #[tokio::test]
+    async fn events_without_room_are_counted_one_by_one_and_values_are_read_again() {
+        let (batches, mut taken) = mpsc::channel(1);
+        let (signs, room) = (Signs::new(), Arc::new(Semaphore::new(20)));
+        let feed = Feed { device: 0, signs: Arc::clone(&signs), batches, room: Arc::clone(&room) };
+        feed.take(message(vec![events(4), events(2)]));
+        assert_eq!(taken.recv().await.unwrap().events.len(), 6);
+        assert_eq!(room.available_permits(), 20, "the room of a batch is free when it is gone");
+
+        feed.take(message(vec![events(7)]));
+        assert_eq!((signs.take_lost_events(), signs.take_lost_events()), (7, 0), "21 fields have no room");
+        assert!(!signs.take_stale(), "no value was lost");
+        feed.take(message(vec![events(1)]));
+        let value = MonitoredItemNotification { client_handle: 1, value: DataValue::null() };
+        let data = DataChangeNotification { monitored_items: Some(vec![value]), diagnostic_infos: None };
+        feed.take(message(vec![events(2), ExtensionObject::from_message(data)]));
+        assert_eq!((signs.take_lost_events(), signs.take_stale()), (2, true), "no place in the channel");
+        assert_eq!(signs.take_unreadable(), 0);
+        feed.take(message(vec![ExtensionObject::null()]));
+        assert_eq!((signs.take_unreadable(), signs.take_dropped()), (1, 2));
     }
 }

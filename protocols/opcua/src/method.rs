@@ -33,6 +33,17 @@ pub(crate) async fn call(
         Err(reason) => return Ok(Outcome::not(Status::Rejected, reason)),
     };
     let request = CallMethodRequest { object_id: object, method_id: node, input_arguments: Some(arguments) };
+    let refusals = [StatusCode::BadArgumentsMissing, StatusCode::BadTooManyArguments, StatusCode::BadNotExecutable];
+    invoke(server, request, &refusals, deadline).await
+}
+
+/// Calls, and says what came of it; the server may take until `deadline`. With one of `refusals` it says that it would not.
+pub(crate) async fn invoke(
+    server: &Server,
+    request: CallMethodRequest,
+    refusals: &[StatusCode],
+    deadline: Instant,
+) -> Result<Outcome, Fault> {
     // Methods take their time; the command's own is the limit.
     let left = deadline.saturating_duration_since(Instant::now());
     let session = server.session();
@@ -43,13 +54,8 @@ pub(crate) async fn call(
     };
     let status = result.status_code;
     if status.is_bad() {
-        let verdict = match status {
-            StatusCode::BadInvalidArgument
-            | StatusCode::BadArgumentsMissing
-            | StatusCode::BadTooManyArguments
-            | StatusCode::BadNotExecutable => Status::Rejected,
-            status => refusal(status),
-        };
+        let refused = status == StatusCode::BadInvalidArgument || refusals.contains(&status);
+        let verdict = if refused { Status::Rejected } else { refusal(status) };
         return Ok(Outcome::not(verdict, format!("the server answered {}", fault::name(status))));
     }
     Ok(returned(result.output_arguments.unwrap_or_default(), server.types()))

@@ -142,6 +142,14 @@ fn unescape(uri: &str) -> Option<String> {
 }
 
 impl NodeName {
+    /// The names on the way, of one that is a path.
+    pub(crate) fn steps(&self) -> Option<Vec<&str>> {
+        match &self.goal {
+            Goal::Id(_) => None,
+            Goal::Path(steps) => Some(steps.iter().map(|step| step.name.as_str()).collect()),
+        }
+    }
+
     /// What it is on a server with these namespaces, in the order of its NamespaceArray.
     pub(crate) fn locate(&self, namespaces: &[String]) -> Located {
         let namespace = match &self.space {

@@ -350,7 +350,7 @@ impl Server {
     }
 
     /// Deletes items whose nodes went away. The server may have done so itself.
-    async fn delete_items(&self, subscription: u32, items: &[u32]) {
+    pub(crate) async fn delete_items(&self, subscription: u32, items: &[u32]) {
         for part in items.chunks(self.chunk) {
             let deleted =
                 ask("deleting monitored items", self.session.delete_monitored_items(subscription, part)).await;

@@ -13,13 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use opcua::crypto::SecurityPolicy;
+use opcua::nodes::{BaseEventType, Event};
 use opcua::server::address_space::{AccessLevel, MethodBuilder, VariableBuilder};
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
-use opcua::server::{ANONYMOUS_USER_TOKEN_ID, Server, ServerBuilder, ServerUserToken};
+use opcua::server::{ANONYMOUS_USER_TOKEN_ID, Server, ServerBuilder, ServerHandle, ServerUserToken};
 use opcua::types::{
-    Argument, DataTypeId, DataValue, DateTime, MessageSecurityMode, NodeId, ObjectId, QualifiedName, StatusCode,
-    VariableTypeId, Variant,
+    Argument, ByteString, DataTypeId, DataValue, DateTime, MessageSecurityMode, NodeId, ObjectId, ObjectTypeId,
+    QualifiedName, StatusCode, VariableTypeId, Variant,
 };
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -134,6 +135,7 @@ impl std::fmt::Debug for Simulator {
 
 /// The server of one start.
 struct Running {
+    handle: ServerHandle,
     manager: Arc<SimpleNodeManager>,
     namespace: u16,
     kill: oneshot::Sender<()>,
@@ -220,6 +222,25 @@ impl Simulator {
         Ok(())
     }
 
+    /// Raises an event of the Server object, and of the type that all events are of.
+    pub fn raise(&self, message: &str, severity: u16) {
+        self.raise_as(ObjectTypeId::BaseEventType, message, severity);
+    }
+
+    /// The same, of the type that events of the system are of.
+    pub fn raise_system(&self, message: &str, severity: u16) {
+        self.raise_as(ObjectTypeId::SystemEventType, message, severity);
+    }
+
+    fn raise_as(&self, kind: ObjectTypeId, message: &str, severity: u16) {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(running) = running.as_ref() else { return };
+        let id = ByteString::from(message.as_bytes().to_vec());
+        let event = BaseEventType::new_now(kind, id, message).set_severity(severity).set_source_name("sim".into());
+        let server = NodeId::from(ObjectId::Server);
+        running.handle.subscriptions().notify_events(std::iter::once((&event as &dyn Event, &server)));
+    }
+
     /// What a variable is now, also when a client has written it. `None` where it is no number.
     pub fn get(&self, name: &str) -> Option<f64> {
         match locked(&self.variables).get(name)?.value {
@@ -258,7 +279,7 @@ impl Simulator {
         let none = || SimulatorError::Server("its namespace is missing".to_owned());
         let manager = handle.node_managers().get_of_type::<SimpleNodeManager>().ok_or_else(none)?;
         let namespace = handle.get_namespace_index(NAMESPACE).ok_or_else(none)?;
-        let running = Running { manager, namespace, kill, thread };
+        let running = Running { handle, manager, namespace, kill, thread };
         running.insert_method();
         for (name, variable) in locked(&self.variables).clone() {
             running.insert(&name, &variable, &self.variables);

@@ -48,7 +48,7 @@ pub(crate) fn quality(status: StatusCode) -> Quality {
 }
 
 /// Servers without a clock send the year 1601 or 1970.
-fn time(stamp: Option<DateTime>) -> Option<UnixMillis> {
+pub(crate) fn time(stamp: Option<DateTime>) -> Option<UnixMillis> {
     u64::try_from(stamp?.as_chrono().timestamp_millis()).ok().filter(|millis| *millis > 0).map(UnixMillis)
 }
 

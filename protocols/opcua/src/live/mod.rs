@@ -7,6 +7,7 @@
 mod granted;
 mod nodes;
 mod poll;
+pub(crate) mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::command::{self, Target, Work};
 use crate::config::OpcuaConfig;
 use crate::connect::Connection;
 use crate::driver::Link;
+use crate::event;
 use crate::fault::{self, Fault};
 use crate::feed::{BATCHES, Batch, Signs, VALUES};
 use crate::node::NodeName;
@@ -92,7 +94,12 @@ enum Wanted {
 impl Wanted {
     /// A value came whose form is not known.
     fn want(&mut self, sample: &Sample) {
-        if *self == Self::No && sample.quality == Quality::BAD_NOT_SUPPORTED {
+        self.want_for(sample.quality == Quality::BAD_NOT_SUPPORTED);
+    }
+
+    /// Something came whose form may be known with them.
+    fn want_for(&mut self, formless: bool) {
+        if *self == Self::No && formless {
             *self = Self::Yes;
         }
     }
@@ -108,6 +115,8 @@ pub(crate) struct Live {
     clock: Arc<dyn Clock>,
     devices: Vec<Subscribed>,
     entries: Vec<Entry>,
+    watches: Vec<watch::Watch>,
+    kinds: watch::Kinds,
     batches: mpsc::Receiver<Batch>,
     round: nodes::Round,
     types: Wanted,
@@ -118,7 +127,7 @@ impl Live {
     pub(crate) async fn open(config: &Arc<OpcuaConfig>, pki: &Pki, clock: &Arc<dyn Clock>) -> Result<Self, Fault> {
         let connection = Connection::open(config, pki, clock).await?;
         match Self::subscribe(config, &connection).await {
-            Ok((server, devices, entries, batches)) => {
+            Ok((server, devices, entries, watches, batches)) => {
                 let clock = Arc::clone(clock);
                 let (config, pki) = (Arc::clone(config), pki.clone());
                 Ok(Self {
@@ -129,6 +138,8 @@ impl Live {
                     clock,
                     devices,
                     entries,
+                    watches,
+                    kinds: watch::Kinds::default(),
                     batches,
                     round: nodes::Round::new(),
                     types: Wanted::No,
@@ -144,18 +155,19 @@ impl Live {
     async fn subscribe(
         config: &OpcuaConfig,
         connection: &Connection,
-    ) -> Result<(Server, Vec<Subscribed>, Vec<Entry>, mpsc::Receiver<Batch>), Fault> {
+    ) -> Result<(Server, Vec<Subscribed>, Vec<Entry>, Vec<watch::Watch>, mpsc::Receiver<Batch>), Fault> {
         let server = Server::ask(connection.session.clone()).await?;
         // Bounded: when the driver is slow, the feed drops batches, counts them and has the values read again.
         let (up, batches) = mpsc::channel(BATCHES);
         let room = Arc::new(Semaphore::new(VALUES));
-        let (mut devices, mut entries) = (Vec::new(), Vec::new());
+        let (mut devices, mut entries, mut watches) = (Vec::new(), Vec::new(), Vec::new());
         for (place, device) in config.devices.iter().enumerate() {
             let subscribed = match device.poll {
                 Some(interval) => Subscribed::polled(device.id.clone(), interval),
                 None => server.create_subscription(place, device, up.clone(), Arc::clone(&room)).await?,
             };
             devices.push(subscribed);
+            watches.extend(device.events.iter().map(|wanted| watch::Watch::new(place, wanted.clone())));
             entries.extend(device.points.iter().map(|point| Entry {
                 device: place,
                 point: point.point.name.clone(),
@@ -171,7 +183,8 @@ impl Live {
         let all: Vec<usize> = (0..entries.len()).collect();
         server.locate(&mut entries, &all).await?;
         server.create_items(&mut devices, &mut entries, &all).await?;
-        Ok((server, devices, entries, batches))
+        watch::create(&server, &devices, &mut watches).await?;
+        Ok((server, devices, entries, watches, batches))
     }
 
     /// Takes leave of the server.
@@ -195,7 +208,10 @@ impl Live {
         let missing: Vec<usize> = self.places(|entry| entry.missing.is_some());
         self.report_missing(link, &missing).await?;
 
-        link.notes(self.devices.iter().flat_map(Subscribed::notes).collect());
+        link.notes(self.notes());
+        for device in 0..self.devices.len() {
+            self.refresh(device).await?;
+        }
 
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -249,7 +265,14 @@ impl Live {
             entry.told.notified(&sample);
             samples.push(sample);
         }
-        self.send(link, batch.device, samples).await
+        self.send(link, batch.device, samples).await?;
+        self.pass_events(link, batch.device, batch.events).await
+    }
+
+    /// What the server does otherwise than asked, in words.
+    fn notes(&self) -> Vec<String> {
+        let events = self.watches.iter().filter_map(|watch| Some(watch.note(&self.devices.get(watch.device)?.device)));
+        self.devices.iter().flat_map(Subscribed::notes).chain(events.flatten()).collect()
     }
 
     async fn send(&self, link: &mut Link, device: usize, samples: Vec<Sample>) -> Result<(), Ended> {
@@ -311,11 +334,12 @@ impl Live {
 
     /// What is due from time to time: the watchdog, counters, missing nodes.
     async fn look_after(&mut self, link: &mut Link) -> Result<(), Ended> {
+        self.report_lost(link).await?;
         for device in &self.devices {
             let dropped = device.signs.take_dropped();
             if dropped > 0 {
                 link.overrun(dropped);
-                debug!(device = %device.device, dropped, "opcua notifications dropped, values are read again");
+                debug!(device = %device.device, dropped, "opcua notifications dropped");
             }
             if let Some(status) = device.signs.ended() {
                 return Err(Fault::Status { step: "the server ended the subscription", status, mend: None }.into());
@@ -343,9 +367,14 @@ impl Live {
             Request::Write { point, value } => Work::Write(target(point), value.clone()),
             Request::Read { points } => Work::Read(points.iter().map(target).collect()),
             Request::Call { method, arguments } => {
-                let methods = self.config.devices.iter().find(|device| device.id == command.device);
-                let known = methods.and_then(|device| device.methods.iter().find(|known| known.name == *method));
-                Work::Call(known.cloned(), arguments.clone())
+                let config = self.config.devices.iter().find(|device| device.id == command.device);
+                let known = config.and_then(|device| device.methods.iter().find(|known| known.name == *method));
+                match config {
+                    Some(device) if device.acknowledges() && method.as_str() == event::ACKNOWLEDGE => {
+                        Work::Acknowledge(arguments.clone())
+                    }
+                    _ => Work::Call(known.cloned(), arguments.clone()),
+                }
             }
         }
     }

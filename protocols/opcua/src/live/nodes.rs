@@ -83,6 +83,7 @@ impl Live {
         self.connection.trusted(&self.config, &self.pki).await?;
         self.retry_missing(link).await?;
         self.read_silent(link).await?;
+        self.look_at_notifiers(link).await?;
         self.round.due = Instant::now() + LOOK;
         Ok(())
     }

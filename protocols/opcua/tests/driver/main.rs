@@ -4,6 +4,7 @@
 
 mod browsing;
 mod commands;
+mod events;
 mod flow;
 mod recovery;
 mod relay;

@@ -100,7 +100,7 @@ impl Rig {
             Update::Samples { samples, .. } => {
                 samples.iter().find(|sample| sample.point.as_str() == point && wanted(sample)).cloned()
             }
-            Update::Online { .. } | Update::Offline { .. } => None,
+            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } => None,
         })
         .await
     }
@@ -120,7 +120,7 @@ impl Rig {
     pub async fn offline(&mut self) -> String {
         self.expect("offline", |update| match update {
             Update::Offline { reason, .. } => Some(reason.clone()),
-            Update::Online { .. } | Update::Samples { .. } => None,
+            Update::Online { .. } | Update::Samples { .. } | Update::Events { .. } => None,
         })
         .await
     }
