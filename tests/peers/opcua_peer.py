@@ -3,7 +3,7 @@
 Nodes in the namespace `urn:fieldgate:peers`: `Level` (Double, writable, 12.5), `Ticks` (UInt32, counts up five times a second),
 `Running` (Boolean), `Label` (String), `Locked` (Double, readable only), `Pose`
 (a structure of X, Steps and Label).
-And a method `Sum` of a Double and an Int16, on the Objects folder; events of the type `BatchEvent` and conditions on request. Also `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
+And a method `Sum` of a Double and an Int16, on the Objects folder; events of the type `BatchEvent` and conditions on request. Also `history`: names of nodes whose history is kept in memory; `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
 Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name, or, with `user_cert`,
 every policy and mode, and a user with that certificate besides.
 """
@@ -121,6 +121,8 @@ async def main() -> None:
     )
     hold = await server.get_event_generator(ua.ObjectIds.AlarmConditionType)
     await server.start()
+    for name in given.get("history", []):
+        await server.historize_node_data_change(nodes[name], period=None)
 
     async def tick() -> None:
         count = 0
@@ -138,6 +140,10 @@ async def main() -> None:
         for name in names:
             await nodes[name].write_value(ua.Variant(value, ua.VariantType.Double))
 
+    async def step(name: str, first: int, count: int) -> None:
+        for number in range(first, first + count):
+            await nodes[name].write_value(ua.Variant(float(number), ua.VariantType.Double))
+
     async def remove(names: list[str]) -> None:
         await server.delete_nodes([nodes.pop(name) for name in names])
 
@@ -152,7 +158,7 @@ async def main() -> None:
         hold.event = told
         await hold.trigger(message=f"{name} holds" if active else f"{name} is over")
 
-    await answering.answer_all({"event": event, "condition": condition, "read": read, "write": write, "add": add, "remove": remove})
+    await answering.answer_all({"event": event, "condition": condition, "read": read, "step": step, "write": write, "add": add, "remove": remove})
     ticking.cancel()
 
 

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::client::Wanted;
 use super::config::{Protocol, UpstreamConfig};
 use super::packet::{Packet, Properties};
-use crate::pipeline::record::{Destination, Upbound};
+use crate::pipeline::record::{Destination, HISTORY, Upbound};
 use crate::pipeline::topic::LocalTopic;
 use crate::pipeline::tree::Tree;
 
@@ -88,8 +88,8 @@ impl Dialect {
             user.push(("fg-seq", Cow::Owned(record.header.seq.to_string())));
             user.push(("fg-boot", Cow::Owned(record.header.boot.to_string())));
             user.push(("fg-ts", Cow::Owned(record.header.time.to_string())));
-            if record.replayed {
-                user.push(("fg-hist", Cow::Borrowed("1")));
+            if record.replayed && !message.is_history() {
+                user.push((HISTORY.0, Cow::Borrowed(HISTORY.1)));
             }
             if let Some(id) = message.identity {
                 user.push(("fg-id", Cow::Borrowed(id)));
@@ -105,11 +105,7 @@ impl Dialect {
         } else {
             Properties::default()
         };
-        let payload = if wraps {
-            Cow::Owned(wrap(record, message.identity, message.payload))
-        } else {
-            Cow::Borrowed(message.payload)
-        };
+        let payload = if wraps { Cow::Owned(wrap(record, &message)) } else { Cow::Borrowed(message.payload) };
         Packet { topic, payload, retain: message.retain, properties }
     }
 
@@ -197,13 +193,13 @@ fn whole_seconds(left: Duration) -> u32 {
 
 /// `{"v":1,"seq","boot","ts","hist"?,"id"?,"json"|"text"|"base64": payload}`. Valid JSON goes in byte for byte: a
 /// number that a float can't hold stays as it is.
-fn wrap(record: &Record, identity: Option<&str>, payload: &[u8]) -> Vec<u8> {
-    let header = &record.header;
+fn wrap(record: &Record, message: &Upbound<'_>) -> Vec<u8> {
+    let (header, payload) = (&record.header, message.payload);
     let mut out = format!(r#"{{"v":1,"seq":{},"boot":{},"ts":{}"#, header.seq, header.boot, header.time);
-    if record.replayed {
+    if record.replayed || message.is_history() {
         out.push_str(r#","hist":true"#);
     }
-    if let Some(id) = identity {
+    if let Some(id) = message.identity {
         out.push_str(r#","id":"#);
         out.push_str(&json!(id).to_string());
     }
@@ -295,6 +291,21 @@ mod tests {
         assert_eq!(&packet.payload[..], b"{}", "states are not wrapped");
         let names: Vec<&str> = packet.properties.user.iter().map(|(k, _)| *k).collect();
         assert_eq!(names, ["fg-seq", "fg-boot", "fg-ts"]);
+    }
+
+    #[test]
+    fn what_is_history_by_itself_is_marked_once_and_only_when_it_is_ours() {
+        let mut own = Upbound::json(TELEMETRY, b"{}", false);
+        own.user.push(HISTORY);
+        for replayed in [false, true] {
+            let dialect = dialect(true, true);
+            let packet = dialect.upward(&record(replayed), own.clone());
+            let marks = packet.properties.user.iter().filter(|(key, _)| *key == "fg-hist").count();
+            let json: Value = serde_json::from_slice(&packet.payload).unwrap();
+            assert_eq!((marks, &json["hist"]), (1, &Value::Bool(true)));
+        }
+        let leaf = Upbound { user: vec![HISTORY], ..leaf(TELEMETRY, b"1") };
+        assert!(!leaf.is_history(), "what a leaf says of itself is its own affair");
     }
 
     #[test]

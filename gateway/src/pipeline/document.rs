@@ -2,6 +2,8 @@
 //! `{"ts":ms,"values":{"name":v},"errors":{"name":"BadNoCommunication"}}`, or an array of such objects, one per
 //! source time; readings without one (Modbus) share the reception time of the newest. A time stamp taken before the clock was ever right is marked with `"clock":"unset"`.
 //!
+//! Readings of a time when the device was away, which it has kept, are marked with `"hist":true`.
+//!
 //! Events likewise, in their order: `{"ts":ms,"event":{"EventType":"…"}}`, with `"refresh":true` where it is told because the
 //! connection is new; `{"ts":ms,"lost":3,"reason":"…"}` where some are missing.
 
@@ -23,6 +25,16 @@ struct Moment {
 
 /// The documents for `samples`, in order of source time; usually one. Empty for no samples.
 pub fn documents(samples: &[Sample], clock_plausible: bool) -> Vec<Vec<u8>> {
+    marked(samples, clock_plausible, false)
+}
+
+/// The documents for `samples` that were kept while the device was away.
+pub fn history(samples: &[Sample], clock_plausible: bool) -> Vec<Vec<u8>> {
+    marked(samples, clock_plausible, true)
+}
+
+fn marked(samples: &[Sample], clock_plausible: bool, history: bool) -> Vec<Vec<u8>> {
+    let close = |open: BTreeMap<UnixMillis, Moment>| close(open, clock_plausible, history);
     let mut documents = Vec::new();
     let mut open: BTreeMap<UnixMillis, Moment> = BTreeMap::new();
     let mut size = 0;
@@ -43,7 +55,7 @@ pub fn documents(samples: &[Sample], clock_plausible: bool) -> Vec<Vec<u8>> {
         // A second value of the same point with the same time belongs into a document of its own.
         let taken = open.get(&at).is_some_and(|m| m.values.contains_key(name) || m.errors.contains_key(name));
         if !open.is_empty() && (size + adds > MAX_BYTES || taken) {
-            documents.push(close(std::mem::take(&mut open), clock_plausible));
+            documents.push(close(std::mem::take(&mut open)));
             size = 0;
         }
         size += adds;
@@ -54,7 +66,7 @@ pub fn documents(samples: &[Sample], clock_plausible: bool) -> Vec<Vec<u8>> {
         };
     }
     if !open.is_empty() {
-        documents.push(close(open, clock_plausible));
+        documents.push(close(open));
     }
     documents
 }
@@ -73,7 +85,7 @@ fn entry(sample: &Sample) -> Result<Json, Quality> {
     }
 }
 
-fn close(moments: BTreeMap<UnixMillis, Moment>, clock_plausible: bool) -> Vec<u8> {
+fn close(moments: BTreeMap<UnixMillis, Moment>, clock_plausible: bool, history: bool) -> Vec<u8> {
     let mut objects: Vec<Json> = Vec::new();
     for (ts, moment) in moments {
         let mut object = json!({ "ts": ts, "values": moment.values });
@@ -83,6 +95,9 @@ fn close(moments: BTreeMap<UnixMillis, Moment>, clock_plausible: bool) -> Vec<u8
             }
             if !clock_plausible {
                 fields.insert("clock".to_owned(), Json::from("unset"));
+            }
+            if history {
+                fields.insert("hist".to_owned(), Json::from(true));
             }
         }
         objects.push(object);
@@ -192,6 +207,14 @@ mod tests {
         assert!(documents.len() >= 4 && documents.iter().all(|d| d.len() <= MAX_BYTES), "{}", documents.len());
         let values: usize = parsed(&samples).iter().map(|d| d["values"].as_object().unwrap().len()).sum();
         assert_eq!(values, 200);
+    }
+
+    #[test]
+    fn what_was_kept_meanwhile_is_marked() {
+        let samples = [sample("a", Value::Int(1), 6), sample("a", Value::Int(2), 7)];
+        let told: Vec<Json> =
+            history(&samples, true).iter().map(|bytes| serde_json::from_slice(bytes).unwrap()).collect();
+        assert_eq!(told, [json!([{"ts":6,"hist":true,"values":{"a":1}},{"ts":7,"hist":true,"values":{"a":2}}])]);
     }
 
     #[test]

@@ -64,6 +64,9 @@ pub enum DecodeError {
 
 const VERSION: u8 = 1;
 
+/// The user property of what is of a time that is past.
+pub const HISTORY: (&str, &str) = ("fg-hist", "1");
+
 /// The same bytes as those of a sequence, in one piece.
 fn bytes<S: Serializer>(payload: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_bytes(payload)
@@ -82,6 +85,11 @@ impl<'a> Upbound<'a> {
             user: Vec::new(),
             identity: None,
         }
+    }
+
+    /// Whether it is the gateway's own and of a time that is past, however soon it is sent.
+    pub fn is_history(&self) -> bool {
+        self.identity.is_none() && self.user.contains(&HISTORY)
     }
 
     /// As bytes for the store.

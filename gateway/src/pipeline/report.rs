@@ -36,6 +36,8 @@ struct First {
 struct Tracked {
     point: Point,
     last: Option<Last>,
+    /// The last of the readings that were kept while the device was away, since it is back.
+    past: Option<(Option<Value>, Quality)>,
 }
 
 #[derive(Debug)]
@@ -50,7 +52,7 @@ struct Last {
 impl Reporter {
     /// For `device`, which has not been heard of; `subscribes` as its driver says.
     pub fn new(device: &FieldDevice, subscribes: bool) -> Self {
-        let tracked = |point: &Point| (point.name.clone(), Tracked { point: point.clone(), last: None });
+        let tracked = |point: &Point| (point.name.clone(), Tracked { point: point.clone(), last: None, past: None });
         Self { points: device.points.iter().map(tracked).collect(), first: None, subscribes, online: false }
     }
 
@@ -59,8 +61,17 @@ impl Reporter {
         self.online = true;
         self.first = Some(First { until: now + FIRST_WAIT, samples: HashMap::new() });
         for tracked in self.points.values_mut() {
-            tracked.last = None;
+            (tracked.last, tracked.past) = (None, None);
         }
+    }
+
+    /// What of `samples`, kept while the device was away, is to be reported: changes, each held against the one before.
+    /// The live ones begin anew: the first report holds every point, whatever was told of the past.
+    pub fn history(&mut self, samples: Vec<Sample>) -> Vec<Sample> {
+        samples
+            .into_iter()
+            .filter(|sample| self.points.get_mut(&sample.point).is_some_and(|t| t.past(sample)))
+            .collect()
     }
 
     /// The device is gone: a bad sample for each point that was not bad for this reason already.
@@ -131,6 +142,18 @@ impl Reporter {
 }
 
 impl Tracked {
+    fn past(&mut self, sample: &Sample) -> bool {
+        let report = &self.point.report;
+        let news = self.past.as_ref().is_none_or(|(value, quality)| {
+            *quality != sample.quality || moved(value.as_ref(), sample.value.as_ref(), report.deadband)
+        });
+        let wanted = news || report.always;
+        if wanted {
+            self.past = Some((sample.value.clone(), sample.quality.clone()));
+        }
+        wanted
+    }
+
     fn next_beat(&self) -> Option<Duration> {
         self.last.as_ref().map(|last| last.at + self.point.report.heartbeat)
     }
@@ -247,6 +270,20 @@ mod tests {
         assert_eq!(reporter.wakes_at(), Some(Duration::from_secs(120)));
         reporter.offline(&Quality::BAD_NO_COMMUNICATION, AT, Duration::from_secs(61));
         assert_eq!((reporter.wakes_at(), reporter.due(AT, Duration::from_secs(200))), (None, vec![]));
+    }
+
+    #[test]
+    fn what_was_kept_is_told_within_the_deadband_and_hides_no_live_value() {
+        let band = Report { deadband: Some(Deadband::Absolute(0.5)), ..Report::default() };
+        let mut reporter = reporter(band, &["a"]);
+        assert_eq!(count(&mut reporter, 1.0, 0), 1);
+        reporter.offline(&Quality::BAD_NO_COMMUNICATION, AT, Duration::from_secs(1));
+        reporter.online(Duration::from_secs(2));
+        let kept = [1.0, 1.4, 1.6, 1.2, 3.0].map(|value| sample("a", value)).to_vec();
+        let told: Vec<_> = reporter.history(kept).into_iter().map(|sample| sample.value.unwrap()).collect();
+        assert_eq!(told, [1.0, 1.6, 3.0].map(Value::Float));
+        assert_eq!(reporter.history(vec![sample("a", 3.1), sample("x", 9.0)]), [], "one answer follows another");
+        assert_eq!(count(&mut reporter, 3.0, 3), 1, "the first report holds every point");
     }
 
     #[test]

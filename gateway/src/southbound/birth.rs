@@ -16,7 +16,7 @@ pub fn of(device: &FieldDevice, protocol: &str, link: &str) -> Document {
         birth.insert("methods".to_owned(), json!(methods));
     }
     let payload = birth.to_string().into_bytes();
-    Document { device: device.id.clone(), topic: topic::birth(&device.id), payload, retain: true }
+    Document { device: device.id.clone(), topic: topic::birth(&device.id), payload, retain: true, history: false }
 }
 
 fn point(point: &Point) -> Json {

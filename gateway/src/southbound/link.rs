@@ -177,9 +177,15 @@ impl Link {
                 let samples = reporter.samples(samples, self.clock.now(), now);
                 self.send(&device, samples).await;
             }
+            Update::History { device, samples } => {
+                let Some(reporter) = self.reporters.get_mut(&device) else { return };
+                let samples = reporter.history(samples);
+                let documents = document::history(&samples, self.clock.plausible());
+                self.store(&device, topic::POINTS, documents, true).await;
+            }
             Update::Events { device, events } => {
                 let documents = document::events(&events, self.clock.plausible());
-                self.store(&device, topic::EVENTS, documents).await;
+                self.store(&device, topic::EVENTS, documents, false).await;
             }
         }
     }
@@ -202,15 +208,16 @@ impl Link {
     }
 
     async fn send(&self, device: &DeviceId, samples: Vec<Sample>) {
-        self.store(device, topic::POINTS, document::documents(&samples, self.clock.plausible())).await;
+        self.store(device, topic::POINTS, document::documents(&samples, self.clock.plausible()), false).await;
     }
 
-    async fn store(&self, device: &DeviceId, stream: &str, payloads: Vec<Vec<u8>>) {
+    async fn store(&self, device: &DeviceId, stream: &str, payloads: Vec<Vec<u8>>, history: bool) {
         if payloads.is_empty() {
             return;
         }
         let topic = topic::telemetry(device, stream);
-        let document = |payload| Document { device: device.clone(), topic: topic.clone(), payload, retain: false };
+        let document =
+            |payload| Document { device: device.clone(), topic: topic.clone(), payload, retain: false, history };
         let documents: Vec<_> = payloads.into_iter().map(document).collect();
         if let Err(error) = self.outlet.send(documents, Vec::new()).await {
             tracing::error!(link = self.name, %device, %error, "readings could not be stored");

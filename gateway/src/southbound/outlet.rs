@@ -8,7 +8,7 @@ use fieldgate_store::{Append, Batch, CommitError, Put, Queue};
 use fieldgate_types::{Clock, DeviceId, UnixMillis};
 use thiserror::Error;
 
-use crate::pipeline::record::Upbound;
+use crate::pipeline::record::{HISTORY, Upbound};
 use crate::pipeline::route;
 use crate::pipeline::topic::LocalTopic;
 
@@ -23,6 +23,8 @@ pub struct Document {
     pub payload: Vec<u8>,
     /// Retained, locally and upstream.
     pub retain: bool,
+    /// Of a time that is past: it is marked as what was replayed is.
+    pub history: bool,
 }
 
 /// Why a document could not be sent.
@@ -61,7 +63,9 @@ impl Outlet {
         let mut batch = Batch { puts, ..Batch::default() };
         for document in documents.iter().filter(|_| self.upstream) {
             let Some(up) = route::upward(&LocalTopic::parse(&document.topic)) else { continue };
-            let body = Upbound::json(&document.topic, &document.payload, up.retain).encode()?;
+            let mut message = Upbound::json(&document.topic, &document.payload, up.retain);
+            message.user.extend(document.history.then_some(HISTORY));
+            let body = message.encode()?;
             batch.appends.push(Append { device: up.device, lane: up.lane, time: now, expires: None, body });
         }
         if !batch.appends.is_empty() || !batch.puts.is_empty() {

@@ -134,7 +134,13 @@ async fn tell(outlet: &Outlet, states: &[(DeviceId, State)]) -> anyhow::Result<(
     for (device, state) in states {
         let payload = serde_json::to_vec(state)?;
         puts.push(Put { table: TABLE, key: device.as_str().as_bytes().to_vec(), value: payload.clone() });
-        documents.push(Document { device: device.clone(), topic: topic::state(device), payload, retain: true });
+        documents.push(Document {
+            device: device.clone(),
+            topic: topic::state(device),
+            payload,
+            retain: true,
+            history: false,
+        });
     }
     outlet.send(documents, puts).await?;
     Ok(())

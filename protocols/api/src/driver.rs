@@ -85,6 +85,14 @@ pub enum Update {
         /// The readings, at least one.
         samples: Vec<Sample>,
     },
+    /// Readings from the time when the device was away, which it has kept: of each point in their order, and all before
+    /// the next of [`Update::Samples`] of that point.
+    History {
+        /// Which.
+        device: DeviceId,
+        /// The readings, at least one.
+        samples: Vec<Sample>,
+    },
     /// Events of one device, in their order.
     Events {
         /// Which.

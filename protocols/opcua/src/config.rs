@@ -152,6 +152,8 @@ pub struct PointConfig {
     pub sampling: Duration,
     /// How many changes the server keeps between two publications.
     pub queue: u32,
+    /// Whether what happened during an outage is read from the server's history.
+    pub history: bool,
 }
 
 const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mins(1));
@@ -265,6 +267,7 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     let publishing = section.duration("publishing", PUBLISHING.0..=PUBLISHING.1, Duration::from_millis(500));
     let (sampling, queue) = rhythm(section, Duration::from_millis(100), 10);
     let poll = section.has("interval").then(|| section.duration("interval", POLL.0..=POLL.1, Duration::from_secs(1)));
+    let history = section.get_or("history", false);
     let report = Report::read(section, &Report::default());
     let mut names = BTreeSet::new();
     let mut points = Vec::new();
@@ -281,12 +284,13 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     for point in sections {
         let node = point.required_with("node", |value| value.parse("a node", str::parse));
         let (sampling, queue) = rhythm(&point, sampling, queue);
+        let history = point.get_or("history", history);
         if poll.is_some() {
             unsubscribed(&point, &["sampling", "queue"]);
         }
         let (Some(read), Some(node)) = (Point::read(&point, &report), node) else { continue };
         if names.insert(read.name.clone()) {
-            points.push(PointConfig { point: read, node, sampling, queue });
+            points.push(PointConfig { point: read, node, sampling, queue, history });
         } else {
             point.problem("name", format_args!("`{}` is used twice in this device", read.name));
         }

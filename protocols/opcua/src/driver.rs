@@ -5,6 +5,7 @@
 //! is tried once a minute, so that no account is locked and no log is flooded, and at once when the file changes
 //! that the refusal was about: a certificate moved to `trusted/`, a new password.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -12,9 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{
-    Command, Driver, Event, FieldDevice, LinkInfo, LinkState, Outcome, Sample, Status, Tasks, Update, Uplink,
+    Command, Driver, Event, FieldDevice, LinkInfo, LinkState, Outcome, PointName, Sample, Status, Tasks, Update, Uplink,
 };
 use fieldgate_types::{Backoff, Clock, DeviceId};
+use opcua::types::DateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -65,7 +67,15 @@ impl Driver for OpcuaDriver {
     fn run<'a>(&'a mut self, tasks: Tasks) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         let Tasks { uplink, commands, state, clock, stop } = tasks;
         let devices = self.config.devices.iter().map(|device| device.id.clone()).collect();
-        let link = Link { name: self.link(), devices, uplink, commands, state, presence: Presence::Unknown };
+        let link = Link {
+            name: self.link(),
+            devices,
+            uplink,
+            commands,
+            state,
+            presence: Presence::Unknown,
+            delivered: Delivered::new(),
+        };
         let runner = Runner { config: &self.config, pki: &self.pki, clock, stop, link };
         Box::pin(runner.run())
     }
@@ -84,11 +94,13 @@ impl Runner<'_> {
         let mut backoff = Backoff::field_link();
         loop {
             // 16 KiB of state while connecting: on the heap, and gone afterwards.
-            let opening = Box::pin(Live::open(self.config, self.pki, &self.clock));
+            let delivered = self.link.delivered.clone();
+            let opening = Box::pin(Live::open(self.config, self.pki, &self.clock, delivered));
             let Some(opened) = unless(&self.stop, self.link.while_away(opening)).await else { return };
             let fault = match opened {
                 Ok(mut live) => {
                     let ended = unless(&self.stop, live.serve(&mut self.link)).await;
+                    self.link.delivered.extend(live.delivered());
                     if self.link.presence == Presence::Heard {
                         backoff.reset();
                     }
@@ -155,7 +167,12 @@ pub(crate) struct Link {
     pub(crate) commands: mpsc::Receiver<Command>,
     state: watch::Sender<LinkInfo>,
     presence: Presence,
+    /// When the last value arose of each point whose history is wanted, as its server says.
+    delivered: Delivered,
 }
+
+/// By the device's place in the configuration and the point's name.
+pub(crate) type Delivered = HashMap<(usize, PointName), DateTime>;
 
 impl Link {
     async fn tell(&self, update: Update) -> Result<(), Ended> {
@@ -182,6 +199,11 @@ impl Link {
     pub(crate) async fn samples(&mut self, device: &DeviceId, samples: Vec<Sample>) -> Result<(), Ended> {
         self.presence = Presence::Heard;
         self.tell(Update::Samples { device: device.clone(), samples }).await
+    }
+
+    /// Values from the time of an outage.
+    pub(crate) async fn history(&mut self, device: &DeviceId, samples: Vec<Sample>) -> Result<(), Ended> {
+        self.tell(Update::History { device: device.clone(), samples }).await
     }
 
     pub(crate) async fn events(&mut self, device: &DeviceId, events: Vec<Event>) -> Result<(), Ended> {

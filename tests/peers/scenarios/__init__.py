@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from scenarios import (
     certificates, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity, interop, load, local,
-    memory, modbus_types, opcua_events, opcua_recovery, opcua_security, power, quarantine, refusals, sessions, trees,
+    memory, modbus_types, opcua_events, opcua_history, opcua_recovery, opcua_security, power, quarantine, refusals, sessions, trees,
 )
 from stage import Stage
 
@@ -33,6 +33,7 @@ SIDE_BY_SIDE: dict[str, Scenario] = {
     "opcua-secure": field.opcua_signed_and_encrypted,
     "opcua-security": opcua_security.policies,
     "opcua-events": opcua_events.events,
+    "opcua-history": opcua_history.fills,
     "commands": commands.to_a_leaf,
     "sessions": sessions.survive_kills,
     "trees": trees.trees,

@@ -4,17 +4,19 @@
 //! plus one. Nothing here survives the connection: after a reconnect everything is built anew, and the first values
 //! of the new items report every point.
 
+mod fill;
 mod granted;
 mod nodes;
 mod poll;
 pub(crate) mod watch;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{Command, PointName, Quality, Request, Sample};
 use fieldgate_types::{Clock, DeviceId};
-use opcua::types::{DataValue, NodeId, StatusCode};
+use opcua::types::{DataValue, DateTime, NodeId, StatusCode};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -25,7 +27,7 @@ pub(crate) use self::granted::Granted;
 use crate::command::{self, Target, Work};
 use crate::config::OpcuaConfig;
 use crate::connect::Connection;
-use crate::driver::Link;
+use crate::driver::{Delivered, Link};
 use crate::event;
 use crate::fault::{self, Fault};
 use crate::feed::{BATCHES, Batch, Signs, VALUES};
@@ -78,8 +80,22 @@ pub(crate) struct Entry {
     pub(crate) item: Option<u32>,
     /// Why there is no (working) item.
     pub(crate) missing: Option<StatusCode>,
+    /// Whether what happened during an outage is read from the server's history.
+    history: bool,
+    /// When its last value arose that was handed on, as the server says; only where history is wanted.
+    last: Option<DateTime>,
+    /// The outage before this session, until it is filled.
+    gap: Option<fill::Gap>,
     /// What was last heard of it, for comparison.
     pub(crate) told: nodes::Told,
+}
+
+impl Entry {
+    /// There is no gap (any more), and its last value arose at this time.
+    fn close(&mut self, at: Option<DateTime>) {
+        self.gap = None;
+        self.last = at.filter(|_| self.history).or(self.last);
+    }
 }
 
 /// Whether the definitions of the server's structures are needed. They take some requests, so only then.
@@ -117,6 +133,9 @@ pub(crate) struct Live {
     entries: Vec<Entry>,
     watches: Vec<watch::Watch>,
     kinds: watch::Kinds,
+    fill: Option<fill::Fill>,
+    /// Gaps that stay, for each device: how many, the first, and why.
+    unfilled: HashMap<usize, (usize, PointName, fill::Unfilled)>,
     batches: mpsc::Receiver<Batch>,
     round: nodes::Round,
     types: Wanted,
@@ -124,11 +143,18 @@ pub(crate) struct Live {
 
 impl Live {
     /// Opens a session and subscribes to everything.
-    pub(crate) async fn open(config: &Arc<OpcuaConfig>, pki: &Pki, clock: &Arc<dyn Clock>) -> Result<Self, Fault> {
+    pub(crate) async fn open(
+        config: &Arc<OpcuaConfig>,
+        pki: &Pki,
+        clock: &Arc<dyn Clock>,
+        delivered: Delivered,
+    ) -> Result<Self, Fault> {
         let connection = Connection::open(config, pki, clock).await?;
-        match Self::subscribe(config, &connection).await {
+        match Self::subscribe(config, &connection, delivered).await {
             Ok((server, devices, entries, watches, batches)) => {
                 let clock = Arc::clone(clock);
+                let gaps = entries.iter().filter(|entry| entry.gap.is_some()).count();
+                let fill = fill::Fill::start(&server, gaps);
                 let (config, pki) = (Arc::clone(config), pki.clone());
                 Ok(Self {
                     config,
@@ -140,6 +166,8 @@ impl Live {
                     entries,
                     watches,
                     kinds: watch::Kinds::default(),
+                    fill,
+                    unfilled: HashMap::new(),
                     batches,
                     round: nodes::Round::new(),
                     types: Wanted::No,
@@ -155,6 +183,7 @@ impl Live {
     async fn subscribe(
         config: &OpcuaConfig,
         connection: &Connection,
+        mut delivered: Delivered,
     ) -> Result<(Server, Vec<Subscribed>, Vec<Entry>, Vec<watch::Watch>, mpsc::Receiver<Batch>), Fault> {
         let server = Server::ask(connection.session.clone()).await?;
         // Bounded: when the driver is slow, the feed drops batches, counts them and has the values read again.
@@ -168,16 +197,22 @@ impl Live {
             };
             devices.push(subscribed);
             watches.extend(device.events.iter().map(|wanted| watch::Watch::new(place, wanted.clone())));
-            entries.extend(device.points.iter().map(|point| Entry {
-                device: place,
-                point: point.point.name.clone(),
-                name: point.node.clone(),
-                sampling: point.sampling,
-                queue: point.queue,
-                node: None,
-                item: None,
-                missing: None,
-                told: nodes::Told::nothing(),
+            entries.extend(device.points.iter().map(|point| {
+                let last = delivered.remove(&(place, point.point.name.clone())).filter(|_| point.history);
+                Entry {
+                    device: place,
+                    point: point.point.name.clone(),
+                    name: point.node.clone(),
+                    sampling: point.sampling,
+                    queue: point.queue,
+                    node: None,
+                    item: None,
+                    missing: None,
+                    history: point.history,
+                    last,
+                    gap: last.map(fill::Gap::Since),
+                    told: nodes::Told::nothing(),
+                }
             }));
         }
         let all: Vec<usize> = (0..entries.len()).collect();
@@ -185,6 +220,11 @@ impl Live {
         server.create_items(&mut devices, &mut entries, &all).await?;
         watch::create(&server, &devices, &mut watches).await?;
         Ok((server, devices, entries, watches, batches))
+    }
+
+    /// When the last value arose of each point whose history is wanted.
+    pub(crate) fn delivered(&self) -> impl Iterator<Item = ((usize, PointName), DateTime)> {
+        self.entries.iter().filter_map(|entry| Some(((entry.device, entry.point.clone()), entry.last?)))
     }
 
     /// Takes leave of the server.
@@ -237,6 +277,7 @@ impl Live {
                     // A command that panicked has dropped its reply, which answers it with `failed`.
                     Ok(false) | Err(_) => link.failed(),
                 },
+                filled = fill::Fill::next(&mut self.fill) => self.fill_in(link, filled).await?,
                 () = poll::due(next_poll) => self.poll(link).await?,
                 _ = tick.tick() => self.look_after(link).await?,
             }
@@ -260,19 +301,57 @@ impl Live {
             // Some servers never revive the item of a node that went away: it is made anew then.
             let status = data.status.unwrap_or(StatusCode::Good);
             entry.missing = fault::gone(status).then_some(status);
+            let at = data.source_timestamp;
             let sample = value::sample(&entry.point, data, received, self.server.types());
             self.types.want(&sample);
             entry.told.notified(&sample);
-            samples.push(sample);
+            let Some(place) = place else { continue };
+            pass(&mut self.fill, place, entry, at, sample, &mut samples);
         }
         self.send(link, batch.device, samples).await?;
         self.pass_events(link, batch.device, batch.events).await
     }
 
+    /// Hands on what was read of the time of an outage, and at its end what was held back.
+    async fn fill_in(&mut self, link: &mut Link, filled: fill::Filled) -> Result<(), Ended> {
+        let received = self.clock.now();
+        let (Some(entry), Some(fill)) = (self.entries.get_mut(filled.place), &mut self.fill) else { return Ok(()) };
+        let device = entry.device;
+        // Given up meanwhile: newer values have been handed on.
+        let late = !matches!(entry.gap, Some(fill::Gap::Reading(..)));
+        let why = if late { Some(fill::Unfilled::TooMuch) } else { filled.end.and_then(Result::err) };
+        if let Some(why) = why.filter(|_| filled.end.is_some()) {
+            self.unfilled.entry(device).or_insert_with(|| (0, entry.point.clone(), why)).0 += 1;
+        }
+        if late {
+            return Ok(());
+        }
+        let newest = filled.values.last().and_then(|data| data.source_timestamp);
+        entry.last = newest.or(entry.last);
+        let types = self.server.types();
+        let sample = |data| value::sample(&entry.point, data, received, types);
+        let history: Vec<Sample> = filled.values.into_iter().map(sample).collect();
+        let held = if filled.end.is_some() { fill.release(entry) } else { Vec::new() };
+        if let Some(subscribed) = self.devices.get(device).filter(|_| !history.is_empty()) {
+            link.history(&subscribed.device, history).await?;
+        }
+        self.send(link, device, held).await?;
+        if filled.end.is_some() {
+            link.notes(self.notes());
+        }
+        Ok(())
+    }
+
     /// What the server does otherwise than asked, in words.
     fn notes(&self) -> Vec<String> {
         let events = self.watches.iter().filter_map(|watch| Some(watch.note(&self.devices.get(watch.device)?.device)));
-        self.devices.iter().flat_map(Subscribed::notes).chain(events.flatten()).collect()
+        let gaps = self.unfilled.iter().filter_map(|(device, (points, first, why))| {
+            let device = &self.devices.get(*device)?.device;
+            Some(format!(
+                "{device}: the gap of the last outage stays in {points} points, the first is `{first}`: {why}"
+            ))
+        });
+        self.devices.iter().flat_map(Subscribed::notes).chain(events.flatten()).chain(gaps).collect()
     }
 
     async fn send(&self, link: &mut Link, device: usize, samples: Vec<Sample>) -> Result<(), Ended> {
@@ -311,9 +390,15 @@ impl Live {
             let nodes: Vec<NodeId> = entries.iter().filter_map(|entry| entry.node.clone()).collect();
             let values = server::read_values(&self.connection.session, &nodes, self.server.chunk).await?;
             let received = self.clock.now();
-            let names = entries.iter().filter(|entry| entry.node.is_some()).map(|entry| &entry.point);
-            let read = |(name, data): (&PointName, DataValue)| value::sample(name, data, received, self.server.types());
-            let samples = names.zip(values).map(read).collect();
+            let places = places.into_iter().filter(|place| self.entries.get(*place).is_some_and(|e| e.node.is_some()));
+            let read: Vec<(usize, DataValue)> = places.zip(values).collect();
+            let mut samples = Vec::with_capacity(read.len());
+            for (place, data) in read {
+                let Some(entry) = self.entries.get_mut(place) else { continue };
+                let at = data.source_timestamp;
+                let sample = value::sample(&entry.point, data, received, self.server.types());
+                pass(&mut self.fill, place, entry, at, sample, &mut samples);
+            }
             self.send(link, place, samples).await?;
         }
         Ok(())
@@ -376,6 +461,24 @@ impl Live {
                     _ => Work::Call(known.cloned(), arguments.clone()),
                 }
             }
+        }
+    }
+}
+
+/// Adds to `samples` what may be handed on now: the sample, unless the time before it is still being read.
+fn pass(
+    fill: &mut Option<fill::Fill>,
+    place: usize,
+    entry: &mut Entry,
+    at: Option<DateTime>,
+    sample: Sample,
+    samples: &mut Vec<Sample>,
+) {
+    match fill {
+        Some(fill) if entry.gap.is_some() => samples.extend(fill.pass(place, entry, at, sample)),
+        _ => {
+            entry.close(at);
+            samples.push(sample);
         }
     }
 }

@@ -134,7 +134,10 @@ impl Live {
         let silent = |entry: &Entry| {
             let device = self.devices.get(entry.device).filter(|device| device.subscription.is_some());
             let patience = device.map_or(Duration::MAX, |device| device.news_take(entry));
-            entry.missing.is_none() && entry.node.is_some() && now.duration_since(entry.told.at) > patience
+            entry.missing.is_none()
+                && entry.gap.is_none()
+                && entry.node.is_some()
+                && now.duration_since(entry.told.at) > patience
         };
         let (places, next) = self.turn(self.round.silent, silent);
         self.round.silent = next;
@@ -150,6 +153,7 @@ impl Live {
         for (place, data) in places.into_iter().zip(values) {
             let Some(entry) = self.entries.get_mut(place) else { continue };
             let status = data.status.unwrap_or(StatusCode::Good);
+            let at = data.source_timestamp;
             let sample = value::sample(&entry.point, data, received, self.server.types());
             if !entry.told.looked(&sample) {
                 continue;
@@ -160,6 +164,7 @@ impl Live {
                 entry.told.doubted = false;
                 dead.push(place);
             }
+            entry.close(at);
             if let Some(news) = news.get_mut(entry.device) {
                 news.push(sample);
             }

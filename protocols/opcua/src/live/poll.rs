@@ -7,7 +7,7 @@ use fieldgate_types::DeviceId;
 use opcua::types::{NodeId, StatusCode};
 use tokio::time::Instant;
 
-use super::{Ended, Granted, Live, Subscribed};
+use super::{Ended, Granted, Live, Subscribed, pass};
 use crate::driver::Link;
 use crate::feed::Signs;
 use crate::{fault, server, value};
@@ -80,9 +80,10 @@ impl Live {
             let status = data.status.unwrap_or(StatusCode::Good);
             // Asked for again with the missing ones.
             entry.missing = fault::gone(status).then_some(status);
+            let at = data.source_timestamp;
             let sample = value::sample(&entry.point, data, received, self.server.types());
             self.types.want(&sample);
-            samples.push(sample);
+            pass(&mut self.fill, place, entry, at, sample, &mut samples);
         }
         self.send(link, device, samples).await
     }
