@@ -495,6 +495,7 @@ fn point<'a>(device: &'a FieldDevice, name: &str) -> Result<&'a Point, String> {
     device
         .points
         .iter()
+        .map(Arc::as_ref)
         .find(|point| point.name.as_str() == name)
         .ok_or_else(|| format!("`{}` has no point `{name}`", device.id))
 }

@@ -7,6 +7,7 @@
 //! the device is online. A polled point waits for its next reading: what was not read again may be stale.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{Deadband, FieldDevice, Point, PointName, Quality, Sample, Value};
@@ -21,6 +22,8 @@ pub struct Reporter {
     points: HashMap<PointName, Tracked>,
     /// Until every point has a sample or this moment has come, nothing is reported.
     first: Option<First>,
+    /// What was last told of the readings that were kept while the device was away, since it is back.
+    past: HashMap<PointName, (Option<Value>, Quality)>,
     /// Whether the device tells changes alone.
     subscribes: bool,
     online: bool,
@@ -34,10 +37,8 @@ struct First {
 
 #[derive(Debug)]
 struct Tracked {
-    point: Point,
+    point: Arc<Point>,
     last: Option<Last>,
-    /// The last of the readings that were kept while the device was away, since it is back.
-    past: Option<(Option<Value>, Quality)>,
 }
 
 #[derive(Debug)]
@@ -46,14 +47,15 @@ struct Last {
     quality: Quality,
     at: Duration,
     /// The newest sample, reported or within the deadband; kept for subscriptions alone.
-    newest: Option<Sample>,
+    newest: Option<Box<Sample>>,
 }
 
 impl Reporter {
     /// For `device`, which has not been heard of; `subscribes` as its driver says.
     pub fn new(device: &FieldDevice, subscribes: bool) -> Self {
-        let tracked = |point: &Point| (point.name.clone(), Tracked { point: point.clone(), last: None, past: None });
-        Self { points: device.points.iter().map(tracked).collect(), first: None, subscribes, online: false }
+        let tracked = |point: &Arc<Point>| (point.name.clone(), Tracked { point: Arc::clone(point), last: None });
+        let points = device.points.iter().map(tracked).collect();
+        Self { points, first: None, past: HashMap::new(), subscribes, online: false }
     }
 
     /// The device answers (again): the next report holds every point.
@@ -61,17 +63,27 @@ impl Reporter {
         self.online = true;
         self.first = Some(First { until: now + FIRST_WAIT, samples: HashMap::new() });
         for tracked in self.points.values_mut() {
-            (tracked.last, tracked.past) = (None, None);
+            tracked.last = None;
         }
+        self.past.clear();
     }
 
     /// What of `samples`, kept while the device was away, is to be reported: changes, each held against the one before.
     /// The live ones begin anew: the first report holds every point, whatever was told of the past.
     pub fn history(&mut self, samples: Vec<Sample>) -> Vec<Sample> {
-        samples
-            .into_iter()
-            .filter(|sample| self.points.get_mut(&sample.point).is_some_and(|t| t.past(sample)))
-            .collect()
+        samples.into_iter().filter(|sample| self.past(sample)).collect()
+    }
+
+    fn past(&mut self, sample: &Sample) -> bool {
+        let Some(Tracked { point, .. }) = self.points.get(&sample.point) else { return false };
+        let news = self.past.get(&sample.point).is_none_or(|(value, quality)| {
+            *quality != sample.quality || moved(value.as_ref(), sample.value.as_ref(), point.report.deadband)
+        });
+        let wanted = news || point.report.always;
+        if wanted {
+            self.past.insert(sample.point.clone(), (sample.value.clone(), sample.quality.clone()));
+        }
+        wanted
     }
 
     /// The device is gone: a bad sample for each point that was not bad for this reason already.
@@ -99,7 +111,7 @@ impl Reporter {
             None if self.subscribes && self.online => {
                 let beating =
                     self.points.values().filter(|tracked| tracked.next_beat().is_some_and(|beat| now >= beat));
-                let samples = beating.filter_map(|tracked| tracked.last.as_ref()?.newest.clone()).collect();
+                let samples = beating.filter_map(|tracked| tracked.last.as_ref()?.newest.as_deref().cloned()).collect();
                 self.pass(samples, now)
             }
             None => Vec::new(),
@@ -128,7 +140,7 @@ impl Reporter {
         let mut reported = Vec::new();
         for sample in samples {
             let Some(tracked) = self.points.get_mut(&sample.point) else { continue };
-            let newest = self.subscribes.then(|| sample.clone());
+            let newest = self.subscribes.then(|| Box::new(sample.clone()));
             if tracked.wants(&sample, now) {
                 let (value, quality) = (sample.value.clone(), sample.quality.clone());
                 tracked.last = Some(Last { value, quality, at: now, newest });
@@ -142,18 +154,6 @@ impl Reporter {
 }
 
 impl Tracked {
-    fn past(&mut self, sample: &Sample) -> bool {
-        let report = &self.point.report;
-        let news = self.past.as_ref().is_none_or(|(value, quality)| {
-            *quality != sample.quality || moved(value.as_ref(), sample.value.as_ref(), report.deadband)
-        });
-        let wanted = news || report.always;
-        if wanted {
-            self.past = Some((sample.value.clone(), sample.quality.clone()));
-        }
-        wanted
-    }
-
     fn next_beat(&self) -> Option<Duration> {
         self.last.as_ref().map(|last| last.at + self.point.report.heartbeat)
     }
@@ -195,14 +195,16 @@ mod tests {
     const AT: UnixMillis = UnixMillis(1);
 
     fn reporter(report: Report, names: &[&str]) -> Reporter {
-        let point = |name: &&str| Point {
-            name: PointName::new(name).unwrap(),
-            unit: None,
-            description: None,
-            kind: None,
-            access: Access::Read,
-            range: None,
-            report,
+        let point = |name: &&str| {
+            Arc::new(Point {
+                name: PointName::new(name).unwrap(),
+                unit: None,
+                description: None,
+                kind: None,
+                access: Access::Read,
+                range: None,
+                report,
+            })
         };
         let device = FieldDevice {
             id: DeviceId::new("d").unwrap(),

@@ -10,7 +10,7 @@ use crate::pipeline::topic;
 /// The birth of `device`, which is reached by `protocol` on `link`.
 pub fn of(device: &FieldDevice, protocol: &str, link: &str) -> Document {
     let methods: Vec<&str> = device.methods.iter().map(fieldgate_protocol::PointName::as_str).collect();
-    let points: Vec<Json> = device.points.iter().map(point).collect();
+    let points: Vec<Json> = device.points.iter().map(|one| point(one)).collect();
     let mut birth = json!({ "v": 1, "via": protocol, "link": link, "points": points });
     if let (Some(birth), false) = (birth.as_object_mut(), methods.is_empty()) {
         birth.insert("methods".to_owned(), json!(methods));
@@ -67,7 +67,7 @@ mod tests {
             ..bare.clone()
         };
         let id = DeviceId::new("oven-1").unwrap();
-        let mut device = FieldDevice { id, points: vec![bare, full], methods: Vec::new() };
+        let mut device = FieldDevice { id, points: vec![bare.into(), full.into()], methods: Vec::new() };
         let document = of(&device, "modbus", "tcp://h:502");
         assert_eq!((document.topic.as_str(), document.retain), ("devices/oven-1/birth", true));
         let told: Json = serde_json::from_slice(&document.payload).unwrap();

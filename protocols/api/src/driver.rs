@@ -16,8 +16,8 @@ use crate::{Command, Event, Point, PointName, Sample};
 pub struct FieldDevice {
     /// Its identity on the gateway.
     pub id: DeviceId,
-    /// Its points, in the order of the configuration.
-    pub points: Vec<Point>,
+    /// Its points, in the order of the configuration; shared, since there may be tens of thousands.
+    pub points: Vec<Arc<Point>>,
     /// The methods that may be called; protocols without any have none.
     pub methods: Vec<PointName>,
 }
@@ -25,7 +25,7 @@ pub struct FieldDevice {
 impl FieldDevice {
     /// The point of this name.
     pub fn point(&self, name: &PointName) -> Option<&Point> {
-        self.points.iter().find(|point| point.name == *name)
+        self.points.iter().map(Arc::as_ref).find(|point| point.name == *name)
     }
 }
 

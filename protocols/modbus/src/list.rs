@@ -97,7 +97,7 @@ pub fn to_toml(name: &str, csv: &str) -> Result<String, Vec<String>> {
 /// The points of a device as CSV.
 pub fn to_csv(device: &DeviceConfig) -> String {
     let mut csv = KEYS.map(|(key, _)| key).join(",") + "\n";
-    for point in &device.points {
+    for point in &*device.points {
         let cells = KEYS.map(|(key, _)| quoted(&cell(key, point)));
         csv += &(cells.join(",") + "\n");
     }

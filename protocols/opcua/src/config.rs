@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{FieldDevice, Point, PointName, Report};
@@ -145,7 +146,7 @@ pub struct MethodConfig {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PointConfig {
     /// What the gateway knows of it.
-    pub point: Point,
+    pub point: Arc<Point>,
     /// Where it is on the server.
     pub node: NodeName,
     /// How often the server looks at its value.
@@ -212,7 +213,7 @@ impl OpcuaConfig {
     pub fn field_devices(&self) -> Vec<FieldDevice> {
         let field_device = |device: &DeviceConfig| FieldDevice {
             id: device.id.clone(),
-            points: device.points.iter().map(|point| point.point.clone()).collect(),
+            points: device.points.iter().map(|point| Arc::clone(&point.point)).collect(),
             methods: device.methods.iter().map(|method| method.name.clone()).chain(device.acknowledge()).collect(),
         };
         self.devices.iter().map(field_device).collect()
@@ -290,7 +291,7 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
         }
         let (Some(read), Some(node)) = (Point::read(&point, &report), node) else { continue };
         if names.insert(read.name.clone()) {
-            points.push(PointConfig { point: read, node, sampling, queue, history });
+            points.push(PointConfig { point: Arc::new(read), node, sampling, queue, history });
         } else {
             point.problem("name", format_args!("`{}` is used twice in this device", read.name));
         }

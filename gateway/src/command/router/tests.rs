@@ -3,14 +3,16 @@ use fieldgate_protocol::Report;
 use super::*;
 
 fn device() -> FieldDevice {
-    let point = |name: &str, access, range| Point {
-        name: PointName::new(name).unwrap(),
-        unit: None,
-        description: None,
-        kind: None,
-        access,
-        range,
-        report: Report::default(),
+    let point = |name: &str, access, range| {
+        Arc::new(Point {
+            name: PointName::new(name).unwrap(),
+            unit: None,
+            description: None,
+            kind: None,
+            access,
+            range,
+            report: Report::default(),
+        })
     };
     FieldDevice {
         id: DeviceId::new("press-1").unwrap(),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{
@@ -22,7 +23,7 @@ pub struct ToyConfig {
     address: SocketAddr,
     id: DeviceId,
     interval: Duration,
-    points: Vec<Point>,
+    points: Vec<Arc<Point>>,
 }
 
 impl ToyConfig {
@@ -33,7 +34,7 @@ impl ToyConfig {
         let second = Duration::from_secs(1);
         let interval = section.duration("interval", second / 100..=second * 3600, second);
         let points = section.sections("point");
-        let points = points.iter().filter_map(|point| Point::read(point, &Report::default())).collect();
+        let points = points.iter().filter_map(|point| Point::read(point, &Report::default()).map(Arc::new)).collect();
         Some(Self { address: address?, id: id?, interval, points })
     }
 }

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{FieldDevice, PointName, Report};
@@ -71,8 +72,8 @@ pub struct DeviceConfig {
     pub id: DeviceId,
     /// Its number on the link.
     pub unit: UnitId,
-    /// Its points, at least one.
-    pub points: Vec<PointConfig>,
+    /// Its points, at least one; shared, since there may be tens of thousands.
+    pub points: Arc<[PointConfig]>,
     /// What is never read.
     pub skip: Vec<Skip>,
 }
@@ -192,7 +193,7 @@ impl DeviceConfig {
             }
             points.push(point);
         }
-        Some(Self { id: id?, unit, points, skip }).filter(|device| !device.points.is_empty())
+        Some(Self { id: id?, unit, points: points.into(), skip }).filter(|device| !device.points.is_empty())
     }
 
     /// The requests of each interval, the shortest first. They name points by their place in `points`.
@@ -210,7 +211,7 @@ impl DeviceConfig {
 
     /// The device as the gateway sees it.
     pub fn field_device(&self) -> FieldDevice {
-        let points = self.points.iter().map(|point| point.point.clone()).collect();
+        let points = self.points.iter().map(|point| Arc::clone(&point.point)).collect();
         FieldDevice { id: self.id.clone(), points, methods: Vec::new() }
     }
 }

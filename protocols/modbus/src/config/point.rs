@@ -1,6 +1,7 @@
 //! One `[[modbus.device.point]]`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{Access, Point};
@@ -15,7 +16,7 @@ use crate::plan::Extent;
 #[derive(Debug, Clone, PartialEq)]
 pub struct PointConfig {
     /// Name, access, range and reporting: what all protocols share.
-    pub point: Point,
+    pub point: Arc<Point>,
     /// Where it lies.
     pub at: Address,
     /// How its registers are read.
@@ -112,7 +113,7 @@ impl PointConfig {
         }
         let point = Point { kind: Some(kind.to_string()), ..point? };
         Self::check_access(section, at, &codec, &point);
-        Some(Self { point, at, codec, write, interval })
+        Some(Self { point: Arc::new(point), at, codec, write, interval })
     }
 
     /// The type: a bit table holds bools, a bit of a register is a bit; what registers hold must be said.

@@ -99,7 +99,7 @@ impl Bench {
         let presence = |update: &Update| match update {
             Update::Online { .. } => Some(true),
             Update::Offline { .. } => Some(false),
-            Update::Samples { .. } => None,
+            Update::Samples { .. } | Update::History { .. } | Update::Events { .. } => None,
         };
         self.unit.updates.iter().filter_map(presence).collect()
     }
