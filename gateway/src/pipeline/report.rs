@@ -6,7 +6,7 @@
 //! alone, so at a heartbeat its last sample is reported again, with the times that it had: it still holds as long as
 //! the device is online. A polled point waits for its next reading: what was not read again may be stale.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use fieldgate_types::UnixMillis;
 
 /// How long the first report waits for points that have no sample yet.
 pub const FIRST_WAIT: Duration = Duration::from_secs(2);
+/// Samples that wait for it at most; then it is sent with what there is.
+const FIRST_SAMPLES: usize = 65_536;
 
 /// Decides for one field device. `now` is running time, which never steps.
 #[derive(Debug)]
@@ -32,7 +34,9 @@ pub struct Reporter {
 #[derive(Debug)]
 struct First {
     until: Duration,
-    samples: HashMap<PointName, Sample>,
+    /// All of them, in their order: a point that changes fast has several.
+    samples: Vec<Sample>,
+    known: HashSet<PointName>,
 }
 
 #[derive(Debug)]
@@ -61,7 +65,7 @@ impl Reporter {
     /// The device answers (again): the next report holds every point.
     pub fn online(&mut self, now: Duration) {
         self.online = true;
-        self.first = Some(First { until: now + FIRST_WAIT, samples: HashMap::new() });
+        self.first = Some(First { until: now + FIRST_WAIT, samples: Vec::new(), known: HashSet::new() });
         for tracked in self.points.values_mut() {
             tracked.last = None;
         }
@@ -89,8 +93,9 @@ impl Reporter {
     /// The device is gone: a bad sample for each point that was not bad for this reason already.
     pub fn offline(&mut self, quality: &Quality, at: UnixMillis, now: Duration) -> Vec<Sample> {
         self.online = false;
-        self.first = None;
-        let samples = self.points.keys().map(|name| Sample::bad(name.clone(), quality.clone(), at)).collect();
+        // What it told before it was gone, and waited for the rest of the first report.
+        let mut samples = self.first.take().map(|first| first.samples).unwrap_or_default();
+        samples.extend(self.points.keys().map(|name| Sample::bad(name.clone(), quality.clone(), at)));
         self.pass(samples, now)
     }
 
@@ -122,18 +127,23 @@ impl Reporter {
     pub fn samples(&mut self, samples: Vec<Sample>, at: UnixMillis, now: Duration) -> Vec<Sample> {
         let Some(first) = &mut self.first else { return self.pass(samples, now) };
         let samples = samples.into_iter().filter(|sample| self.points.contains_key(&sample.point));
-        first.samples.extend(samples.map(|sample| (sample.point.clone(), sample)));
-        if first.samples.len() < self.points.len() && now < first.until {
+        for sample in samples {
+            if !first.known.contains(&sample.point) {
+                first.known.insert(sample.point.clone());
+            }
+            first.samples.push(sample);
+        }
+        if first.known.len() < self.points.len() && first.samples.len() < FIRST_SAMPLES && now < first.until {
             return Vec::new();
         }
         self.finish_first(at, now)
     }
 
     fn finish_first(&mut self, at: UnixMillis, now: Duration) -> Vec<Sample> {
-        let mut known = self.first.take().map(|first| first.samples).unwrap_or_default();
+        let Some(First { mut samples, known, .. }) = self.first.take() else { return Vec::new() };
         let missing = |name: &PointName| Sample::bad(name.clone(), Quality::BAD_WAITING_FOR_INITIAL_DATA, at);
-        let all = self.points.keys().map(|name| known.remove(name).unwrap_or_else(|| missing(name))).collect();
-        self.pass(all, now)
+        samples.extend(self.points.keys().filter(|name| !known.contains(*name)).map(missing));
+        self.pass(samples, now)
     }
 
     fn pass(&mut self, samples: Vec<Sample>, now: Duration) -> Vec<Sample> {
@@ -252,6 +262,18 @@ mod tests {
         reporter.online(Duration::ZERO);
         assert_eq!(count(&mut reporter, 1.0, 0), 0);
         assert_eq!(reporter.samples(vec![sample("b", 2.0)], AT, Duration::from_secs(1)).len(), 2);
+
+        reporter.online(Duration::from_secs(10));
+        let told = |samples: Vec<Sample>| samples.into_iter().filter_map(|sample| sample.value).collect::<Vec<_>>();
+        for value in [1.0, 2.0, 3.0] {
+            assert_eq!(count(&mut reporter, value, 10), 0);
+        }
+        let whole = told(reporter.samples(vec![sample("b", 9.0)], AT, Duration::from_secs(11)));
+        assert_eq!(whole, [1.0, 2.0, 3.0, 9.0].map(Value::Float), "no change is lost for it");
+        reporter.online(Duration::from_secs(11));
+        assert_eq!(count(&mut reporter, 4.0, 11), 0);
+        let gone = reporter.offline(&Quality::BAD_NO_COMMUNICATION, AT, Duration::from_secs(11));
+        assert_eq!((gone.len(), told(gone)), (3, vec![Value::Float(4.0)]), "nor when the device is gone before");
 
         reporter.online(Duration::from_secs(10));
         assert_eq!(count(&mut reporter, 1.0, 10), 0);
