@@ -7,7 +7,7 @@ use fieldgate_testkit::{Gateway, PATIENCE, eventually};
 use serde_json::{Value as Json, json};
 
 use crate::leaf_rights::wait_audit;
-use crate::stage::{BINARY, Stage, Told, now_millis};
+use crate::stage::{BINARY, Stage, Told, now_millis, objects};
 
 /// After the server's return.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
@@ -19,7 +19,7 @@ fn sections(endpoint: &str, security: &str) -> String {
     format!(
         "[[opcua]]\nendpoint = \"{endpoint}\"\n{security}\n  [[opcua.device]]\n  id = \"boiler-1\"\n  \
          publishing = \"100ms\"\n  sampling = \"50ms\"\n{}{}{}{}    [[opcua.device.method]]\n    name = \"add\"\n    \
-         node = \"nsu={NAMESPACE};s=add\"\n    object = \"i=85\"\n",
+         node = \"nsu={NAMESPACE};s=add\"\n    object = \"i=85\"\n    [[opcua.device.event]]\n    min_severity = 300\n",
         point("level", ""),
         point("setpoint", "    access = \"rw\"\n    range = [0, 90]\n"),
         point("running", ""),
@@ -59,6 +59,24 @@ async fn values_arrive_with_source_times_and_a_missing_node_is_said() -> Told {
     stage.wait_points("boiler-1", known, |object| object["values"]["missing"] == 1.0).await?;
     let state = stage.cloud.retained(&stage.topic("devices/boiler-1/state")).await?.json();
     assert_eq!((&state["online"], &state["via"]), (&json!(true), &json!("opcua")), "{state}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_event_of_the_server_goes_up_on_a_stream_of_its_own() -> Told {
+    let folder = tempfile::tempdir()?;
+    let (stage, server) = cast(Options::new(folder.path()), "security = \"None\"").await?;
+    stage.wait_points("boiler-1", 0, |object| object["values"]["level"] == 50.0).await?;
+    let before = now_millis();
+    server.raise("warm", 299);
+    server.raise("too hot", 300);
+    let topic = stage.topic("devices/boiler-1/telemetry/events");
+    let first = || stage.cloud.on(&topic).iter().flat_map(objects).next();
+    let told = fieldgate_testkit::wait_until("an event", PATIENCE, first).await?;
+    let event = (&told["event"]["Message"], &told["event"]["Severity"], &told["event"]["EventType"]);
+    assert_eq!(event, (&json!("too hot"), &json!(300), &json!("BaseEventType")), "{told}");
+    assert!(told["ts"].as_u64().is_some_and(|at| (before..=now_millis()).contains(&at)), "{told}");
+    assert!(told.get("refresh").is_none(), "{told}");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use opcua::types::MessageSecurityMode;
 
 use crate::endpoint::Endpoint;
 use crate::event::{self, EventConfig};
+use crate::filter::{Filter, Keys};
 use crate::node::NodeName;
 
 /// One session with one server.
@@ -155,6 +156,8 @@ pub struct PointConfig {
     pub queue: u32,
     /// Whether what happened during an outage is read from the server's history.
     pub history: bool,
+    /// What the server shall tell.
+    pub filter: Filter,
 }
 
 const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mins(1));
@@ -269,6 +272,7 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     let (sampling, queue) = rhythm(section, Duration::from_millis(100), 10);
     let poll = section.has("interval").then(|| section.duration("interval", POLL.0..=POLL.1, Duration::from_secs(1)));
     let history = section.get_or("history", false);
+    let keys = Keys::read(section, Keys::default());
     let report = Report::read(section, &Report::default());
     let mut names = BTreeSet::new();
     let mut points = Vec::new();
@@ -286,18 +290,21 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
         let node = point.required_with("node", |value| value.parse("a node", str::parse));
         let (sampling, queue) = rhythm(&point, sampling, queue);
         let history = point.get_or("history", history);
+        let keys = Keys::read(&point, keys);
         if poll.is_some() {
-            unsubscribed(&point, &["sampling", "queue"]);
+            unsubscribed(&point, &["sampling", "queue", "trigger", "deadband_on"]);
         }
-        let (Some(read), Some(node)) = (Point::read(&point, &report), node) else { continue };
+        let (Some(mut read), Some(node)) = (Point::read(&point, &report), node) else { continue };
+        let filter;
+        (filter, read.report.deadband) = keys.filter(read.report.deadband);
         if names.insert(read.name.clone()) {
-            points.push(PointConfig { point: Arc::new(read), node, sampling, queue, history });
+            points.push(PointConfig { point: Arc::new(read), node, sampling, queue, history, filter });
         } else {
             point.problem("name", format_args!("`{}` is used twice in this device", read.name));
         }
     }
     if poll.is_some() {
-        unsubscribed(section, &["publishing", "sampling", "queue"]);
+        unsubscribed(section, &["publishing", "sampling", "queue", "trigger", "deadband_on"]);
     }
     let mut methods: Vec<MethodConfig> = Vec::new();
     for table in section.sections("method") {

@@ -13,6 +13,7 @@ mod endpoint;
 mod event;
 mod fault;
 mod feed;
+mod filter;
 mod live;
 mod method;
 mod node;
@@ -29,5 +30,6 @@ pub use config::{DeviceConfig, MethodConfig, Mode, OpcuaConfig, PointConfig, Pol
 pub use driver::OpcuaDriver;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use event::EventConfig;
+pub use filter::{Filter, Trigger};
 pub use node::{InvalidNodeName, NodeName};
 pub use pki::{Known, OwnCertificate, Pki, PkiError, Standing};

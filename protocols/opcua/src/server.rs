@@ -20,6 +20,7 @@ use crate::config::DeviceConfig;
 use crate::connect::{REQUEST_LIMIT, SharedSession};
 use crate::fault::{self, Fault};
 use crate::feed::{BATCH_VALUES, Batch, Feed, Signs};
+use crate::filter;
 use crate::live::{Entry, Granted, Subscribed};
 use crate::node::{Located, NodeName};
 use crate::value::Types;
@@ -278,23 +279,41 @@ impl Server {
                 continue;
             };
             self.delete_items(subscription, &old).await;
-            let mut rest = wanted.as_slice();
-            let mut chunk = self.chunk;
-            while !rest.is_empty() {
-                let (part, after) = rest.split_at(chunk.min(rest.len()));
-                match self.create_part(subscription, &mut device.granted, entries, part).await {
-                    Ok(()) => rest = after,
-                    // Servers with a limit that they don't tell.
-                    Err(Fault::Status { status, .. }) if too_much(status) && part.len() > 1 => chunk = part.len() / 2,
-                    Err(Fault::Status { status, .. }) if too_much(status) => {
-                        set(entries, part, None, Some(status));
-                        rest = after;
-                    }
-                    Err(fault) => return Err(fault),
-                }
+            // Those whose filter is refused are asked for once more with less of it: twice at most.
+            while !wanted.is_empty() {
+                wanted = self.create_all(subscription, &mut device.granted, entries, &wanted).await?;
             }
         }
         Ok(())
+    }
+
+    /// Makes items, in pieces that the server takes; gives the places of those that are to be asked for again.
+    async fn create_all(
+        &self,
+        subscription: u32,
+        granted: &mut Granted,
+        entries: &mut [Entry],
+        wanted: &[usize],
+    ) -> Result<Vec<usize>, Fault> {
+        let (mut rest, mut again) = (wanted, Vec::new());
+        let mut chunk = self.chunk;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(chunk.min(rest.len()));
+            match self.create_part(subscription, granted, entries, part).await {
+                Ok(refused) => {
+                    again.extend(refused);
+                    rest = after;
+                }
+                // Servers with a limit that they don't tell.
+                Err(Fault::Status { status, .. }) if too_much(status) && part.len() > 1 => chunk = part.len() / 2,
+                Err(Fault::Status { status, .. }) if too_much(status) => {
+                    set(entries, part, None, Some(status));
+                    rest = after;
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        Ok(again)
     }
 
     /// Whether the nodes of a polled device are there.
@@ -315,7 +334,7 @@ impl Server {
         granted: &mut Granted,
         entries: &mut [Entry],
         part: &[usize],
-    ) -> Result<(), Fault> {
+    ) -> Result<Vec<usize>, Fault> {
         let request = |place: &usize| {
             let entry = entries.get(*place)?;
             Some(MonitoredItemCreateRequest {
@@ -324,9 +343,9 @@ impl Server {
                 requested_parameters: MonitoringParameters {
                     client_handle: u32::try_from(place + 1).ok()?,
                     sampling_interval: entry.sampling.as_secs_f64() * 1000.0,
+                    filter: entry.filter.asked(),
                     queue_size: entry.queue,
                     discard_oldest: true,
-                    ..MonitoringParameters::default()
                 },
             })
         };
@@ -334,6 +353,7 @@ impl Server {
         let created = self.session.create_monitored_items(subscription, TimestampsToReturn::Both, requests);
         let results = ask("creating monitored items", created).await?;
         set(entries, part, None, Some(StatusCode::BadUnexpectedError));
+        let mut again = Vec::new();
         for (place, result) in part.iter().zip(results) {
             let status = result.result.status_code;
             let (item, missing) =
@@ -345,8 +365,15 @@ impl Server {
                 granted.item((entry.sampling, entry.queue), sampling, result.result.revised_queue_size);
             }
             set(entries, &[*place], item, missing);
+            if let (true, Some(entry)) = (filter::refused(status), entries.get_mut(*place))
+                && let Some(weaker) = entry.filter.weaker()
+            {
+                granted.unfiltered(*place, status);
+                entry.filter = weaker;
+                again.push(*place);
+            }
         }
-        Ok(())
+        Ok(again)
     }
 
     /// Deletes items whose nodes went away. The server may have done so itself.

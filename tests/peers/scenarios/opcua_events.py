@@ -139,5 +139,3 @@ def alarm(cloud: Cloud, node: Helper, relay: Helper) -> None:
     answer = acknowledge("a4", repeated["ConditionId"], repeated["EventId"], "seen")
     expect(answer["status"] == "ok", f"the acknowledgement was answered {answer}")
     told.wait("the alarm, acknowledged", has(ActiveState=True, AckedState=True), mark)
-    node.ask("write", names=["Heat"], value=20.0)
-    told.wait("the end of the alarm", has(ActiveState=False), mark)

@@ -58,7 +58,7 @@ def marked(message: Message) -> bool:
     content: Any = message.json()
     documents = content if isinstance(content, list) else [content]
     inside = {document.get("hist", False) for document in documents}
-    outside = message.properties.get("fg-hist") == "1"
+    outside = message.hist
     expect(inside == {outside}, f"`hist` and `fg-hist` differ: {inside} and {outside}")
     return outside
 

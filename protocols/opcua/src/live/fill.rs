@@ -28,6 +28,8 @@ const PAGE: u32 = 1000;
 const MAX_VALUES: usize = 10_000;
 /// How long all points of a session may take together.
 const MAX_TIME: Duration = Duration::from_mins(1);
+/// A historian stores a value some time after a subscription tells it: it is asked so long after the first new one.
+const SETTLE: Duration = Duration::from_millis(500);
 /// How long a historian may take to answer.
 const REQUEST: Duration = Duration::from_secs(20);
 /// Live values that are held back at most, of all points together.
@@ -51,6 +53,8 @@ struct Order {
     node: NodeId,
     from: DateTime,
     until: DateTime,
+    /// Not to be read before.
+    due: Instant,
 }
 
 /// What was read of one point.
@@ -139,7 +143,8 @@ impl Fill {
             Some(Gap::Since(_)) if !sample.quality.usable() => vec![sample],
             Some(Gap::Since(from)) => {
                 let order = at.filter(|until| *until > *from).zip(entry.node.clone());
-                let order = order.map(|(until, node)| Order { place, node, from: *from, until });
+                let order =
+                    order.map(|(until, node)| Order { place, node, from: *from, until, due: Instant::now() + SETTLE });
                 if order.is_some_and(|order| self.orders.try_send(order).is_ok()) {
                     self.held += 1;
                     entry.gap = Some(Gap::Reading(vec![sample], at));
@@ -182,6 +187,7 @@ impl Fill {
 async fn read_all(server: Server, mut orders: mpsc::Receiver<Order>, up: mpsc::Sender<Filled>) {
     let mut left = MAX_TIME;
     while let Some(order) = orders.recv().await {
+        tokio::time::sleep_until(order.due).await;
         let began = Instant::now();
         let end = if left.is_zero() { Err(Unfilled::TooMuch) } else { read_one(&server, &order, &up, left).await };
         left = left.saturating_sub(began.elapsed());

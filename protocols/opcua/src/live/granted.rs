@@ -1,8 +1,12 @@
 //! What a server grants of what it was asked for: it may publish and sample more slowly, and keep fewer values.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use opcua::types::StatusCode;
+
 use super::Subscribed;
+use crate::fault;
 
 /// The worst of what was granted to the points of a device, as far as it is less than was asked for.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -10,6 +14,8 @@ pub(crate) struct Granted {
     publishing: Option<(Duration, Duration)>,
     sampling: Option<Less<Duration>>,
     queue: Option<Less<u32>>,
+    /// How many points are not filtered as asked, and why the first is not.
+    unfiltered: Option<(BTreeSet<usize>, StatusCode)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +52,11 @@ impl Granted {
         }
     }
 
+    /// The server refuses to filter a point as asked.
+    pub(crate) fn unfiltered(&mut self, place: usize, status: StatusCode) {
+        self.unfiltered.get_or_insert((BTreeSet::new(), status)).0.insert(place);
+    }
+
     /// How often a point is looked at, for which `asked` was asked: no less often than this.
     pub(crate) fn sampling(&self, asked: Duration) -> Duration {
         self.sampling.as_ref().map_or(asked, |less| asked.max(less.granted))
@@ -74,7 +85,13 @@ impl Subscribed {
                 less.points, less.granted, less.asked
             )
         });
-        [publishing, sampling, queue].into_iter().flatten().collect()
+        let unfiltered = granted.unfiltered.as_ref().map(|(points, status)| {
+            let (points, status) = (points.len(), fault::name(*status));
+            format!(
+                "{device}: the server doesn't filter {points} points as asked ({status}), it tells each change of value"
+            )
+        });
+        [publishing, sampling, queue, unfiltered].into_iter().flatten().collect()
     }
 }
 

@@ -31,6 +31,7 @@ use crate::driver::{Delivered, Link};
 use crate::event;
 use crate::fault::{self, Fault};
 use crate::feed::{BATCHES, Batch, Signs, VALUES};
+use crate::filter::Filter;
 use crate::node::NodeName;
 use crate::pki::Pki;
 use crate::server::{self, Server};
@@ -76,6 +77,8 @@ pub(crate) struct Entry {
     pub(crate) name: NodeName,
     pub(crate) sampling: Duration,
     pub(crate) queue: u32,
+    /// What the server is asked to tell; less than what is configured where it refused that.
+    pub(crate) filter: Filter,
     pub(crate) node: Option<NodeId>,
     pub(crate) item: Option<u32>,
     /// Why there is no (working) item.
@@ -205,6 +208,7 @@ impl Live {
                     name: point.node.clone(),
                     sampling: point.sampling,
                     queue: point.queue,
+                    filter: point.filter,
                     node: None,
                     item: None,
                     missing: None,

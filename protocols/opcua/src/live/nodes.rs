@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::{Ended, Entry, Live, Subscribed};
 use crate::driver::Link;
+use crate::filter::Filter;
 use crate::{fault, server, value};
 
 /// How often nodes are looked at.
@@ -57,10 +58,15 @@ impl Told {
     }
 
     /// It was read. Whether that is news.
-    fn looked(&mut self, sample: &Sample) -> bool {
-        let last = self.last.replace((sample.value.clone(), sample.quality.clone()));
-        let news = last
-            .is_none_or(|(value, quality)| quality != sample.quality || differ(value.as_ref(), sample.value.as_ref()));
+    fn looked(&mut self, sample: &Sample, filter: &Filter) -> bool {
+        let news = self.last.as_ref().is_none_or(|(value, quality)| {
+            let hidden = filter.hides(value.as_ref(), sample);
+            *quality != sample.quality || (!hidden && differ(value.as_ref(), sample.value.as_ref()))
+        });
+        // What the filter hides is still measured from what was told.
+        if news {
+            self.last = Some((sample.value.clone(), sample.quality.clone()));
+        }
         self.at = Instant::now();
         news
     }
@@ -155,7 +161,7 @@ impl Live {
             let status = data.status.unwrap_or(StatusCode::Good);
             let at = data.source_timestamp;
             let sample = value::sample(&entry.point, data, received, self.server.types());
-            if !entry.told.looked(&sample) {
+            if !entry.told.looked(&sample, &entry.filter) {
                 continue;
             }
             entry.missing = fault::gone(status).then_some(status);
@@ -195,7 +201,7 @@ impl Subscribed {
 
 #[cfg(test)]
 mod tests {
-    use fieldgate_protocol::PointName;
+    use fieldgate_protocol::{Deadband, PointName};
     use fieldgate_types::UnixMillis;
 
     use super::*;
@@ -207,13 +213,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_look_is_news_only_when_it_differs_from_what_was_told() {
-        let mut told = Told::nothing();
-        assert!(told.looked(&sample(1.0)), "nothing was known");
-        assert!(!told.looked(&sample(1.0)));
+        let (mut told, all) = (Told::nothing(), Filter::default());
+        assert!(told.looked(&sample(1.0), &all), "nothing was known");
+        assert!(!told.looked(&sample(1.0), &all));
         told.notified(&sample(2.0));
-        assert!(!told.looked(&sample(2.0)));
-        assert!(told.looked(&sample(f64::NAN)));
-        assert!(!told.looked(&sample(f64::NAN)), "not a number is not news each time");
-        assert!(told.looked(&Sample { quality: Quality::BAD_NODE_ID_UNKNOWN, value: None, ..sample(0.0) }));
+        assert!(!told.looked(&sample(2.0), &all));
+        assert!(told.looked(&sample(f64::NAN), &all));
+        assert!(!told.looked(&sample(f64::NAN), &all), "not a number is not news each time");
+        assert!(told.looked(&Sample { quality: Quality::BAD_NODE_ID_UNKNOWN, value: None, ..sample(0.0) }, &all));
+    }
+
+    #[tokio::test]
+    async fn a_drift_within_the_servers_deadband_is_news_once_it_has_left_it() {
+        let band = Filter { deadband: Some(Deadband::Absolute(0.5)), ..Filter::default() };
+        let mut told = Told::nothing();
+        told.notified(&sample(1.0));
+        assert!(!told.looked(&sample(1.3), &band));
+        assert!(!told.looked(&sample(1.5), &band), "measured from what was told, not from the last look");
+        assert!(told.looked(&sample(1.6), &band));
     }
 }

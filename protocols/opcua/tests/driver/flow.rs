@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fieldgate_opcua::DeviceConfig;
-use fieldgate_protocol::{LinkState, Update, Value};
+use fieldgate_protocol::{LinkState, Sample, Update, Value};
 use fieldgate_types::DeviceId;
 use tempfile::tempdir;
 
@@ -32,7 +32,7 @@ async fn reports_every_point_after_online_and_then_changes() {
                 seen.extend(samples.iter().map(|sample| (sample.point.to_string(), sample.clone())));
                 Some(())
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } => None,
+            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
         })
         .await;
     }
@@ -99,7 +99,7 @@ async fn more_points_than_one_request_holds_are_all_reported() {
                 seen.extend(samples.iter().map(|sample| sample.point.clone()));
                 Some(())
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } => None,
+            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
         })
         .await;
     }
@@ -133,7 +133,7 @@ async fn a_slow_gateway_loses_intermediate_values_and_never_the_last() {
                 let hit = samples.iter().any(|sample| sample.value == Some(Value::Float(level)));
                 hit.then(|| device.clone())
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } => None,
+            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
         });
         last.insert(device.await);
     }
@@ -184,5 +184,48 @@ async fn what_the_server_revises_is_noted_on_the_link() {
     let noted = |info: &fieldgate_protocol::LinkInfo| !info.notes.is_empty();
     let info = tokio::time::timeout(DEADLINE, rig.info.wait_for(noted)).await.unwrap().unwrap().clone();
     assert_eq!(info.notes[0], "boiler-7: the server publishes every 20 ms, 10 ms were asked for");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadband_on_the_server_spares_the_line_and_one_that_it_refuses_is_said() {
+    let dir = tempdir().unwrap();
+    let sim = simulator(dir.path());
+    let points = [
+        ("level", "level", "deadband = 5.0\ndeadband_on = \"server\""),
+        ("temperature", "temperature", "deadband = \"10%\"\ndeadband_on = \"server\""),
+        ("pressure", "pressure", "trigger = \"status\""),
+    ];
+    let mut rig = Rig::start(config(&sim.endpoint(), NONE, &points), dir.path());
+    rig.value("level", 50.0).await;
+    let mut told = Vec::new();
+    let has = |told: &[Sample], name: &str, value: f64| {
+        told.iter().any(|sample| sample.point.as_str() == name && sample.value == Some(Value::Float(value)))
+    };
+    for level in [52.0, 54.5, 56.0, 52.0, 50.5] {
+        for name in ["level", "pressure", "temperature"] {
+            sim.set(name, level).unwrap();
+        }
+        // It has no engineering range, so each change of it is told.
+        while !has(&told, "temperature", level) {
+            told.extend(rig.samples().await);
+        }
+    }
+    while !has(&told, "level", 50.5) {
+        told.extend(rig.samples().await);
+    }
+    let of = |name: &str| {
+        told.iter().filter(|s| s.point.as_str() == name).filter_map(|s| s.value.clone()).collect::<Vec<_>>()
+    };
+    let first = |values: Vec<Value>, value: f64| {
+        values.into_iter().skip_while(|one| *one == Value::Float(value)).collect::<Vec<_>>()
+    };
+    assert_eq!(first(of("pressure"), 1.5), [] as [Value; 0], "its status has not changed");
+    assert_eq!(of("level"), [56.0, 50.5].map(Value::Float), "52 is within 5 of 50 and of 56");
+    let notes = rig.info.borrow().notes.clone();
+    assert!(
+        notes.iter().any(|note| note.contains("doesn't filter 1 points as asked (BadDeadbandFilterInvalid)")),
+        "{notes:?}"
+    );
     rig.stop().await;
 }

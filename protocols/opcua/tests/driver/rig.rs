@@ -94,13 +94,22 @@ impl Rig {
         }
     }
 
+    /// The samples of the next update that has some.
+    pub async fn samples(&mut self) -> Vec<Sample> {
+        self.expect("samples", |update| match update {
+            Update::Samples { samples, .. } => Some(samples.clone()),
+            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
+        })
+        .await
+    }
+
     /// Waits for a sample of `point` that `wanted` takes.
     pub async fn sample(&mut self, point: &str, wanted: impl Fn(&Sample) -> bool) -> Sample {
         self.expect(point, |update| match update {
             Update::Samples { samples, .. } => {
                 samples.iter().find(|sample| sample.point.as_str() == point && wanted(sample)).cloned()
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } => None,
+            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
         })
         .await
     }
@@ -120,7 +129,7 @@ impl Rig {
     pub async fn offline(&mut self) -> String {
         self.expect("offline", |update| match update {
             Update::Offline { reason, .. } => Some(reason.clone()),
-            Update::Online { .. } | Update::Samples { .. } | Update::Events { .. } => None,
+            Update::Online { .. } | Update::Samples { .. } | Update::Events { .. } | Update::History { .. } => None,
         })
         .await
     }
