@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scenarios import ALL, ALONE, Scenario
+from scenarios import ALL, ALONE, LONG, Scenario
 from stage import Options, Stage
 from wait import Failed
 
@@ -151,7 +151,7 @@ def main() -> int:
     options = Options(given.binary.resolve(), REPOSITORY, target, given.long, seed)
     base = Path(tempfile.mkdtemp(prefix="fgpeers-"))
     run = Run(base, options, given.keep)
-    wanted = given.only or list(ALL)
+    wanted = given.only or [name for name in ALL if given.long or name not in LONG]
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         try:
             list(pool.map(run.play, [name for name in wanted if name not in ALONE]))

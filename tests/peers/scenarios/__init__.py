@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from scenarios import (
     certificates, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity, interop, load, local,
-    memory, modbus_types, opcua_events, opcua_history, opcua_recovery, opcua_security, power, quarantine, refusals, sessions, trees,
+    memory, modbus_types, opcua_events, opcua_filters, opcua_history, opcua_rate, opcua_recovery, opcua_security, power, quarantine,
+    refusals, sessions, trees,
 )
 from stage import Stage
 
@@ -34,6 +35,7 @@ SIDE_BY_SIDE: dict[str, Scenario] = {
     "opcua-security": opcua_security.policies,
     "opcua-events": opcua_events.events,
     "opcua-history": opcua_history.fills,
+    "opcua-filters": opcua_filters.filters,
     "commands": commands.to_a_leaf,
     "sessions": sessions.survive_kills,
     "trees": trees.trees,
@@ -55,6 +57,9 @@ ALONE: dict[str, Scenario] = {
     "io-errors": power.io_errors,
     "memory": memory.idle_with_ten_devices,
     "drain": local.stops_and_goes_on,
+    "opcua-rate": opcua_rate.rate,
 }
 
 ALL = SIDE_BY_SIDE | ALONE
+# In the long form alone: with open62541, which takes minutes to build.
+LONG = {"opcua-rate"}

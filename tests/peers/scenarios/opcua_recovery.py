@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ WITHIN = 10
 NODES = [f"N{number}" for number in range(40)]
 KEPT, LOST = NODES[:16], NODES[16:]
 SERVERS = {"asyncua": "opcua_peer.py", "node-opcua": "opcua_node_peer.js"}
+# Built by `run --long`.
+OPEN62541 = os.environ.get("FIELDGATE_PEERS_OPEN62541", "")
+if OPEN62541:
+    SERVERS["open62541"] = "opcua_c_peer.py"
 
 
 @dataclass
@@ -32,7 +37,7 @@ class Site:
 
     def start(self, nodes: list[str], decoys: int) -> None:
         """The number of decoys moves its namespace."""
-        self.server = self.stage.helper(self.name, SERVERS[self.name], port=self.port, nodes=nodes, decoys=decoys, folder=str(self.stage.folder / self.name))
+        self.server = self.stage.helper(self.name, SERVERS[self.name], port=self.port, nodes=nodes, decoys=decoys, folder=str(self.stage.folder / self.name), server=OPEN62541)
 
     def ask(self, op: str, **fields: Any) -> Any:
         assert self.server is not None
@@ -78,7 +83,7 @@ def sites(stage: Stage, cloud: Cloud) -> tuple[list[Site], str]:
 
 
 def recovers(stage: Stage) -> None:
-    """asyncua and node-opcua: killed and restarted with fewer nodes, TCP cut, nodes removed and added again."""
+    """asyncua, node-opcua and, in the long form, open62541: killed and restarted with fewer nodes, TCP cut, nodes removed and added again."""
     cloud = Cloud(stage, ID)
     servers, sections = sites(stage, cloud)
     for site in servers:
