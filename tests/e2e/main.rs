@@ -8,6 +8,7 @@ mod arrows;
 mod audit;
 mod backup;
 mod bad_config;
+mod batches;
 mod bulk;
 mod clock;
 mod crash;

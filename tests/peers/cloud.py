@@ -21,6 +21,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 import pki
+from batches import Line, open_batch
 from stage import Helper, Stage, command, free_port, listens
 from wait import Failed, expect, wait_for
 
@@ -41,6 +42,8 @@ class Message(NamedTuple):
     hist: bool
     identity: str | None
     properties: Properties | None
+    # Of a batch.
+    line: Line | None
 
     def json(self) -> Any:
         return json.loads(self.payload)
@@ -74,11 +77,19 @@ class Envelope:
         return Envelope(document["seq"], document["boot"], document["ts"], hist, document.get("id"), forms[0], content)
 
 
+class Batch(NamedTuple):
+    """A batch that arrived."""
+
+    messages: int
+    bytes: int
+
+
 class Observer:
-    """Everything that arrives below a filter, in order, with the time of its reception."""
+    """Everything that arrives below a filter, in order, with the time of its reception; batches opened."""
 
     def __init__(self, port: int, topic_filter: str, client_id: str = "observer") -> None:
         self.messages: list[Message] = []
+        self.batches: list[Batch] = []
         self.lost_connection = False
         self._topics: dict[str, str] = {}
         self._closing = False
@@ -96,6 +107,24 @@ class Observer:
         expect(self._subscribed.wait(10), "waited 10 s in vain for the observer's subscription")
 
     def _received(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
+        root, _, last = message.topic.rpartition("/")
+        if last == "batch" and root.count("/") == 1:
+            self._received_batch(root, message.payload)
+        else:
+            self._received_single(message)
+
+    def _received_batch(self, root: str, payload: bytes) -> None:
+        """As single messages, those that come again included."""
+        now, lines = time.monotonic(), list(open_batch(payload))
+        self.batches.append(Batch(len(lines), len(payload)))
+        for line in lines:
+            topic = f"{root}/{line.topic}"
+            topic = self._topics.setdefault(topic, topic)
+            self.messages.append(
+                Message(now, topic, line.payload, False, line.seq, line.boot, line.ts, line.hist, line.identity, None, line)
+            )
+
+    def _received_single(self, message: mqtt.MQTTMessage) -> None:
         ours: dict[str, str] = {}
         properties: Any = message.properties
         theirs = []
@@ -115,7 +144,7 @@ class Observer:
         hist, identity = ours.get("fg-hist") == "1", ours.get("fg-id")
         identity = self._topics.setdefault(identity, identity) if identity else None
         self.messages.append(
-            Message(time.monotonic(), topic, message.payload, message.retain, seq, boot, ts, hist, identity, kept)
+            Message(time.monotonic(), topic, message.payload, message.retain, seq, boot, ts, hist, identity, kept, None)
         )
 
     def _disconnected(self, *_: object) -> None:

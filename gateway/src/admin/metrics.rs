@@ -220,6 +220,8 @@ impl Figures {
         gauge(out, "fieldgate_upstream_up", "1 when connected and serving", (status.state.as_str() == "up").into())?;
         counter(out, "fieldgate_upstream_connects", "Connections made", status.connects)?;
         counter(out, "fieldgate_upstream_published_messages", "Messages sent, re-sends included", status.published)?;
+        counter(out, "fieldgate_upstream_batches", "Batches sent, re-sends included", status.batches)?;
+        counter(out, "fieldgate_upstream_batch_bytes", "Bytes of these batches", status.batch_bytes)?;
         counter(out, "fieldgate_upstream_acknowledged_messages", "Messages acknowledged", status.acknowledged)?;
         gauge(out, "fieldgate_upstream_in_flight_messages", "Messages on the wire", status.in_flight as u64)
     }

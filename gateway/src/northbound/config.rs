@@ -32,6 +32,8 @@ pub struct UpstreamConfig {
     pub window: u16,
     /// Whether telemetry and results are wrapped with their sequence numbers.
     pub envelope: bool,
+    /// Whether many messages go in one publish.
+    pub batch: BatchMode,
     /// Topic trees that go up.
     pub forwards: Vec<Tree>,
     /// Topic trees that come down.
@@ -54,6 +56,15 @@ pub enum Protocol {
     V311,
     /// MQTT 5.
     V5,
+}
+
+/// `batch`: how many messages go in one publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BatchMode {
+    /// One.
+    None,
+    /// As many as are there, compressed with zstd.
+    Zstd,
 }
 
 /// Who we are to an upstream that asks for a password.
@@ -112,6 +123,7 @@ impl UpstreamConfig {
             forwards,
             fetches,
             envelope: section.get_or("envelope", protocol == Protocol::V311),
+            batch: section.choice("batch", &[("none", BatchMode::None), ("zstd", BatchMode::Zstd)], BatchMode::None),
             host: String::new(),
             port: 0,
             tls: None,

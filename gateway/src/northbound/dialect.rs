@@ -4,18 +4,16 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use fieldgate_store::Record;
 use fieldgate_types::{DeviceId, UnixMillis};
-use serde::de::IgnoredAny;
 use serde_json::json;
 
 use super::client::Wanted;
 use super::config::{Protocol, UpstreamConfig};
+use super::envelope::wrap;
 use super::packet::{Packet, Properties};
 use crate::pipeline::record::{Destination, HISTORY, Upbound};
-use crate::pipeline::topic::LocalTopic;
+use crate::pipeline::topic::{LocalTopic, is_free};
 use crate::pipeline::tree::Tree;
 
 /// What is fixed about topics and payloads by the configuration.
@@ -109,6 +107,25 @@ impl Dialect {
         Packet { topic, payload, retain: message.retain, properties }
     }
 
+    /// Whether `message` may travel in a batch: telemetry, and what is forwarded below our own root. Whoever waits for
+    /// anything else finds it on its own topic, as without batches.
+    pub fn batched(message: &Upbound<'_>) -> bool {
+        let Destination::Local(topic) = message.destination else { return false };
+        let telemetry = |rest: &str| rest.split_once('/').is_some_and(|(_, kind)| kind.starts_with("telemetry/"));
+        !message.retain && topic.strip_prefix("devices/").map_or_else(|| is_free(topic), telemetry)
+    }
+
+    /// The lines of many messages, compressed.
+    pub fn batch<'a>(&'a self, payload: &'a [u8]) -> Packet<'a> {
+        let properties = if self.v5 {
+            let user = vec![("fg-batch", Cow::Borrowed("1"))];
+            Properties { content_type: Some("application/zstd"), user, ..Properties::default() }
+        } else {
+            Properties::default()
+        };
+        Packet { topic: [&self.prefix, "batch"], payload: Cow::Borrowed(payload), retain: false, properties }
+    }
+
     /// The commands' subscription, without which there is no connection.
     pub fn commands(&self) -> Wanted {
         Wanted { filter: format!("{}devices/+/commands/#", self.prefix), retained: false }
@@ -186,45 +203,15 @@ impl Dialect {
 }
 
 /// Rounded up, so that a message with a little life left is not sent as an expired one.
-fn whole_seconds(left: Duration) -> u32 {
+pub(super) fn whole_seconds(left: Duration) -> u32 {
     let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
     u32::try_from(seconds.max(1)).unwrap_or(u32::MAX)
 }
 
-/// `{"v":1,"seq","boot","ts","hist"?,"id"?,"json"|"text"|"base64": payload}`. Valid JSON goes in byte for byte: a
-/// number that a float can't hold stays as it is.
-fn wrap(record: &Record, message: &Upbound<'_>) -> Vec<u8> {
-    let (header, payload) = (&record.header, message.payload);
-    let mut out = format!(r#"{{"v":1,"seq":{},"boot":{},"ts":{}"#, header.seq, header.boot, header.time);
-    if record.replayed || message.is_history() {
-        out.push_str(r#","hist":true"#);
-    }
-    if let Some(id) = message.identity {
-        out.push_str(r#","id":"#);
-        out.push_str(&json!(id).to_string());
-    }
-    // IgnoredAny skips strings without looking at their encoding, so UTF-8 is asked first.
-    match std::str::from_utf8(payload) {
-        Ok(text) if serde_json::from_str::<IgnoredAny>(text).is_ok() => {
-            out.push_str(r#","json":"#);
-            out.push_str(text.trim_ascii());
-        }
-        Ok(text) => {
-            out.push_str(r#","text":"#);
-            out.push_str(&json!(text).to_string());
-        }
-        Err(_) => {
-            out.push_str(r#","base64":""#);
-            STANDARD.encode_string(payload, &mut out);
-            out.push('"');
-        }
-    }
-    out.push('}');
-    out.into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use bytes::Bytes;
     use fieldgate_store::{Header, Lane, RecordId};
     use proptest::prelude::*;

@@ -15,25 +15,45 @@ use super::session::CONSUMER;
 
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Messages on the wire, in the order in which they were sent, which is the order of their answers.
+/// Packets on the wire, in the order in which they were sent, which is the order of their answers.
 pub(super) struct Flight {
     client: Client,
     sent: VecDeque<Sent>,
+    messages: usize,
     weight: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// What a packet carries.
+#[derive(Debug)]
+pub(super) enum Cargo {
+    /// One message, on its own topic.
+    One(RecordId),
+    /// A batch, and its bytes before compression.
+    Many(Vec<RecordId>, usize),
+}
+
+impl Cargo {
+    /// Of its messages.
+    pub fn ids(&self) -> &[RecordId] {
+        match self {
+            Self::One(id) => std::slice::from_ref(id),
+            Self::Many(ids, _) => ids,
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Sent {
-    id: RecordId,
+    cargo: Cargo,
     weight: usize,
     at: Instant,
 }
 
-/// A message has its answer.
-#[derive(Debug, Clone, Copy)]
+/// A packet has its answer.
+#[derive(Debug)]
 pub(super) struct Landed {
-    /// Of the record.
-    pub id: RecordId,
+    /// What it carried.
+    pub cargo: Cargo,
     /// The answer.
     pub ack: Ack,
     /// Since it was sent.
@@ -43,11 +63,17 @@ pub(super) struct Landed {
 impl Flight {
     /// Of messages that `client` carries, and nobody else gives it any.
     pub fn new(client: Client) -> Self {
-        Self { client, sent: VecDeque::new(), weight: 0 }
+        Self { client, sent: VecDeque::new(), messages: 0, weight: 0 }
     }
 
+    /// Packets.
     pub fn len(&self) -> usize {
         self.sent.len()
+    }
+
+    /// Messages in them.
+    pub fn messages(&self) -> usize {
+        self.messages
     }
 
     pub fn is_empty(&self) -> bool {
@@ -59,12 +85,13 @@ impl Flight {
         self.weight
     }
 
-    /// Sends a message; as [`Client::publish`].
-    pub fn start(&mut self, id: RecordId, packet: &Packet<'_>, now: Instant) -> Result<bool, Gone> {
+    /// Sends a packet; as [`Client::publish`].
+    pub fn start(&mut self, cargo: Cargo, packet: &Packet<'_>, now: Instant) -> Result<bool, Gone> {
         let room = self.client.publish(packet)?;
         let weight = packet.weight();
         self.weight += weight;
-        self.sent.push_back(Sent { id, weight, at: now });
+        self.messages += cargo.ids().len();
+        self.sent.push_back(Sent { cargo, weight, at: now });
         Ok(room)
     }
 
@@ -78,9 +105,10 @@ impl Flight {
         let now = Instant::now();
         let mut landed = Vec::with_capacity(answers.len());
         for ack in answers {
-            let Some(Sent { id, weight, at }) = self.sent.pop_front() else { break };
+            let Some(Sent { cargo, weight, at }) = self.sent.pop_front() else { break };
             self.weight = self.weight.saturating_sub(weight);
-            landed.push(Landed { id, ack, took: now.duration_since(at) });
+            self.messages = self.messages.saturating_sub(cargo.ids().len());
+            landed.push(Landed { cargo, ack, took: now.duration_since(at) });
         }
         landed
     }
@@ -117,10 +145,10 @@ impl Settler {
         self.unsettled + self.queue.stats().settling
     }
 
-    /// The upstream has it.
-    pub fn accept(&mut self, id: RecordId) {
-        self.unsettled += 1;
-        self.accepted.push(id);
+    /// The upstream has them.
+    pub fn accept(&mut self, ids: &[RecordId]) {
+        self.unsettled += ids.len();
+        self.accepted.extend_from_slice(ids);
     }
 
     /// The upstream will never take it.

@@ -21,7 +21,8 @@
 //! |---|---|
 //! | PUBACK 0x00, 0x10 | settled |
 //! | PUBACK 0x80, 0x83, 0x91, 0x97 | nothing is settled from this message on; what is on the wire is waited for, the queue is rewound, after a back-off all of it goes again in order |
-//! | PUBACK 0x87, 0x90, 0x99 | quarantined with the reason, counted, logged; its neighbours go on |
+//! | PUBACK 0x87, 0x90, 0x95, 0x99 | quarantined with the reason, counted, logged; its neighbours go on |
+//! | the same to a batch | nothing is settled from it on; everything goes again in order, the messages of this batch singly |
 //! | its own expiry passed while it waited here | counted as expired, not sent |
 //! | body can't be decoded, unusable topic or property, larger than the upstream's Maximum Packet Size | quarantined without being sent |
 //! | connection lost; no byte came, or could be written, or no PUBACK came for 1.5 × keep-alive; a packet that may not be sent | reconnect, unsettled messages go again in order |
@@ -30,6 +31,12 @@
 //! Re-sends, those after a crash included, are at most `window`: a message that is acknowledged and whose settlement
 //! is not durable yet keeps its place in it. What is on the wire is bounded by the upstream's Receive Maximum as well,
 //! and by 16 MiB.
+//!
+//! # Batches
+//!
+//! With `batch = "zstd"` telemetry and what is forwarded go many in one publish on `{root}/{gateway}/batch`, everything else as always
+//! (`gateway/docs/batches.md`, `docs/decisions/0018-batches.md`). One PUBACK settles all of them; what is sent again is sent again
+//! with whatever then goes together. Order on the wire is that of the lease, so a message that goes singly ends the batch before it.
 //!
 //! # Commands
 //!
@@ -40,17 +47,21 @@
 //! # Parts
 //!
 //! `config` the section · `dialect` records and topics, pure · `dial`, `tls` the socket · `client` MQTT on it ·
-//! `session` the life above · `publisher`, `flight`, `pace`, `share` the way up, `gaps` what will never go it · `subscriber` the way
-//! down · `status` what others may know · `failure` errors in words.
+//! `session` the life above · `publisher`, `backlog`, `flight`, `pace`, `share` the way up, `gather`, `pack`, `envelope` its batches, `gaps` what
+//! will never go it · `subscriber` the way down · `status` what others may know · `failure` errors in words.
 
+mod backlog;
 mod client;
 mod config;
 mod dial;
 mod dialect;
+mod envelope;
 mod failure;
 mod flight;
 mod gaps;
+mod gather;
 mod pace;
+mod pack;
 mod packet;
 mod publisher;
 mod session;
@@ -71,7 +82,7 @@ use fieldgate_types::{Clock, DeviceId};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Login, Protocol, TlsFiles, UpstreamConfig};
+pub use config::{BatchMode, Login, Protocol, TlsFiles, UpstreamConfig};
 pub use gaps::Gaps;
 pub use pace::Replay;
 pub use status::{UpstreamHandle, UpstreamState, UpstreamStatus};

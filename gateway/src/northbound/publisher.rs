@@ -5,45 +5,47 @@
 //! after it is settled, even if it was accepted: all of it goes again in order, so that the last thing the upstream
 //! hears of a device is its newest. These re-sends are at most the window.
 //!
+//! With `batch = "zstd"` most messages gather in batches (module `gather`) instead of going singly; the order is the same. A batch that is
+//! refused for good falls apart: everything from it on goes again in order, its messages singly, so that the one that the
+//! upstream minds is put aside alone.
+//!
 //! With `replay = "live-first"` the queue is parted at each connection: what waited is history and goes beside what
 //! comes, with a share of the wire (module `share`) and at `replay_rate`. Order holds within each of the two.
 
-use std::collections::{HashSet, VecDeque};
-use std::pin::Pin;
+use std::collections::HashSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_store::{Lane, LeaseError, Queue, Record, RecordId, SettleError};
+use fieldgate_store::{LeaseError, Queue, Record, RecordId, SettleError};
 use fieldgate_types::Backoff;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::backlog::{Backlog, Next, Waiting};
 use super::client::{Ack, Client, Gone, Welcome};
 use super::dialect::Dialect;
 use super::failure::Failure;
-use super::flight::{Flight, Landed, Settler};
-use super::pace::{Pace, Replay};
+use super::flight::{Cargo, Flight, Landed, Settler};
+use super::gather::{Batch, Done, Due, Gather, LARGEST, Learned};
+use super::pace::Replay;
+use super::pack::Packed;
 use super::packet::Unsendable;
 use super::session::CONSUMER;
-use super::share::Share;
 use super::status::Counters;
 use crate::pipeline::record::{DecodeError, Upbound};
 
 /// Bytes on the wire, whatever the window.
 const MAX_WEIGHT: usize = 16 << 20;
-/// Messages per lease, and bytes: what waits between queue and wire.
-const LEASE_MESSAGES: usize = 1024;
-const LEASE_BYTES: usize = 2 << 20;
-/// The next lease begins when this few are left of the last one.
-const LOW_WATER: usize = 512;
+/// Answers that are taken at a time.
+const LANDINGS: usize = 1024;
 /// Messages between two looks at everything else: well below the half millisecond that a task may keep its worker.
 const TURN: usize = 64;
 /// How often a full window looks whether the queue has written what was settled.
 const WRITTEN_TICK: Duration = Duration::from_millis(2);
 /// How often a stop looks whether the queue is empty.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
-
-type Leasing = Pin<Box<dyn Future<Output = Result<Vec<Record>, LeaseError>> + Send>>;
 
 /// Publishes on one connection.
 pub(super) struct Publisher {
@@ -58,16 +60,16 @@ pub(super) struct Publisher {
     window: usize,
     /// No PUBACK for this long ends the connection; zero: never.
     patience: Duration,
-    leasing: Option<Leasing>,
-    backlog: VecDeque<Waiting>,
-    /// What is replayed beside live messages; `None`: everything in its order.
-    history: Option<History>,
+    backlog: Backlog,
+    /// What gathers for a batch; `None`: every message goes singly.
+    gather: Option<Gather>,
+    /// Messages of batches that were refused: they go singly.
+    apart: HashSet<RecordId>,
     flight: Flight,
     settler: Settler,
-    pace: Pace,
     backoff: Backoff,
-    /// A message was refused for now or lost: what was sent after it is not settled.
-    broken: bool,
+    /// Something was refused for now or lost, or a batch falls apart: what was sent after it is not settled.
+    broken: Option<Again>,
     /// The upstream refused something for now and has accepted nothing since.
     refusing: bool,
     /// When something was last acknowledged, or the wire last became busy.
@@ -76,33 +78,11 @@ pub(super) struct Publisher {
     logged: Vec<&'static str>,
 }
 
-/// A leased record that has not been sent.
-struct Waiting {
-    record: Record,
-    leased: Instant,
-}
-
-/// The second road, with `replay = "live-first"`.
-struct History {
-    leasing: Option<Leasing>,
-    backlog: VecDeque<Waiting>,
-    share: Share,
-    /// What of it is on the wire: at most half the window.
-    flying: HashSet<RecordId>,
-}
-
-impl History {
-    fn new(window: usize) -> Self {
-        Self { leasing: None, backlog: VecDeque::new(), share: Share::new(window), flying: HashSet::new() }
-    }
-}
-
-/// What goes next.
-enum Next {
-    Live,
-    History,
-    Nothing,
-    Until(Instant),
+/// When everything that is not settled goes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Again {
+    AtOnce,
+    AfterAWait,
 }
 
 enum Turn {
@@ -119,8 +99,8 @@ enum Turn {
 enum Woke {
     Landed(Vec<Landed>),
     Settled(Result<(), SettleError>),
-    Leased(Result<Vec<Record>, LeaseError>),
-    LeasedHistory(Result<Vec<Record>, LeaseError>),
+    Leased(Result<(), LeaseError>),
+    Packed(Result<Done, JoinError>),
     Stalled,
     Again,
 }
@@ -134,33 +114,32 @@ pub(super) struct Parts {
     pub welcome: Welcome,
     pub window: u16,
     pub replay: Replay,
+    /// What is known of the upstream's batches; `None`: no batches.
+    pub batches: Option<Learned>,
     pub retry_max: Duration,
 }
 
 impl Publisher {
     pub fn new(parts: Parts) -> Self {
-        let Parts { client, queue, dialect, counters, welcome, window, replay, retry_max } = parts;
+        let Parts { client, queue, dialect, counters, welcome, window, replay, batches, retry_max } = parts;
         let most = usize::from(window.min(welcome.receive_maximum).max(1));
-        if replay.live_first {
-            queue.part(CONSUMER);
-        }
+        let window = usize::from(window.max(1));
         Self {
+            backlog: Backlog::new(queue.clone(), most, replay),
             settler: Settler::new(queue.clone()),
             queue,
             dialect,
             counters,
             most,
-            window: usize::from(window.max(1)),
+            window,
             patience: welcome.keep_alive + welcome.keep_alive / 2,
             welcome,
-            leasing: None,
-            backlog: VecDeque::new(),
-            history: replay.live_first.then(|| History::new(most)),
+            gather: batches.map(|learned| Gather::new(most, window, learned)),
+            apart: HashSet::new(),
             flight: Flight::new(client.clone()),
             client,
-            pace: Pace::new(replay.rate, Instant::now()),
             backoff: Backoff::new(Duration::from_millis(250), retry_max),
-            broken: false,
+            broken: None,
             refusing: false,
             progress: Instant::now(),
             logged: Vec::new(),
@@ -170,30 +149,20 @@ impl Publisher {
     /// Publishes until the connection is of no more use, or, once `stop` is cancelled, until the queue is empty.
     pub async fn run(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         loop {
-            if self.broken && self.flight.is_empty() {
-                self.drive_again().await?;
+            if let Some(again) = self.broken.filter(|_| self.flight.is_empty()) {
+                self.drive_again(again).await?;
             }
             if stop.is_cancelled() && self.drained() {
                 return Ok(());
             }
             let turn = self.send_some()?;
             self.client.flush();
-            self.counters.in_flight(self.flight.len());
+            self.counters.in_flight(self.flight.messages());
             match self.next(&turn, stop).await {
-                Woke::Landed(landed) => self.landed(&landed)?,
+                Woke::Landed(landed) => self.landed(landed)?,
                 Woke::Settled(result) => result.map_err(|error| Failure::Queue(error.to_string()))?,
-                Woke::Leased(result) => {
-                    self.leasing = None;
-                    let records = result.map_err(|error| Failure::Queue(error.to_string()))?;
-                    self.backlog.extend(waiting(records));
-                }
-                Woke::LeasedHistory(result) => {
-                    let records = result.map_err(|error| Failure::Queue(error.to_string()))?;
-                    if let Some(history) = &mut self.history {
-                        history.leasing = None;
-                        history.backlog.extend(waiting(records));
-                    }
-                }
+                Woke::Leased(result) => result.map_err(|error| Failure::Queue(error.to_string()))?,
+                Woke::Packed(done) => self.packed(done)?,
                 Woke::Stalled => return Err(Failure::Stalled(self.patience)),
                 Woke::Again => {}
             }
@@ -208,46 +177,37 @@ impl Publisher {
     /// Messages that may be sent now. Settled ones, which the queue writes up to 50 ms later, are held against the
     /// window alone: held against a Receive Maximum of 20 they would allow 400 messages/s.
     fn room(&self) -> usize {
-        if self.broken || self.flight.weight() >= MAX_WEIGHT {
+        if self.broken.is_some() || self.flight.weight() >= MAX_WEIGHT {
             return 0;
         }
-        let flying = self.flight.len();
-        self.most.saturating_sub(flying).min(self.window.saturating_sub(flying + self.settler.exposed()))
+        let flying = self.flight.messages();
+        let window = self.window.saturating_sub(flying + self.settler.exposed());
+        match &self.gather {
+            // How many packets they will be is not known yet.
+            Some(gather) => window.saturating_sub(gather.len()),
+            None => window.min(self.most.saturating_sub(flying)),
+        }
     }
 
     async fn next(&mut self, turn: &Turn, stop: &CancellationToken) -> Woke {
-        if self.leasing.is_none() && !self.broken && self.backlog.len() < LOW_WATER {
-            self.leasing = Some(lease(self.queue.clone(), self.history.is_some()));
-        }
-        if let Some(history) = &mut self.history
-            && history.leasing.is_none()
-            && !self.broken
-            && history.backlog.len() < LOW_WATER
-        {
-            history.leasing = Some(lease_history(self.queue.clone()));
+        if self.broken.is_none() {
+            self.backlog.lease();
         }
         let stopping = stop.is_cancelled();
         let now = Instant::now();
         let until = if let Turn::Until(moment) = turn { *moment } else { now };
-        // The lease is kept from turn to turn: made anew each time, it might never get to its end.
-        let leased = async {
-            match &mut self.leasing {
-                Some(leasing) => leasing.as_mut().await,
-                None => std::future::pending().await,
-            }
-        };
-        let leased_history = async {
-            match self.history.as_mut().and_then(|history| history.leasing.as_mut()) {
-                Some(leasing) => leasing.as_mut().await,
+        let packed = async {
+            match &mut self.gather {
+                Some(gather) => gather.packed().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased;
-            landed = self.flight.land(LEASE_MESSAGES) => Woke::Landed(landed),
+            landed = self.flight.land(LANDINGS) => Woke::Landed(landed),
             result = self.settler.next() => Woke::Settled(result),
-            result = leased => Woke::Leased(result),
-            result = leased_history => Woke::LeasedHistory(result),
+            done = packed => Woke::Packed(done),
+            result = self.backlog.leased() => Woke::Leased(result),
             () = tokio::task::yield_now(), if matches!(turn, Turn::More) => Woke::Again,
             () = self.client.room(), if matches!(turn, Turn::Full) => Woke::Again,
             () = tokio::time::sleep_until(until), if matches!(turn, Turn::Until(_)) => Woke::Again,
@@ -258,56 +218,99 @@ impl Publisher {
         }
     }
 
-    /// Sends up to [`TURN`] messages.
+    /// Sends up to [`TURN`] messages, or takes them for a batch, and the batch when it is due.
     fn send_some(&mut self) -> Result<Turn, Failure> {
-        if self.backlog.is_empty() && self.history.as_ref().is_none_or(|history| history.backlog.is_empty()) {
+        let now = Instant::now();
+        if let Some(gather) = &mut self.gather {
+            if self.flight.len() < self.most
+                && let Some(record) = gather.release()
+                && !self.send_alone(record, now)?
+            {
+                return Ok(Turn::Full);
+            }
+        }
+        let turn = self.take_some(now)?;
+        self.close_batch(turn, now)
+    }
+
+    fn take_some(&mut self, now: Instant) -> Result<Turn, Failure> {
+        if self.backlog.is_empty() {
             return Ok(Turn::Wait);
         }
         let room = self.room();
         if room == 0 {
             // Settlements that are not durable occupy the window too, and nothing tells when they are.
             let written = Turn::Until(Instant::now() + WRITTEN_TICK);
-            return Ok(if self.broken { Turn::Wait } else { written });
+            return Ok(if self.broken.is_some() { Turn::Wait } else { written });
         }
-        let now = Instant::now();
         for _ in 0..room.min(TURN) {
-            let waiting = match self.next_message(now) {
-                Next::Live => self.backlog.pop_front(),
-                Next::History => self.history.as_mut().and_then(|history| history.backlog.pop_front()),
+            if self.gather.as_ref().is_some_and(|gather| gather.is_closed(now)) {
+                return Ok(Turn::Wait);
+            }
+            let waiting = match self.backlog.next(now) {
+                Next::Message(waiting) => waiting,
                 Next::Nothing => return Ok(Turn::Wait),
                 Next::Until(moment) => return Ok(Turn::Until(moment)),
             };
-            if let Some(waiting) = waiting
-                && !self.send(waiting, now)?
-            {
+            if !self.send(waiting, now)? {
                 return Ok(Turn::Full);
             }
         }
         Ok(Turn::More)
     }
 
-    /// Live messages first, history in its share and at its pace; without history everything in its order.
-    fn next_message(&mut self, now: Instant) -> Next {
-        let front = self.backlog.front().map(|waiting| waiting.record.replayed);
-        let Some(history) = &mut self.history else {
-            return match front {
-                Some(true) => self.pace.take(now).map_or_else(Next::Until, |()| Next::Live),
-                Some(false) => Next::Live,
-                None => Next::Nothing,
-            };
+    /// Sends the batch that has gathered, or has it packed, when it is time.
+    fn close_batch(&mut self, turn: Turn, now: Instant) -> Result<Turn, Failure> {
+        let Some(gather) = self.gather.as_mut().filter(|_| self.broken.is_none() && !matches!(turn, Turn::Full)) else {
+            return Ok(turn);
         };
-        let ready = !history.backlog.is_empty() && history.share.has_room();
-        if ready && (front.is_none() || history.share.is_due()) {
-            match self.pace.take(now) {
-                Ok(()) => return Next::History,
-                Err(moment) if front.is_none() => return Next::Until(moment),
-                Err(_) => {}
-            }
+        match gather.due(self.flight.len(), matches!(turn, Turn::More), now) {
+            Due::Later => Ok(turn),
+            Due::At(moment) => Ok(match turn {
+                Turn::Until(other) => Turn::Until(other.min(moment)),
+                Turn::Wait => Turn::Until(moment),
+                Turn::More | Turn::Full => turn,
+            }),
+            Due::Now => match gather.pack(now).map_err(unpackable)? {
+                Batch::Ready { records, packed } => {
+                    Ok(if self.send_batch(records, packed, now)? { Turn::More } else { Turn::Full })
+                }
+                Batch::Packing => Ok(if gather.is_closed(now) { turn } else { Turn::More }),
+            },
         }
-        if front.is_some() { Next::Live } else { Next::Nothing }
+    }
+
+    /// A thread has packed a batch.
+    fn packed(&mut self, done: Result<Done, JoinError>) -> Result<(), Failure> {
+        let Some(gather) = &mut self.gather else { return Ok(()) };
+        let done = done.map_err(|error| unpackable(io::Error::other(error)))?;
+        let (records, packed) = gather.take(done).map_err(unpackable)?;
+        // That the output is full is asked anew before the next one.
+        let _room = self.send_batch(records, packed, Instant::now())?;
+        Ok(())
     }
 
     /// `false`: the output is full.
+    fn send_batch(&mut self, records: Vec<Record>, packed: Packed, now: Instant) -> Result<bool, Failure> {
+        let Some(gather) = &mut self.gather else { return Ok(true) };
+        let packet = self.dialect.batch(gather.payload());
+        if packet.check(self.dialect.v5(), self.welcome.maximum_packet).is_err() {
+            return match gather.oversized(records, packed) {
+                Some(record) => self.send_alone(record, now),
+                None => Ok(true),
+            };
+        }
+        if self.flight.is_empty() {
+            self.progress = now;
+        }
+        self.counters.batch(records.len(), packet.payload.len());
+        let ids = records.iter().map(|record| record.id).collect();
+        let room = self.flight.start(Cargo::Many(ids, packed.raw), &packet, now).map_err(over)?;
+        gather.sent(packed, now);
+        Ok(room)
+    }
+
+    /// Takes a message on its way. `false`: the output is full.
     fn send(&mut self, waiting: Waiting, now: Instant) -> Result<bool, Failure> {
         let Waiting { mut record, leased } = waiting;
         if let Some(remaining) = record.remaining {
@@ -320,6 +323,23 @@ impl Publisher {
                 }
             }
         }
+        if let Some(gather) = &mut self.gather {
+            let batched = Upbound::decode(&record.body).is_ok_and(|message| Dialect::batched(&message));
+            if batched && record.body.len() <= LARGEST && !self.apart.contains(&record.id) {
+                self.backlog.sent(&record);
+                gather.add(record);
+                return Ok(true);
+            }
+            if !gather.is_empty() || self.flight.len() >= self.most {
+                gather.hold(record);
+                return Ok(true);
+            }
+        }
+        self.send_alone(record, now)
+    }
+
+    /// Sends a message on its own topic. `false`: the output is full.
+    fn send_alone(&mut self, record: Record, now: Instant) -> Result<bool, Failure> {
         let record = &record;
         let message = match Upbound::decode(&record.body) {
             Ok(message) => message,
@@ -347,20 +367,14 @@ impl Publisher {
         if self.flight.is_empty() {
             self.progress = now;
         }
-        // The wire knows why.
-        let over = |Gone| Failure::Lost("the connection is over".to_owned());
-        let room = self.flight.start(record.id, &packet, now).map_err(over)?;
-        if let Some(history) = &mut self.history {
-            history.share.sent(record.replayed);
-            if record.replayed {
-                history.flying.insert(record.id);
-            }
-        }
+        let room = self.flight.start(Cargo::One(record.id), &packet, now).map_err(over)?;
+        self.backlog.sent(record);
         self.counters.published();
         Ok(room)
     }
 
     fn quarantine(&mut self, record: &Record, reason: &'static str, topic: Option<&str>) {
+        self.backlog.answered(record.id, Duration::ZERO, Instant::now());
         self.settler.quarantine(record.id, reason);
         self.count_quarantine(reason, || {
             tracing::error!(reason, device = %record.header.device, topic, "a message can't be sent, it is put aside");
@@ -376,65 +390,115 @@ impl Publisher {
         }
     }
 
-    fn landed(&mut self, landed: &[Landed]) -> Result<(), Failure> {
+    fn landed(&mut self, landed: Vec<Landed>) -> Result<(), Failure> {
         self.progress = Instant::now();
-        let mut accepted = 0;
-        for Landed { id, ack, took } in landed {
-            if let Some(history) = &mut self.history
-                && history.flying.remove(id)
+        let (mut accepted, mut lost, mut latency) = (0, false, Duration::ZERO);
+        for Landed { cargo, ack, took } in landed {
+            latency = took;
+            for id in cargo.ids() {
+                self.backlog.answered(*id, took, self.progress);
+            }
+            if let (Cargo::Many(..), Some(gather)) = (&cargo, &mut self.gather)
+                && ack != Ack::Lost
             {
-                history.share.answered(*took, self.progress.into_std());
+                gather.answered();
             }
             match ack {
-                Ack::Accepted | Ack::Poison(_) if self.broken => {}
+                Ack::Accepted | Ack::Poison(_) | Ack::TooLarge(_) if self.broken.is_some() => {}
                 Ack::Accepted => {
-                    accepted += 1;
-                    self.settler.accept(*id);
+                    accepted += cargo.ids().len() as u64;
+                    self.settler.accept(cargo.ids());
+                    self.is_through(&cargo);
                 }
                 Ack::Busy(reason) => {
                     self.counters.refused();
-                    self.broken = true;
+                    self.break_off(Again::AfterAWait);
                     if !self.refusing {
                         self.refusing = true;
                         tracing::warn!(reason, "the upstream refuses messages for now, they will be sent again");
                     }
                 }
-                Ack::Poison(reason) => {
-                    self.settler.quarantine(*id, reason);
-                    self.count_quarantine(reason, || {
-                        tracing::error!(reason, record = %id, "the upstream refuses a message for good, it is put aside");
-                    });
+                Ack::Poison(reason) | Ack::TooLarge(reason) => {
+                    let too_large = matches!(ack, Ack::TooLarge(_));
+                    match cargo {
+                        Cargo::One(id) => {
+                            self.apart.remove(&id);
+                            self.settler.quarantine(id, reason);
+                            self.count_quarantine(reason, || {
+                                tracing::error!(reason, record = %id, "the upstream refuses a message for good, it is put aside");
+                            });
+                        }
+                        Cargo::Many(ids, raw) => self.fall_apart(ids, raw, reason, too_large),
+                    }
                 }
-                Ack::Lost => self.broken = true,
+                Ack::Lost => {
+                    lost = true;
+                    self.break_off(Again::AfterAWait);
+                }
             }
         }
-        if let Some(last) = landed.last().filter(|_| accepted > 0) {
-            self.counters.acknowledged(accepted, last.took);
-            if self.refusing && !self.broken {
+        if accepted > 0 {
+            self.counters.acknowledged(accepted, latency);
+            if self.refusing && self.broken.is_none() {
                 self.refusing = false;
                 self.backoff.reset();
                 tracing::info!("the upstream takes messages again");
             }
         }
-        if landed.iter().any(|landed| landed.ack == Ack::Lost) {
+        if lost {
             return Err(Failure::Lost("a message has no answer".to_owned()));
         }
         Ok(())
     }
 
-    /// After a refusal, once nothing is on the wire: everything that is not settled goes again, in order, after a wait.
-    async fn drive_again(&mut self) -> Result<(), Failure> {
+    fn is_through(&mut self, cargo: &Cargo) {
+        match (cargo, &mut self.gather) {
+            (Cargo::One(id), _) => {
+                self.apart.remove(id);
+            }
+            (Cargo::Many(..), Some(gather)) => gather.accepted(),
+            (Cargo::Many(..), None) => {}
+        }
+    }
+
+    /// Nothing that was sent from here on is settled: it goes again, and with it what has gathered.
+    fn break_off(&mut self, again: Again) {
+        self.broken = self.broken.max(Some(again));
+        if let Some(gather) = &mut self.gather {
+            gather.clear();
+        }
+    }
+
+    /// The upstream refuses a batch for good: its messages go singly.
+    fn fall_apart(&mut self, ids: Vec<RecordId>, raw: usize, reason: &'static str, too_large: bool) {
+        if !self.logged.contains(&reason) {
+            self.logged.push(reason);
+            tracing::warn!(reason, messages = ids.len(), "the upstream refuses a batch, its messages go singly");
+        }
+        self.apart.extend(ids);
+        self.break_off(Again::AtOnce);
+        let hopeless = self.gather.as_mut().is_some_and(|gather| gather.refused(raw, too_large, self.progress));
+        if hopeless {
+            self.gather = None;
+            tracing::warn!(reason, "the upstream takes no batches; on this connection every message goes singly");
+        }
+    }
+
+    /// After a refusal, once nothing is on the wire: everything that is not settled goes again, in order.
+    async fn drive_again(&mut self, again: Again) -> Result<(), Failure> {
         self.give_back().await?;
-        tokio::time::sleep(self.backoff.next_wait()).await;
-        self.broken = false;
+        match again {
+            Again::AtOnce => {}
+            Again::AfterAWait => tokio::time::sleep(self.backoff.next_wait()).await,
+        }
+        self.broken = None;
         Ok(())
     }
 
     async fn give_back(&mut self) -> Result<(), Failure> {
-        self.leasing = None;
         self.backlog.clear();
-        if let Some(history) = &mut self.history {
-            *history = History::new(self.most);
+        if let Some(gather) = &mut self.gather {
+            gather.clear();
         }
         let settled = self.settler.finish().await;
         self.queue.rewind(CONSUMER);
@@ -443,34 +507,27 @@ impl Publisher {
 
     /// After the connection: settles what was acknowledged on it, and gives the rest back to the queue. The wire must
     /// be gone, so that every message has its answer or will never have one.
-    pub async fn conclude(mut self) -> Result<(), Failure> {
+    pub async fn conclude(&mut self) -> Result<(), Failure> {
         while !self.flight.is_empty() {
-            let landed = self.flight.land(LEASE_MESSAGES).await;
+            let landed = self.flight.land(LANDINGS).await;
             // That some are lost is why we are here.
-            let _known = self.landed(&landed);
+            let _known = self.landed(landed);
         }
         self.counters.in_flight(0);
         self.give_back().await
     }
+
+    /// After the connection: what is known of the upstream's batches.
+    pub fn learned(&self) -> Option<Learned> {
+        self.gather.as_ref().map(|gather| gather.conclude(Instant::now()))
+    }
 }
 
-fn waiting(records: Vec<Record>) -> impl Iterator<Item = Waiting> {
-    let leased = Instant::now();
-    records.into_iter().map(move |record| Waiting { record, leased })
+/// The wire knows why.
+fn over(Gone: Gone) -> Failure {
+    Failure::Lost("the connection is over".to_owned())
 }
 
-fn lease_history(queue: Queue) -> Leasing {
-    Box::pin(async move { queue.lease(CONSUMER, Lane::History, LEASE_MESSAGES, LEASE_BYTES).await })
-}
-
-/// Whatever lane has something, the most urgent first.
-fn lease(queue: Queue, live_alone: bool) -> Leasing {
-    Box::pin(async move {
-        tokio::select! {
-            biased;
-            records = queue.lease(CONSUMER, Lane::Priority, LEASE_MESSAGES, LEASE_BYTES) => records,
-            records = queue.lease(CONSUMER, Lane::Live, LEASE_MESSAGES, LEASE_BYTES) => records,
-            records = queue.lease(CONSUMER, Lane::History, LEASE_MESSAGES, LEASE_BYTES), if !live_alone => records,
-        }
-    })
+fn unpackable(error: io::Error) -> Failure {
+    Failure::Lost(format!("a batch could not be compressed: {error}"))
 }

@@ -8,14 +8,16 @@ use fieldgate_store::Queue;
 use fieldgate_types::{Backoff, Clock, DeviceId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Down;
 use super::client::{self, Ack, Arrival, CONNECT_TIME, Client, Hello, Inward, Welcome};
-use super::config::UpstreamConfig;
+use super::config::{BatchMode, UpstreamConfig};
 use super::dial::dial;
 use super::dialect::Dialect;
 use super::failure::{Failure, Who};
+use super::gather::Learned;
 use super::pace::Replay;
 use super::packet::Packet;
 use super::publisher::{Parts, Publisher};
@@ -88,6 +90,10 @@ impl Session {
     /// Until stopped.
     pub async fn run(self) {
         let mut backoff = Backoff::new(RETRY_MIN, self.config.retry_max);
+        let mut learned = match self.config.batch {
+            BatchMode::None => None,
+            BatchMode::Zstd => Some(Learned::new(Instant::now())),
+        };
         let mut said = None;
         while !self.stop.is_cancelled() {
             self.board.post(UpstreamState::Connecting, self.clock.now(), None);
@@ -100,7 +106,7 @@ impl Session {
                 Ok(connection) => {
                     backoff.reset();
                     said = None;
-                    self.serve(connection).await
+                    self.serve(connection, &mut learned).await
                 }
                 Err(failure) => Err(failure),
             };
@@ -206,8 +212,8 @@ impl Session {
         })
     }
 
-    /// Until the connection fails (the reason) or the stop is complete.
-    async fn serve(&self, connection: Connection) -> Result<(), Failure> {
+    /// Until the connection fails (the reason) or the stop is complete. `learned` with batches alone.
+    async fn serve(&self, connection: Connection, learned: &mut Option<Learned>) -> Result<(), Failure> {
         let Connection { client, welcome, mut wire, arrivals, refused } = connection;
         self.board.post(UpstreamState::Up, self.clock.now(), refused);
         tracing::info!(
@@ -227,6 +233,7 @@ impl Session {
             welcome: welcome.clone(),
             window: self.config.window,
             replay: self.replay,
+            batches: learned.clone(),
             retry_max: self.config.retry_max,
         });
         let drain = async {
@@ -256,6 +263,7 @@ impl Session {
         }
         wire.end().await;
         let concluded = publisher.conclude().await;
+        *learned = publisher.learned().or(learned.take());
         ended.and(concluded)
     }
 
@@ -284,7 +292,7 @@ async fn announce(client: &Client, mut state: Packet<'_>, welcome: &Welcome) -> 
     let refused = |reason: &str| Err(Failure::Lost(format!("the state on `{}` was refused: {reason}", state.topic())));
     match client.deliver(&state).await {
         Ack::Accepted => Ok(()),
-        Ack::Busy(reason) | Ack::Poison(reason) => refused(reason),
+        Ack::Busy(reason) | Ack::Poison(reason) | Ack::TooLarge(reason) => refused(reason),
         Ack::Lost => refused("no answer"),
     }
 }

@@ -45,6 +45,10 @@ pub struct UpstreamStatus {
     pub connects: u64,
     /// Messages sent, re-sends included.
     pub published: u64,
+    /// Batches sent, re-sends included.
+    pub batches: u64,
+    /// Their bytes, compressed.
+    pub batch_bytes: u64,
     /// Messages that the upstream accepted.
     pub acknowledged: u64,
     /// Messages on the wire.
@@ -73,6 +77,8 @@ struct Posted {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     published: AtomicU64,
+    batches: AtomicU64,
+    batch_bytes: AtomicU64,
     acknowledged: AtomicU64,
     in_flight: AtomicUsize,
     quarantined: AtomicU64,
@@ -85,6 +91,13 @@ pub(super) struct Counters {
 impl Counters {
     pub fn published(&self) {
         self.published.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A batch of so many messages, in so many bytes.
+    pub fn batch(&self, messages: usize, bytes: usize) {
+        self.published.fetch_add(messages as u64, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.batch_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub fn acknowledged(&self, messages: u64, latency: Duration) {
@@ -168,6 +181,8 @@ impl UpstreamHandle {
             last_error: posted.last_error,
             connects: posted.connects,
             published: read(&counters.published),
+            batches: read(&counters.batches),
+            batch_bytes: read(&counters.batch_bytes),
             acknowledged: read(&counters.acknowledged),
             in_flight: counters.in_flight.load(Ordering::Relaxed),
             quarantined: read(&counters.quarantined),

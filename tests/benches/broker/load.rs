@@ -10,6 +10,7 @@ use bytes::{Buf, BufMut};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::batch::Opener;
 use crate::wire::{Connection, Seat, Template, Version, delivered, frame};
 
 /// Length of a payload.
@@ -285,6 +286,7 @@ fn packet_id(number: u64) -> u16 {
 /// Takes, checks and acknowledges until it is dropped.
 async fn receive(mut connection: Connection, seen: Shared, flow: Arc<Flow>) -> anyhow::Result<()> {
     connection.chunk = if flow.receivers > 1 { 16 << 10 } else { CHUNK };
+    let mut opener = Opener::new()?;
     loop {
         connection.exchange().await?;
         let mut count = 0;
@@ -295,12 +297,16 @@ async fn receive(mut connection: Connection, seen: Shared, flow: Arc<Flow>) -> a
                 let body = connection.input.get(at + begin..at + end).unwrap_or_default();
                 ensure!(first >> 4 == 3, "{first:#04x} in place of a PUBLISH: {body:?}");
                 let message = delivered(connection.version, first, body).context("a PUBLISH that is too short")?;
-                seen.note(message.payload)?;
+                count += if message.topic.ends_with(b"/batch") {
+                    opener.open(message.payload, |payload| seen.note(payload))?
+                } else {
+                    seen.note(message.payload)?;
+                    1
+                };
                 if message.qos > 0 {
                     let [high, low] = message.id.to_be_bytes();
                     connection.output.put_slice(&[0x40, 2, high, low]);
                 }
-                count += 1;
                 at += end;
             }
             connection.input.advance(at);

@@ -1,6 +1,7 @@
 //! The embedded broker under load, beside mosquitto and rumqttd: each starts here, each gets the same load from the
 //! same clients, in turns. See `tests/README.md` for the commands.
 
+mod batch;
 mod drain;
 mod half_open;
 mod identities;
@@ -61,7 +62,13 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     }
     if settings.wants(Bench::Bridge) {
         for settings in settings.transports() {
-            upstream::bridge(&settings, &mut report).await?;
+            upstream::bridge(&settings, upstream::SINGLY, &mut report).await?;
+        }
+    }
+    if settings.wants(Bench::Batch) {
+        for settings in settings.transports() {
+            upstream::bridge(&settings, upstream::BATCHED, &mut report).await?;
+            batch::bytes(&settings, &mut report).await?;
         }
     }
     if settings.wants(Bench::Drain) {

@@ -34,6 +34,8 @@ pub enum Bench {
     UpstreamBound,
     /// QoS 1, through the edge to a subscriber at the cloud: ours durable, mosquitto's bridge from memory.
     Bridge,
+    /// The same with `batch = "zstd"`, and bytes on the wire.
+    Batch,
     /// A million messages that waited, drained while a device goes on publishing: ours from disk, mosquitto's bridge from memory.
     Drain,
     /// One publisher to 200 subscribers, QoS 0 and 1.

@@ -1,6 +1,7 @@
 //! `upstream-bound`: publishes that are acknowledged once they are on disk, beside a mosquitto that keeps nothing.
 //! `bridge`: the same up to a subscriber at the cloud, beside mosquitto's bridge.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -66,7 +67,7 @@ pub async fn bound(settings: &Settings, report: &mut Report) -> anyhow::Result<(
     // Not measured, since whoever looks takes part of the machine: everything arrives, in order.
     let [ours, _] = &peers;
     let duration = settings.load_time().min(Duration::from_secs(1));
-    let outcome = round(duration, ours, Version::V5, &identities, Some(cloud.observer())).await?;
+    let outcome = round(duration, ours, Version::V5, &identities, Some((cloud.observer(), SINGLY))).await?;
     match outcome.problem() {
         Some(problem) => report.problem(format!("upstream-bound: at the cloud: {problem}")),
         None => report.note(format!(
@@ -77,35 +78,60 @@ pub async fn bound(settings: &Settings, report: &mut Report) -> anyhow::Result<(
     Ok(())
 }
 
+/// How ours goes upstream.
+#[derive(Clone, Copy)]
+pub struct Way {
+    bench: &'static str,
+    /// More keys of `[upstream]`.
+    pub keys: &'static str,
+    words: &'static str,
+    /// Where its messages are, below `fieldgate/bench/`.
+    topics: &'static str,
+    goal: Goal,
+}
+
+/// One message per publish.
+pub const SINGLY: Way =
+    Way { bench: "bridge", keys: "", words: "one message per publish", topics: FILTER, goal: Goal::Times(1.2) };
+/// Many.
+pub const BATCHED: Way = Way {
+    bench: "batch",
+    keys: "batch = \"zstd\"\n",
+    words: "batches, opened by the subscriber",
+    topics: "batch",
+    goal: Goal::Times(3.0),
+};
+
 /// From leaves to a subscriber at the cloud: each edge has a cloud of its own.
-pub async fn bridge(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
+pub async fn bridge(settings: &Settings, way: Way, report: &mut Report) -> anyhow::Result<()> {
     let mut identities = Identities::new()?;
     let (ours, theirs) = (
         Mosquitto::start(Transport::Plain, &identities).await?,
         Mosquitto::start(Transport::Plain, &identities).await?,
     );
-    let sections = format!("[upstream]\nurl = \"mqtt://{}\"\n", ours.address);
-    let wanted = Wanted { publishers: PUBLISHERS, sections, ..Wanted::default() };
-    let site = Site::start(settings, &wanted, &mut identities).await?;
+    let site = edge(settings, way, ours.address, &mut identities).await?;
     report.note(format!("fieldgate: {}, everything else at its default", site.configuration));
-    report
-        .note("bridge: each edge has a mosquitto of its own as its cloud; mosquitto's bridge: topic # out 1, mqttv311");
+    report.note(
+        "bridge, batch: each edge has a mosquitto of its own as its cloud; mosquitto's bridge: topic # out 1, mqttv311",
+    );
     let bridging = Mosquitto::start_bridging(settings.transport, &identities, theirs.address).await?;
     let peers = [(Peer::Fieldgate(Box::new(site)), &ours), (Peer::Mosquitto(bridging), &theirs)];
     for version in settings.versions() {
         let what = format!(
             "MQTT {}, {}, QoS 1, 64 B, {PUBLISHERS} publishers (window {WINDOW}) through the edge to one subscriber at the cloud; \
-             ours fsynced, mosquitto from memory",
+             ours fsynced, {}; mosquitto from memory",
             version.name(),
-            settings.transport.name()
+            settings.transport.name(),
+            way.words
         );
-        let mut row = Row::new("bridge", what, "delivered/s", Goal::Times(1.2));
-        let mut cost = Row::new("bridge", "cost at the edge", "us CPU per delivery", Goal::None);
+        let mut row = Row::new(way.bench, what, "delivered/s", way.goal);
+        let mut cost = Row::new(way.bench, "cost at the edge", "us CPU per delivery", Goal::None);
         for _ in 0..settings.rounds() {
             for (peer, cloud) in &peers {
                 let pid = peer.pid()?;
                 let before = process::cpu_seconds(pid)?;
-                let outcome = round(settings.load_time(), peer, version, &identities, Some(cloud.observer())).await?;
+                let observer = Some((cloud.observer(), way));
+                let outcome = round(settings.load_time(), peer, version, &identities, observer).await?;
                 let used = process::cpu_seconds(pid)? - before;
                 ensure!(
                     outcome.delivered > 0,
@@ -133,12 +159,24 @@ pub async fn bridge(settings: &Settings, report: &mut Report) -> anyhow::Result<
     Ok(())
 }
 
-async fn round(
+/// A gateway that sends to `cloud`.
+pub async fn edge(
+    settings: &Settings,
+    way: Way,
+    cloud: SocketAddr,
+    identities: &mut Identities,
+) -> anyhow::Result<Site> {
+    let sections = format!("[upstream]\nurl = \"mqtt://{cloud}\"\n{}", way.keys);
+    let wanted = Wanted { publishers: PUBLISHERS, sections, ..Wanted::default() };
+    Site::start(settings, &wanted, identities).await
+}
+
+pub async fn round(
     duration: Duration,
     peer: &Peer,
     version: Version,
     identities: &Identities,
-    observer: Option<Seat>,
+    observer: Option<(Seat, Way)>,
 ) -> anyhow::Result<Outcome> {
     let mut publishers = Vec::new();
     for number in 0..PUBLISHERS {
@@ -146,10 +184,10 @@ async fn round(
     }
     // As the native dialect names it upstream.
     let filter = match (&observer, peer) {
-        (Some(_), Peer::Fieldgate(_)) => format!("fieldgate/bench/{FILTER}"),
+        (Some((_, way)), Peer::Fieldgate(_)) => format!("fieldgate/bench/{}", way.topics),
         _ => FILTER.to_owned(),
     };
-    let receivers = observer.into_iter().collect();
+    let receivers = observer.into_iter().map(|(seat, _)| seat).collect();
     Load { version, qos: 1, window: WINDOW, lead: None, duration, messages: None, publishers, receivers, filter }
         .run()
         .await

@@ -257,6 +257,7 @@ impl Template {
 
 /// One received PUBLISH.
 pub struct Delivered<'a> {
+    pub topic: &'a [u8],
     pub qos: u8,
     pub id: u16,
     pub payload: &'a [u8],
@@ -266,6 +267,7 @@ pub struct Delivered<'a> {
 pub fn delivered(version: Version, first: u8, body: &[u8]) -> Option<Delivered<'_>> {
     let qos = first >> 1 & 3;
     let mut at = 2 + usize::from(u16::from_be_bytes(body.get(..2)?.try_into().ok()?));
+    let topic = body.get(2..at)?;
     let mut id = 0;
     if qos > 0 {
         id = u16::from_be_bytes(body.get(at..at + 2)?.try_into().ok()?);
@@ -275,7 +277,7 @@ pub fn delivered(version: Version, first: u8, body: &[u8]) -> Option<Delivered<'
         let (length, used) = length(body.get(at..)?)?;
         at += used + length;
     }
-    Some(Delivered { qos, id, payload: body.get(at..)? })
+    Some(Delivered { topic, qos, id, payload: body.get(at..)? })
 }
 
 /// The packet at the head of `input`: its first byte, where its body begins, where it ends. `None` when it isn't

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scenarios import (
-    certificates, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity, interop, load, local,
-    memory, modbus_types, opcua_events, opcua_filters, opcua_history, opcua_rate, opcua_recovery, opcua_security, power, quarantine,
-    refusals, sessions, trees,
+    batch, certificates, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity, interop,
+    load, local, memory, modbus_types, opcua_events, opcua_filters, opcua_history, opcua_rate, opcua_recovery,
+    opcua_security, power, quarantine, refusals, sessions, trees,
+)
 )
 from stage import Stage
 
@@ -17,6 +18,8 @@ SIDE_BY_SIDE: dict[str, Scenario] = {
     "disk": disk.full_and_back,
     "opcua-recovery": opcua_recovery.recovers,
     "flapping": flapping.flapping,
+    "batch": batch.cut_and_killed,
+    "batch-refused": batch.refused,
     "leaf": identity.leaf_to_cloud,
     "envelope": identity.upstream_over_3_1_1,
     "identity": identity.strangers_are_refused,

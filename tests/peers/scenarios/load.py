@@ -49,11 +49,11 @@ class Ground:
 
     @staticmethod
     def prepare(stage: Stage, plan: Plan | None = None, data_dir: Path | None = None, prefix: Sequence[str] = (),
-                upstream: str = "", sections: str = "") -> Ground:
+                upstream: str = "", sections: str = "", protocol: int = 5) -> Ground:
         """`upstream`: more keys of that section; `sections`: more sections."""
         plan = plan or Plan.of(stage)
         cloud = Cloud(stage, ID)
-        gateway = Gateway(stage, f"{cloud.section(extra=upstream)}\n{sections}", data_dir=data_dir)
+        gateway = Gateway(stage, f"{cloud.section(protocol, extra=upstream)}\n{sections}", data_dir=data_dir)
         gateway.prefix = list(prefix)
         leaves = [given(gateway.add_device(f"leaf-{n:02}"), n) for n in range(LEAVES)]
         gateway.start()

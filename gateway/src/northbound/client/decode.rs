@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fieldgate_broker::codec::{Fault, Frame, Reader, text};
 use mqtt_protocol_core::mqtt::packet::{Property, v5_0};
-use mqtt_protocol_core::mqtt::result_code::MqttError;
+use mqtt_protocol_core::mqtt::result_code::{MqttError, PubackReasonCode};
 
 use super::{Arrival, Receipt};
 use crate::northbound::Protocol;
@@ -60,6 +60,8 @@ pub(super) struct Broken {
     pub fault: Fault,
 }
 
+/// Packet too large (MQTT 5 section 2.4).
+const TOO_LARGE: u8 = 0x95;
 /// Longest reason string of the upstream's that is shown.
 const MOST_REASON: usize = 200;
 
@@ -233,6 +235,14 @@ fn puback(v5: bool, body: &[u8]) -> Result<Incoming, Fault> {
     }
     if !v5 {
         return Err(Fault::Malformed);
+    }
+    // Not a reason of PUBACK, and yet what mosquitto answers to more than its `message_size_limit`. The rest is read as if it
+    // were one: taken for a broken packet, the same message would end each next connection too.
+    if let [high, low, TOO_LARGE, rest @ ..] = body {
+        let read = [&[*high, *low, PubackReasonCode::PayloadFormatInvalid as u8], rest].concat();
+        let (_, used) = v5_0::Puback::parse(&read).map_err(fault)?;
+        whole(used, &read)?;
+        return Ok(Incoming::Puback { packet_id, code: TOO_LARGE });
     }
     let (packet, used) = v5_0::Puback::parse(body).map_err(fault)?;
     whole(used, body)?;

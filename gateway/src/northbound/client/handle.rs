@@ -168,6 +168,7 @@ fn ack(code: u8) -> Ack {
         0x97 => Ack::Busy("quota exceeded (0x97)"),
         0x87 => Ack::Poison("upstream: not authorized (0x87)"),
         0x90 => Ack::Poison("upstream: topic name invalid (0x90)"),
+        0x95 => Ack::TooLarge("upstream: packet too large (0x95)"),
         0x99 => Ack::Poison("upstream: payload format invalid (0x99)"),
         // The codec lets no others through but 0x80.
         _ => Ack::Busy("unspecified error (0x80)"),

@@ -108,6 +108,8 @@ pub(super) enum Ack {
     Busy(&'static str),
     /// Refused for good.
     Poison(&'static str),
+    /// Refused for good, since it is too large.
+    TooLarge(&'static str),
     /// The connection ended before an answer came.
     Lost,
 }

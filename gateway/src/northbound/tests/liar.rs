@@ -68,7 +68,7 @@ pub struct Script {
     pub properties: Vec<u8>,
     /// SUBACK reason.
     pub suback: Box<dyn Fn(&str) -> u8 + Send + Sync>,
-    /// For each PUBLISH on telemetry, with how many came before it in all.
+    /// For each PUBLISH on telemetry, and each batch, with how many came before it in all.
     pub reply: Replies,
     pub pong: bool,
 }
@@ -232,7 +232,7 @@ async fn serve(
                 let (published, packet_id) = parse_publish(first, &body, script.v5, number);
                 let reply = {
                     let mut seen = shared.lock().unwrap();
-                    let telemetry = |p: &Published| p.topic.contains("/telemetry/");
+                    let telemetry = |p: &Published| p.topic.contains("/telemetry/") || p.topic.ends_with("/batch");
                     let before = seen.published.iter().filter(|p| telemetry(p)).count();
                     let reply = if telemetry(&published) { (script.reply)(&published, before) } else { Reply::Ack(0) };
                     seen.published.push(published);

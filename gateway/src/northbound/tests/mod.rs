@@ -1,6 +1,7 @@
 //! The northbound module as a whole, against a real MQTT server and against one that lies.
 
 mod answers;
+mod batches;
 #[cfg(feature = "demo")]
 mod cloud;
 mod commands;
@@ -28,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Down, Downlink, Fetched, Protocol, Replay, Upstream, UpstreamConfig, UpstreamHandle};
+use super::{BatchMode, Down, Downlink, Fetched, Protocol, Replay, Upstream, UpstreamConfig, UpstreamHandle};
 use crate::pipeline::record::Upbound;
 
 const GATEWAY: &str = "line-4";
@@ -64,6 +65,7 @@ fn config(port: u16, protocol: Protocol) -> UpstreamConfig {
         forwards: Vec::new(),
         fetches: Vec::new(),
         envelope: protocol == Protocol::V311,
+        batch: BatchMode::None,
     }
 }
 
