@@ -125,7 +125,11 @@ fn put_text(out: &mut String, key: &str, text: &str) {
             Some('\n') => out.push_str("\\n"),
             Some('\r') => out.push_str("\\r"),
             Some('\t') => out.push_str("\\t"),
-            Some(control) => out.push_str(&format!("\\u{:04x}", u32::from(control))),
+            Some(control) => {
+                let code = u32::from(control);
+                out.push_str("\\u00");
+                out.extend([code >> 4, code & 15].into_iter().filter_map(|digit| char::from_digit(digit, 16)));
+            }
             None => {}
         }
         rest = marked.as_str();

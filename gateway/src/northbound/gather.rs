@@ -173,12 +173,12 @@ impl Gather {
     }
 
     /// Messages that were taken and are not on the wire.
-    pub fn len(&self) -> usize {
+    pub fn taken(&self) -> usize {
         self.open.len() + self.in_packing + usize::from(self.held.is_some())
     }
 
     /// Nothing is left that goes before what comes next, but for what is held.
-    pub fn is_empty(&self) -> bool {
+    pub fn is_clear(&self) -> bool {
         self.open.is_empty() && self.packing.is_none()
     }
 
@@ -208,7 +208,7 @@ impl Gather {
 
     /// Gives back the message that goes alone, when it is its turn.
     pub fn release(&mut self) -> Option<Record> {
-        if self.is_empty() { self.held.take() } else { None }
+        if self.is_clear() { self.held.take() } else { None }
     }
 
     /// When a batch may go, with so many packets on the wire; `more`: there are more messages at hand.
@@ -392,7 +392,7 @@ mod tests {
         }
         assert!(gather.is_closed(now), "a quarter of the window");
         assert_eq!(gather.due(1, true, now), Due::Now);
-        assert_eq!(gather.len(), 10);
+        assert_eq!(gather.taken(), 10);
     }
 
     #[test]
@@ -405,7 +405,7 @@ mod tests {
         let (_, packed) = ready(gather.pack(now).unwrap());
         gather.sent(packed, now);
         assert_eq!(gather.release().map(|record| record.id), Some(RecordId(2)));
-        assert!(!gather.is_closed(now) && gather.len() == 0);
+        assert!(!gather.is_closed(now) && gather.taken() == 0);
     }
 
     #[tokio::test]
@@ -416,7 +416,7 @@ mod tests {
         }
         assert!(gather.is_closed(now));
         let mut sent = Vec::new();
-        while gather.len() > 0 {
+        while gather.taken() > 0 {
             assert!(matches!(gather.pack(now).unwrap(), Batch::Packing));
             let done = gather.packed().await.unwrap();
             let (records, packed) = gather.take(done).unwrap();
@@ -443,7 +443,7 @@ mod tests {
             }
         }
         assert_eq!(counts, [8, 4, 2, 1]);
-        assert_eq!(gather.len(), 7);
+        assert_eq!(gather.taken(), 7);
         let fits = gather.fits;
         for _ in 0..200 {
             gather.sent(Packed { count: 1, raw: MOST_BYTES }, now);
@@ -460,7 +460,7 @@ mod tests {
         assert!(records.len() == 2 && gather.oversized(records, packed).is_none());
         let (records, packed) = ready(gather.pack(now).unwrap());
         assert_eq!((records.len(), records[0].id, packed.count), (1, RecordId(0), 1));
-        assert_eq!(gather.len(), 1);
+        assert_eq!(gather.taken(), 1);
     }
 
     #[test]

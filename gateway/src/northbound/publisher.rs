@@ -184,7 +184,7 @@ impl Publisher {
         let window = self.window.saturating_sub(flying + self.settler.exposed());
         match &self.gather {
             // How many packets they will be is not known yet.
-            Some(gather) => window.saturating_sub(gather.len()),
+            Some(gather) => window.saturating_sub(gather.taken()),
             None => window.min(self.most.saturating_sub(flying)),
         }
     }
@@ -221,13 +221,12 @@ impl Publisher {
     /// Sends up to [`TURN`] messages, or takes them for a batch, and the batch when it is due.
     fn send_some(&mut self) -> Result<Turn, Failure> {
         let now = Instant::now();
-        if let Some(gather) = &mut self.gather {
-            if self.flight.len() < self.most
-                && let Some(record) = gather.release()
-                && !self.send_alone(record, now)?
-            {
-                return Ok(Turn::Full);
-            }
+        if let Some(gather) = &mut self.gather
+            && self.flight.len() < self.most
+            && let Some(record) = gather.release()
+            && !self.send_alone(record, now)?
+        {
+            return Ok(Turn::Full);
         }
         let turn = self.take_some(now)?;
         self.close_batch(turn, now)
@@ -318,6 +317,7 @@ impl Publisher {
             match remaining.checked_sub(now.duration_since(leased)) {
                 Some(left) if !left.is_zero() => record.remaining = Some(left),
                 _ => {
+                    self.apart.remove(&record.id);
                     self.settler.expire(record.id);
                     return Ok(true);
                 }
@@ -330,7 +330,7 @@ impl Publisher {
                 gather.add(record);
                 return Ok(true);
             }
-            if !gather.is_empty() || self.flight.len() >= self.most {
+            if !gather.is_clear() || self.flight.len() >= self.most {
                 gather.hold(record);
                 return Ok(true);
             }
@@ -374,6 +374,7 @@ impl Publisher {
     }
 
     fn quarantine(&mut self, record: &Record, reason: &'static str, topic: Option<&str>) {
+        self.apart.remove(&record.id);
         self.backlog.answered(record.id, Duration::ZERO, Instant::now());
         self.settler.quarantine(record.id, reason);
         self.count_quarantine(reason, || {
