@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from scenarios import (
-    batch, certificates, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity, interop,
-    load, local, memory, modbus_types, opcua_events, opcua_filters, opcua_history, opcua_rate, opcua_recovery,
+    batch, certificates, clock, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity,
+    interop, load, local, memory, modbus_types, opcua_events, opcua_filters, opcua_history, opcua_rate, opcua_recovery,
     opcua_security, power, quarantine, refusals, sessions, trees,
-)
 )
 from stage import Stage
 
@@ -58,6 +57,7 @@ ALONE: dict[str, Scenario] = {
     "crash-either": power.kills_with_either,
     "power": power.power_cut,
     "io-errors": power.io_errors,
+    "clock": clock.ten_years,
     "memory": memory.idle_with_ten_devices,
     "drain": local.stops_and_goes_on,
     "opcua-rate": opcua_rate.rate,
