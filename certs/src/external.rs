@@ -44,7 +44,7 @@ pub struct Holder {
 }
 
 /// A CA that is not ours.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalCa {
     /// Its certificate, PEM.
     pub certificate_pem: String,
@@ -53,7 +53,7 @@ pub struct ExternalCa {
 }
 
 /// All trust beyond our own CA. The default is none.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ExternalTrust {
     /// CAs with their maps.
     pub authorities: Vec<ExternalCa>,

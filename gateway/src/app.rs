@@ -17,26 +17,25 @@
 //! | anybody → Queue | `Options` of the store | whoever commits waits; leaves get no PUBACK |
 //! | anybody → Audit | 4,096 lines | lines are dropped and counted |
 //! | enrolment port | 64 connections | newcomers wait in the kernel's queue |
+//! | SIGHUP, API → Reloader | 8 requests | whoever asks waits |
 //! | Presence | one entry per device | coalesced |
 //!
 //! Start: lock, state, audit, identities, queue, book, presence; then the broker, the enrolment port, the
-//! links, the upstream, the admin doors. Stop, from the source down, with one deadline: broker, enrolment and links, commands, presence, upstream, queue.
+//! links, the upstream, the admin doors. What another configuration changes while all of it runs: `reload.rs`. Stop, from the source down, with one deadline: broker, enrolment and links, commands, presence, upstream, queue.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use fieldgate_broker::Broker;
 use fieldgate_certs::ServerCertificate;
 use fieldgate_store::{DirectoryLock, Queue, State};
-use fieldgate_types::{Clock, SystemClock};
-use tokio::runtime::Handle;
+use fieldgate_types::{Clock, Current, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,18 +43,16 @@ use tokio_util::task::TaskTracker;
 use crate::admin::serve::Doors;
 use crate::admin::{Overview, sys};
 use crate::audit::{Audit, Event};
-use crate::command::{Book, FieldTarget, Router};
+use crate::command::{Book, Router};
 use crate::config::{Config, changes};
-use crate::enrolment::EnrolmentPort;
 use crate::identity::{Authority, Rights, Users};
-use crate::northbound::{Down, Gaps, Upstream, UpstreamHandle};
-use crate::southbound::fetch::Fetch;
+use crate::reload::{Enrolling, Reload, Reloader};
 use crate::southbound::handshakes::HandshakeThreads;
 use crate::southbound::leaf::LeafGate;
-use crate::southbound::link::{Link, LinkHandle};
 use crate::southbound::sessions::StoredSessions;
-use crate::southbound::{Outlet, Presence, drivers};
+use crate::southbound::{Links, Outlet, Presence, drivers};
 use crate::upkeep::{self, Upkeep, addresses, server_names};
+use crate::upline::{Running, Upline};
 
 /// A stop takes at most this long; what is not sent by then stays in the queue.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -81,9 +78,11 @@ async fn until_signalled(config: Config) -> anyhow::Result<ExitCode> {
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
         _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
     };
+    let reload = app.overview.reload.clone();
     tokio::spawn(async move {
         while hang_up.recv().await.is_some() {
-            tracing::warn!("this version doesn't reload its configuration, restart it instead");
+            // Its outcome is in the log.
+            reload.ask("SIGHUP", false).await;
         }
     });
     tokio::select! {
@@ -111,6 +110,7 @@ pub struct App {
 /// What is stopped, in this order.
 #[derive(Default)]
 struct Stages {
+    reload: Stage,
     links: Stage,
     commands: Stage,
     presence: Stage,
@@ -119,7 +119,7 @@ struct Stages {
 }
 
 /// Tasks that stop together.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Stage {
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -140,67 +140,97 @@ impl App {
         audit.record(Event::Started { version: env!("CARGO_PKG_VERSION") });
         changes::record(&config, &state, &audit).context("state.db can't be used")?;
         let authority = Arc::new(Authority::open(&config, Arc::clone(&state), audit.clone(), Arc::clone(&clock))?);
-        refuse_shared_ids(&config, &authority)?;
+        authority.refuse_shared_ids(&config)?;
         let queue = Queue::open(&dir.join("queue.db"), boot, config.buffer.options(), Arc::clone(&clock))
             .context("queue.db can't be used")?;
-        let book = Arc::new(
-            Book::open(state, queue.clone(), audit.clone(), Arc::clone(&clock), config.upstream.is_some()).await?,
-        );
+        let outbound = Arc::new(Current::new(config.outbound()));
+        let of_state = Arc::clone(&state);
+        let book = Book::open(of_state, queue.clone(), audit.clone(), Arc::clone(&clock), Arc::clone(&outbound));
+        let book = Arc::new(book.await?);
         let presence = Presence::open(&queue, clock.now()).await?;
         let doors = Doors::bind(config.admin, &dir).await?;
         let admin = doors.address()?;
 
         let stages = Stages::default();
         let rights = Rights::new(&config.groups, &config.policies, &config.broker.maps);
-        let rights = Arc::new(rights.with_enrolled(Arc::clone(&authority.registry)));
+        let rights = Arc::new(Current::new(rights.with_enrolled(Arc::clone(&authority.registry))));
         let users = Arc::new(Users::new(&config.broker.users, Arc::clone(&clock))?);
         let gate = Arc::new(LeafGate::new(
             Arc::clone(&authority),
             Arc::clone(&rights),
-            users,
+            Arc::clone(&users),
             queue.clone(),
             Arc::clone(&book),
             Arc::clone(&presence),
             audit.clone(),
             Arc::clone(&clock),
-            config.upstream.as_ref(),
+            Arc::clone(&outbound),
         ));
         let handshakes = HandshakeThreads::start()?;
         let (broker, server_certificate) =
             start_broker(&config, &authority, &gate, &queue, &handshakes, &clock).await?;
-        let outlet = Outlet::new(queue.clone(), broker.clone(), Arc::clone(&clock), config.upstream.is_some());
-        let enrolment =
-            start_enrolment(&config, &authority, &server_certificate, &audit, &handshakes, &stages.links).await?;
-        let links = start_links(&config, &outlet, &presence, &clock, &stages.links);
+        let outlet = Outlet::new(queue.clone(), broker.clone(), Arc::clone(&clock), Arc::clone(&outbound));
+        let Stage { tasks, stop } = stages.links.clone();
+        let mut enrolling = Enrolling {
+            authority: Arc::clone(&authority),
+            certificate: Arc::clone(&server_certificate),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            threads: handshakes.handle(),
+            open: None,
+        };
+        let port = match config.enrolment {
+            Some(enrolment) => Some(enrolling.bind(enrolment, audit.clone()).await?),
+            None => None,
+        };
+        let enrolment = port.as_ref().map(|(port, _)| port.address()).transpose()?;
+        enrolling.serve(port);
+        let of_links = (outlet.clone(), Arc::clone(&presence), Arc::clone(&clock));
+        let links = Arc::new(Links::new(of_links, dir.clone(), tasks, stop));
+        links.change(drivers::links(&config), &BTreeSet::new()).await;
         let told = stages.presence.stop.clone().cancelled_owned();
         stages.presence.tasks.spawn(Arc::clone(&presence).run(outlet, told));
 
-        let field = links.iter().flat_map(targets).collect();
         let router = Router::new(
             Arc::clone(&book),
             broker.clone(),
             Arc::clone(&authority.registry),
-            field,
             config.command_timeout,
             Arc::clone(&clock),
             stages.commands.stop.clone(),
         );
+        router.set_field(links.targets().into_iter());
         gate.route_commands(router.clone());
-        let upstream = start_upstream(&config, &authority, &queue, &router, &broker, &clock, &stages);
+        let upline = Upline {
+            gateway: authority.gateway.clone(),
+            queue: queue.clone(),
+            router: router.clone(),
+            broker: broker.clone(),
+            clock: Arc::clone(&clock),
+            tasks: stages.upstream.tasks.clone(),
+            stop: stages.upstream.stop.clone(),
+            quiet: stages.commands.stop.clone(),
+            running: Running::default(),
+        };
+        if let Some(upstream) = config.upstream.clone() {
+            upline.begin(upstream, config.buffer.replay);
+        }
 
+        let (reload, requests) = Reload::channel();
         let overview = Arc::new(Overview {
             authority,
             rights,
-            users: config.broker.users.clone(),
+            users: Arc::clone(&users),
             broker,
             queue,
             presence,
             links,
-            upstream,
+            upline,
             router,
             book,
             server_certificate,
-            names: config.broker.names.clone(),
+            names: Current::new(config.broker.names.clone()),
+            reload,
             leaf: gate.counters(),
             audit: audit.clone(),
             audit_folder,
@@ -212,13 +242,18 @@ impl App {
         stages.commands.tasks.spawn(say_what_is_due(Arc::clone(&overview)));
         stages.admin.tasks.spawn(sys::run(Arc::clone(&overview), stages.admin.stop.clone()));
         stages.admin.tasks.spawn(Upkeep::new(Arc::clone(&overview), stages.admin.stop.clone()).run());
+        let upstream = config.upstream.as_ref().map(|upstream| format!("{}:{}", upstream.host, upstream.port));
+        let threads = handshakes.handle();
+        let of_reload = Arc::clone(&overview);
+        let reloader = Reloader { config, overview: of_reload, state, users, outbound, enrolling, threads, requests };
+        stages.reload.tasks.spawn(reloader.run(stages.reload.stop.clone()));
         tracing::info!(
             gateway = %overview.authority.gateway,
             boot,
             broker = ?overview.broker.local_addrs(),
             %admin,
             enrolment = enrolment.map(tracing::field::display),
-            upstream = config.upstream.as_ref().map(|upstream| format!("{}:{}", upstream.host, upstream.port)),
+            upstream,
             "fieldgate is running"
         );
         Ok(Self { overview, admin, audit, stages, _handshakes: handshakes, _lock: lock })
@@ -239,6 +274,7 @@ impl App {
         let Self { overview, audit, stages, .. } = self;
         let deadline = Instant::now() + STOP_DEADLINE;
         overview.serving.store(false, Ordering::Release);
+        stages.reload.end(deadline, "reload").await;
         let leaves = overview.broker.stop(Duration::from_secs(2));
         within(deadline, "broker", leaves).await;
         stages.links.end(deadline, "links").await;
@@ -275,26 +311,6 @@ async fn within(deadline: Instant, stage: &'static str, work: impl Future<Output
     }
 }
 
-/// An id is a leaf device's, a field device's or a user's (DESIGN section 4).
-fn refuse_shared_ids(config: &Config, authority: &Authority) -> anyhow::Result<()> {
-    for id in config.field_devices().chain(config.users()) {
-        let taken = authority.registry.device(id).is_some_and(|entry| entry.revoked.is_none());
-        if taken || *id == authority.gateway {
-            bail!(
-                "`{id}` is the id of a leaf device or of this gateway, and of a field device or user in the configuration; rename one, or `fieldgate device revoke {id}`"
-            );
-        }
-    }
-    for id in config.external_devices() {
-        if authority.registry.registered(id) || *id == authority.gateway {
-            bail!(
-                "`{id}` is the id of a device of this gateway's own CA or of this gateway, and stands in [[certs.external]] or [[certs.pin]]; choose another there"
-            );
-        }
-    }
-    Ok(())
-}
-
 async fn start_broker(
     config: &Config,
     authority: &Arc<Authority>,
@@ -309,86 +325,6 @@ async fn start_broker(
     let settings = fieldgate_broker::Config { handshakes_on: handshakes.handle(), ..config.broker.config() };
     let broker = Broker::start(settings, tls, Arc::clone(gate) as _, sessions, Arc::clone(clock)).await?;
     Ok((broker, certificate))
-}
-
-/// Where it listens, when it does.
-async fn start_enrolment(
-    config: &Config,
-    authority: &Arc<Authority>,
-    certificate: &Arc<ServerCertificate>,
-    audit: &Audit,
-    handshakes: &HandshakeThreads,
-    stage: &Stage,
-) -> anyhow::Result<Option<SocketAddr>> {
-    let Some(enrolment) = config.enrolment else { return Ok(None) };
-    let (authority, certificate) = (Arc::clone(authority), Arc::clone(certificate));
-    let threads = handshakes.handle().unwrap_or_else(Handle::current);
-    let stage_of = (stage.tasks.clone(), stage.stop.clone());
-    let port = EnrolmentPort::bind(enrolment.listen, authority, certificate, audit.clone(), threads, stage_of).await?;
-    let address = port.address()?;
-    stage.tasks.spawn(port.run());
-    Ok(Some(address))
-}
-
-fn start_links(
-    config: &Config,
-    outlet: &Outlet,
-    presence: &Arc<Presence>,
-    clock: &Arc<dyn Clock>,
-    stage: &Stage,
-) -> Vec<LinkHandle> {
-    let mut handles = Vec::new();
-    for make in drivers::drivers(config, &config.data_dir) {
-        let (link, handle) =
-            Link::new(make, outlet.clone(), Arc::clone(presence), Arc::clone(clock), stage.stop.clone());
-        stage.tasks.spawn(link.run());
-        handles.push(handle);
-    }
-    handles
-}
-
-fn targets(link: &LinkHandle) -> HashMap<fieldgate_types::DeviceId, FieldTarget> {
-    let target = |device: &fieldgate_protocol::FieldDevice| FieldTarget {
-        device: device.clone(),
-        commands: link.commands.clone(),
-    };
-    link.devices.iter().map(|device| (device.id.clone(), target(device))).collect()
-}
-
-fn start_upstream(
-    config: &Config,
-    authority: &Authority,
-    queue: &Queue,
-    router: &Router,
-    broker: &Broker,
-    clock: &Arc<dyn Clock>,
-    stages: &Stages,
-) -> Option<UpstreamHandle> {
-    let upstream = config.upstream.clone()?;
-    // Full: the subscriber waits, and the upstream keeps what is not acknowledged.
-    let (commands, downward) = mpsc::channel(64);
-    // The same. A local subscriber that doesn't keep up holds it up for `full_queue_wait`, once.
-    let (messages, fetched) = mpsc::channel(64);
-    let (upstream, handle) = Upstream::new(
-        upstream,
-        authority.gateway.clone(),
-        queue.clone(),
-        Down { commands, messages },
-        config.buffer.replay,
-        Arc::clone(clock),
-        stages.upstream.stop.clone(),
-    );
-    stages.upstream.tasks.spawn(upstream.run());
-    let gaps = Gaps {
-        queue: queue.clone(),
-        upstream: handle.clone(),
-        clock: Arc::clone(clock),
-        stop: stages.commands.stop.clone(),
-    };
-    stages.commands.tasks.spawn(gaps.run());
-    stages.commands.tasks.spawn(router.clone().run(downward));
-    stages.commands.tasks.spawn(Fetch::new(broker.clone(), Arc::clone(clock), fetched).run());
-    Some(handle)
 }
 
 /// What must be said once the gateway runs, and may wait for the disk: the trust bundle, and answers to commands

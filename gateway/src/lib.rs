@@ -15,5 +15,7 @@ pub mod log;
 pub mod moment;
 pub mod northbound;
 pub mod pipeline;
+pub mod reload;
 pub mod southbound;
 pub mod upkeep;
+pub mod upline;

@@ -133,10 +133,10 @@ pub async fn publish_bundle(overview: &Overview) {
 }
 
 /// Replaces the server certificate when its time, its names, the machine's addresses or its CA ask for it.
-async fn refresh_server_certificate(overview: &Arc<Overview>) {
+pub async fn refresh_server_certificate(overview: &Arc<Overview>) {
     let overview = Arc::clone(overview);
     let refresh = move || {
-        let (ca, names, addresses) = (&overview.authority.ca, server_names(&overview.names), addresses());
+        let (ca, names, addresses) = (&overview.authority.ca, server_names(&overview.names.get()), addresses());
         if !ca.server_certificate_due(&overview.server_certificate, &names, &addresses) {
             return;
         }

@@ -27,6 +27,7 @@ mod offline;
 mod operate;
 mod policy;
 mod presence;
+mod reload;
 mod revoke;
 mod rotation;
 mod stage;

@@ -29,6 +29,8 @@ pub struct Stage {
     pub cloud: Cloud,
     pub relay: Relay,
     pub gateway: Gateway,
+    /// `[upstream]`
+    upstream: String,
 }
 
 impl Stage {
@@ -43,12 +45,16 @@ impl Stage {
         let relay = Relay::start(cloud.address()).await?;
         let protocol = if upstream == Upstream::V5 { 5 } else { 4 };
         let url = relay.address();
-        let sections =
-            format!("[upstream]\nurl = \"mqtt://{url}\"\nprotocol = {protocol}\nretry_max = \"1s\"\n\n{sections}");
-        let gateway = Gateway::start_new(BINARY, id, &sections).await?;
-        let stage = Self { cloud, relay, gateway };
+        let upstream = format!("[upstream]\nurl = \"mqtt://{url}\"\nprotocol = {protocol}\nretry_max = \"1s\"\n\n");
+        let gateway = Gateway::start_new(BINARY, id, &format!("{upstream}{sections}")).await?;
+        let stage = Self { cloud, relay, gateway, upstream };
         stage.wait_up().await?;
         Ok(stage)
+    }
+
+    /// Writes the configuration anew, with the same upstream.
+    pub fn configure(&self, sections: &str) -> Told {
+        self.gateway.configure(&format!("{}{sections}", self.upstream))
     }
 
     /// The upstream topic for the local one.

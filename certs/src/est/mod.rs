@@ -22,7 +22,7 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fieldgate_types::{DeviceId, UnixMillis};
+use fieldgate_types::{Current, DeviceId, UnixMillis};
 use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
@@ -163,7 +163,7 @@ impl EstRefused {
 /// Answers EST requests. One per gateway; it counts attempts.
 #[derive(Debug)]
 pub struct Enrolment {
-    validity: Duration,
+    validity: Current<Duration>,
     state: Mutex<State>,
 }
 
@@ -196,7 +196,12 @@ impl Enrolment {
             due: Limiter::new(DUE, MOST_IDS),
             busy: BTreeSet::new(),
         };
-        Self { validity, state: Mutex::new(state) }
+        Self { validity: Current::new(validity), state: Mutex::new(state) }
+    }
+
+    /// Another validity from now on.
+    pub fn set_validity(&self, validity: Duration) {
+        self.validity.set(validity);
     }
 
     /// A one-time token for `id`, kept when this returns, in the place of one given before. The caller has made the id
@@ -260,7 +265,7 @@ impl Enrolment {
         // Another request may have used it between the check and the claim.
         let row =
             token::check(desk.tokens, &row.device, &token, desk.ca.time.now()).map_err(|refused| of(refused.into()))?;
-        let validity = row.validity.unwrap_or(self.validity);
+        let validity = row.validity.unwrap_or(*self.validity.get());
         let issued = desk.ca.issue_from_csr(desk.registry, request.body, &row.device, row.role, validity);
         let issued = issued.map_err(|error| of(error.into()))?;
         let used = TokenRecord { used: Some(desk.ca.time.now()), ..row };
@@ -290,7 +295,7 @@ impl Enrolment {
         let taken =
             if due { self.state().due.take(&peer.id, running) } else { self.state().early.take(&peer.id, running) };
         taken.map_err(|wait| of(EstRefused::TooOften { id: peer.id.clone(), wait }))?;
-        let validity = desk.registry.validity(&peer.id).unwrap_or(self.validity);
+        let validity = desk.registry.validity(&peer.id).unwrap_or(*self.validity.get());
         let issued = desk.ca.renew_from_csr(desk.registry, request.body, &peer, validity);
         let issued = issued.map_err(|error| of(error.into()))?;
         let event = Event::Renewed {

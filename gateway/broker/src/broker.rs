@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fieldgate_types::Clock;
+use fieldgate_types::{Clock, Current};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,8 +17,7 @@ use crate::counters::Counters;
 use crate::durable::{self, Scribe};
 use crate::inbox::Kick;
 use crate::janitor::Janitor;
-use crate::net::doors::Doors;
-use crate::net::listener::Pending;
+use crate::net::doors::{Bindings, Doors};
 use crate::penalties::Penalties;
 use crate::registry::Registry;
 use crate::retained::Retained;
@@ -32,8 +31,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Broker {
     core: Arc<Core>,
-    pending: Arc<Pending>,
-    addresses: Arc<Addresses>,
+    doors: Arc<Doors>,
     writer: Writer,
 }
 
@@ -107,26 +105,37 @@ impl Broker {
         sessions: Arc<dyn Sessions>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
-        let doors = Doors::bind(&config, &tls)?;
-        let core = Arc::new(core(config.limits, gate, sessions, clock));
+        let bindings = Bindings::bind(&config, &tls)?;
+        let core = Arc::new(core(config.limits.clone(), gate, sessions, clock));
         load_retained(&core).await?;
         load_sessions(&core).await?;
         let writer = Writer { task: TaskTracker::new(), stop: CancellationToken::new() };
         writer.task.spawn(Arc::clone(&core.scribe).run(Arc::clone(&core.sessions), writer.stop.clone()));
         writer.task.close();
-        let (addresses, pending) = doors.serve(&core);
+        let doors = Arc::new(bindings.serve(&core, &config));
         core.tasks.spawn(Janitor { core: Arc::clone(&core) }.run());
-        Ok(Self { core, pending, addresses: addresses.into(), writer })
+        Ok(Self { core, doors, writer })
     }
 
     /// The addresses really bound, in the order of [`Config::listen`].
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.addresses.listen.clone()
+        self.addresses().listen
     }
 
     /// All addresses really bound.
-    pub fn addresses(&self) -> &Addresses {
-        &self.addresses
+    pub fn addresses(&self) -> Addresses {
+        self.doors.addresses()
+    }
+
+    /// Other addresses, limits and web pages from now on. No connection is touched: it keeps the limits that it was let in
+    /// with, also where its address is closed. An address that stays is never closed. Where one of the new ones can't be had,
+    /// nothing is changed. One change at a time; [`Config::handshakes_on`] stays as it was.
+    pub async fn change(&self, config: &Config) -> Result<(), StartError> {
+        self.doors.change(config).await?;
+        self.core.budget.set_limit(config.limits.buffers);
+        self.core.retained.set_limits(&config.limits);
+        self.core.limits.set(config.limits.clone());
+        Ok(())
     }
 
     /// Routes a message of the gateway itself; nobody's rights are asked and nothing goes to [`Gate::commit`].
@@ -176,7 +185,7 @@ impl Broker {
             connections: as_u64(connections),
             sessions: as_u64(sessions),
             buffer_bytes: as_u64(self.core.budget.used()),
-            pending_sockets: as_u64(self.pending.count()),
+            pending_sockets: as_u64(self.doors.pending.count()),
             subscriptions: as_u64(self.core.router.len()),
             retained_messages: as_u64(retained_messages),
             retained_bytes: as_u64(retained_bytes),
@@ -189,7 +198,7 @@ impl Broker {
     /// runtime; nothing that was acknowledged depends on it.
     pub async fn stop(&self, deadline: Duration) {
         self.core.stopping.cancel();
-        self.pending.close();
+        self.doors.pending.close();
         self.core.registry.close();
         self.core.tasks.close();
         let ended = async {
@@ -208,7 +217,7 @@ fn core(limits: Limits, gate: Arc<dyn Gate>, sessions: Arc<dyn Sessions>, clock:
     Core {
         retained: Retained::new(&limits),
         budget: Arc::new(Budget::new(limits.buffers)),
-        limits,
+        limits: Current::new(limits),
         gate,
         sessions,
         clock,
@@ -242,7 +251,7 @@ async fn load_retained(core: &Core) -> Result<(), LoadError> {
 /// Sessions of the last run, all of them before the first client is let in. Who was revoked meanwhile has none.
 async fn load_sessions(core: &Arc<Core>) -> Result<(), LoadError> {
     let rows = core.sessions.load(Table::Sessions).await?;
-    let loaded = durable::load(rows, &*core.clock, &core.limits, &core.budget);
+    let loaded = durable::load(rows, &*core.clock, &core.limits.get(), &core.budget);
     core.registry.begin_after(loaded.last_session);
     core.scribe.begin_after(loaded.last_message);
     core.scribe.later(loaded.orphans);
@@ -257,7 +266,7 @@ async fn load_sessions(core: &Arc<Core>) -> Result<(), LoadError> {
             revoked.push(Arc::clone(&who.id));
         }
         let subscriptions = session.session.subscriptions.clone();
-        let inbox = core.registry.restore(session, now, &core.limits, &core.budget);
+        let inbox = core.registry.restore(session, now, &core.limits.get(), &core.budget);
         for (filter, options) in subscriptions {
             core.router.subscribe(&filter, &inbox, options);
         }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 /// The count.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
     /// Told when somebody had to wait.
     pub pressed: Notify,
@@ -28,12 +28,17 @@ pub(crate) struct Charge {
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0), pressed: Notify::new() }
+        Self { limit: AtomicUsize::new(limit), used: AtomicUsize::new(0), pressed: Notify::new() }
     }
 
     /// Whether the limit is reached.
     pub(crate) fn full(&self) -> bool {
-        self.used() >= self.limit
+        self.used() >= self.limit.load(Ordering::Relaxed)
+    }
+
+    /// Another limit from now on.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Bytes in use.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fieldgate_types::Clock;
+use fieldgate_types::{Clock, Current};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,7 +26,8 @@ use crate::{
 
 /// Shared by all tasks of one broker.
 pub(crate) struct Core {
-    pub limits: Limits,
+    /// For who comes from now on; a connection keeps those that it was let in with.
+    pub limits: Current<Limits>,
     pub gate: Arc<dyn Gate>,
     pub sessions: Arc<dyn Sessions>,
     pub clock: Arc<dyn Clock>,

@@ -90,8 +90,9 @@ fn push(core: &Core, inbox: &Inbox, queued: Queued, delivery: &mut Delivery) -> 
 pub(crate) async fn wait_and_deliver(core: Arc<Core>, mut blocked: Vec<Blocked>) -> Delivery {
     core.counters.queue_waits.one();
     let mut delivery = Delivery::default();
-    let patience = core.limits.full_queue_wait;
-    let moving = u64::try_from(core.limits.session_queue_messages / 4).unwrap_or(u64::MAX).max(1);
+    let limits = core.limits.get();
+    let patience = limits.full_queue_wait;
+    let moving = u64::try_from(limits.session_queue_messages / 4).unwrap_or(u64::MAX).max(1);
     let mut timeout = pin!(tokio::time::sleep(patience));
     while !blocked.is_empty() {
         let timed_out = poll_fn(|context| {

@@ -16,13 +16,29 @@ use crate::{Limits, topic};
 #[derive(Debug)]
 pub(crate) struct Retained {
     state: Mutex<State>,
+}
+
+/// What clients may keep there.
+#[derive(Debug, Clone, Copy, Default)]
+struct Bounds {
     per_client: usize,
-    most_messages: usize,
-    most_bytes: usize,
+    messages: usize,
+    bytes: usize,
+}
+
+impl Bounds {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            per_client: limits.retained_per_client,
+            messages: limits.retained_messages,
+            bytes: limits.retained_bytes,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
+    bounds: Bounds,
     by_topic: BTreeMap<Arc<str>, Entry>,
     /// Topics with commits under way: how many, and the newest sequence applied meanwhile.
     under_way: HashMap<Arc<str>, UnderWay>,
@@ -62,12 +78,12 @@ pub(crate) struct Walk {
 
 impl Retained {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self {
-            state: Mutex::default(),
-            per_client: limits.retained_per_client,
-            most_messages: limits.retained_messages,
-            most_bytes: limits.retained_bytes,
-        }
+        Self { state: Mutex::new(State { bounds: Bounds::of(limits), ..State::default() }) }
+    }
+
+    /// Other limits from now on; what is kept already stays.
+    pub(crate) fn set_limits(&self, limits: &Limits) {
+        self.lock().bounds = Bounds::of(limits);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -95,9 +111,9 @@ impl Retained {
             let (old_messages, old_bytes) = old.map_or((0, 0), |old| (1, old.cost));
             let own = state.owners.get(owner).copied().unwrap_or(0);
             let own_old = usize::from(old.is_some_and(|old| &*old.owner == owner));
-            if own - own_old >= self.per_client
-                || state.client_messages - old_messages >= self.most_messages
-                || state.client_bytes - old_bytes + cost > self.most_bytes
+            if own - own_old >= state.bounds.per_client
+                || state.client_messages - old_messages >= state.bounds.messages
+                || state.client_bytes - old_bytes + cost > state.bounds.bytes
             {
                 return Err(Refused);
             }

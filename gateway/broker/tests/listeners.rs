@@ -283,3 +283,44 @@ async fn completed_handshakes_are_paced_and_all_get_in() {
     assert!(began.elapsed() >= Duration::from_millis(295), "{:?}", began.elapsed());
     assert!((6..=7).contains(&plant.broker.metrics().handshakes_paced), "{:?}", plant.broker.metrics());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_come_and_go_and_limits_change_under_the_connections() {
+    let plant = plant(Limits::default()).await;
+    let before = plant.broker.addresses();
+    let mut old = plain(&plant).await;
+    old.connect(Connect::v5("hmi/old").user("hmi", "secret")).await;
+    let limits = Limits { packet: 1_024, handshakes: 1, ..Limits::default() };
+    // The certificate door stays (its address is what it was asked for), a second plain one comes, the others go.
+    let config = Config { listen: any(), plain: [any(), any()].concat(), limits, ..Config::default() };
+    plant.broker.change(&config).await.unwrap();
+    let after = plant.broker.addresses();
+    assert_eq!((&after.listen, after.plain.first()), (&before.listen, before.plain.first()), "those that stay");
+    assert_eq!((after.plain.len(), after.users_tls.len(), after.websocket.len()), (2, 0, 0));
+    assert!(TcpStream::connect(before.users_tls[0]).await.is_err(), "closed");
+    let mut new = Client::over(TcpStream::connect(after.plain[1]).await.unwrap());
+    new.connect(Connect::v5("hmi/new").user("hmi", "secret")).await;
+    let large = "x".repeat(2_000);
+    old.publish(2, "plant/x", 1, &large).await;
+    assert_eq!(old.acked(0x40).await.0, 1, "as it was told in its CONNACK");
+    new.publish(2, "plant/x", 1, &large).await;
+    assert_eq!(new.disconnected().await, Some(0x95));
+
+    // One that can't be had leaves everything as it is, also where another had to make room for it first.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let held = std::net::TcpListener::bind(taken).unwrap();
+    let wrong = Config { listen: any(), plain: vec![any()[0], taken], ..Config::default() };
+    assert!(plant.broker.change(&wrong).await.is_err());
+    assert_eq!(plant.broker.addresses(), after);
+    drop(TcpStream::connect(after.plain[1]).await.unwrap());
+    drop(held);
+
+    // From one address to all of them on the same port.
+    let port = after.plain[1].port();
+    let all: SocketAddr = ([0, 0, 0, 0], port).into();
+    let config = Config { listen: any(), plain: vec![all], ..Config::default() };
+    plant.broker.change(&config).await.unwrap();
+    assert_eq!(plant.broker.addresses().plain, [all]);
+    old.publish(2, "plant/x", 2, "1").await;
+    assert_eq!(old.acked(0x40).await.0, 2);
+}

@@ -25,6 +25,7 @@ use crate::backup::Snapshot;
 use crate::identity::explain::{CantExplain, Explanation, Question, explain};
 use crate::identity::{AuthorityError, CaReport, DeviceDetails, Wanted, lists, parse_validity};
 use crate::log::in_full;
+use crate::reload::Report;
 use crate::upkeep;
 
 type Shared = State<Arc<Overview>>;
@@ -60,6 +61,7 @@ pub fn all(overview: Arc<Overview>) -> Router {
         .route("/api/v1/policy/explain", post(explain_policy))
         .route("/api/v1/buffer/quarantine/retry", post(quarantine::retry))
         .route("/api/v1/buffer/quarantine/drop", post(quarantine::forget))
+        .route("/api/v1/reload", post(reload))
         .route("/api/v1/backup", post(snapshot))
         .route("/api/v1/ca/rotate", post(rotate))
         .route("/api/v1/ca/root-key/export", post(export_root_key))
@@ -268,13 +270,30 @@ impl From<CantExplain> for Failed {
 
 async fn explain_policy(State(overview): Shared, Json(question): Json<Question>) -> Result<Json<Explanation>, Failed> {
     let registry = &overview.authority.registry;
-    Ok(Json(explain(&question, &overview.rights, &overview.users, registry)?))
+    Ok(Json(explain(&question, &overview.rights.get(), &overview.users.all(), registry)?))
 }
 
 /// Runs what waits for the disk where it holds up nobody.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failed> {
     let stopping = |_| Failed(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping".to_owned());
     tokio::task::spawn_blocking(work).await.map_err(stopping)
+}
+
+/// What `reload` asks for.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskReload {
+    /// Say what would be done, and do nothing.
+    pub plan: bool,
+}
+
+async fn reload(State(overview): Shared, body: axum::body::Bytes) -> Result<(StatusCode, Json<Report>), Failed> {
+    let asked = if body.is_empty() { Ok(AskReload::default()) } else { serde_json::from_slice(&body) };
+    let asked =
+        asked.map_err(|error| Failed(StatusCode::BAD_REQUEST, format!("{error}; {{\"plan\":true}} is allowed")))?;
+    let report = overview.reload.ask("api", asked.plan).await;
+    let code = if report.ok { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
+    Ok((code, Json(report)))
 }
 
 async fn authorities(State(overview): Shared) -> Json<CaReport> {
@@ -445,7 +464,8 @@ pub struct PointEntry {
 }
 
 async fn points(State(overview): Shared) -> Json<Vec<PointEntry>> {
-    let devices = overview.links.iter().flat_map(|link| &link.devices);
+    let links = overview.links.all();
+    let devices = links.iter().flat_map(|(_, link)| &link.devices);
     let entries = devices.flat_map(|device| {
         device.points.iter().map(|point| PointEntry {
             device: device.id.clone(),

@@ -215,7 +215,7 @@ impl Figures {
     }
 
     fn upstream(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(upstream) = &self.0.upstream else { return Ok(()) };
+        let Some(upstream) = self.0.upline.handle() else { return Ok(()) };
         let status = upstream.status();
         gauge(out, "fieldgate_upstream_up", "1 when connected and serving", (status.state.as_str() == "up").into())?;
         counter(out, "fieldgate_upstream_connects", "Connections made", status.connects)?;
@@ -227,7 +227,8 @@ impl Figures {
     }
 
     fn links(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let infos: Vec<_> = self.0.links.iter().map(|link| (link.name.clone(), link.state.borrow().clone())).collect();
+        let infos: Vec<_> =
+            self.0.links.all().iter().map(|(_, link)| (link.name.clone(), link.state.borrow().clone())).collect();
         let label = |name: &String| [("link", name.clone())];
         let up = infos.iter().map(|(name, info)| (label(name), u64::from(info.state == LinkState::Up)));
         gauges(out, "fieldgate_link_up", "1 when the link is up", up)?;

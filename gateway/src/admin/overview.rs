@@ -10,26 +10,29 @@ use fieldgate_broker::Broker;
 use fieldgate_certs::{ServerCertificate, life};
 use fieldgate_protocol::LinkState;
 use fieldgate_store::{Health, Queue};
-use fieldgate_types::{Clock, DeviceId, UnixMillis};
+use fieldgate_types::{Clock, Current, DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Audit;
 use crate::command::{Book, Router};
-use crate::identity::{Authority, Rights, User, ending};
+use crate::config::plan::Step;
+use crate::identity::{Authority, Rights, Users, ending};
 use crate::moment::date;
 use crate::northbound::UpstreamHandle;
-use crate::southbound::Presence;
+use crate::reload::Reload;
 use crate::southbound::leaf::LeafCounters;
 use crate::southbound::link::LinkHandle;
+use crate::southbound::{Links, Presence};
+use crate::upline::Upline;
 
 /// Everything that can be asked. Held in an `Arc` by the API.
 pub struct Overview {
     /// CA and registry.
     pub authority: Arc<Authority>,
     /// Rights of all.
-    pub rights: Arc<Rights>,
+    pub rights: Arc<Current<Rights>>,
     /// Who comes in with a password.
-    pub users: Vec<User>,
+    pub users: Arc<Users>,
     /// The MQTT server.
     pub broker: Broker,
     /// The buffer.
@@ -37,9 +40,9 @@ pub struct Overview {
     /// Devices' states.
     pub presence: Arc<Presence>,
     /// Links to field devices.
-    pub links: Vec<LinkHandle>,
-    /// The upstream, unless the gateway is local-only.
-    pub upstream: Option<UpstreamHandle>,
+    pub links: Arc<Links>,
+    /// The upstream connection.
+    pub upline: Upline,
     /// Commands.
     pub router: Router,
     /// Accepted commands.
@@ -47,7 +50,9 @@ pub struct Overview {
     /// The certificate of every TLS listener.
     pub server_certificate: Arc<ServerCertificate>,
     /// Configured names of the server certificate.
-    pub names: Vec<String>,
+    pub names: Current<Vec<String>>,
+    /// Where another configuration is asked for.
+    pub reload: Reload,
     /// Counts of what leaves were refused.
     pub leaf: Arc<LeafCounters>,
     /// The audit log.
@@ -90,6 +95,9 @@ pub struct Status {
     pub open_commands: usize,
     /// When certificates end.
     pub certificates: Certificates,
+    /// What of the configuration waits for the next start of the process.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Step>,
 }
 
 /// The upstream connection.
@@ -234,8 +242,8 @@ impl Overview {
     /// The status now.
     pub fn status(&self) -> Status {
         let buffer = self.buffer();
-        let upstream = self.upstream.as_ref().map(upstream);
-        let links: Vec<Link> = self.links.iter().map(link).collect();
+        let upstream = self.upline.handle().as_ref().map(upstream);
+        let links: Vec<Link> = self.links.all().iter().map(|(_, handle)| link(handle)).collect();
         let mut problems = Vec::new();
         if let Some(kept) = &buffer.set_aside {
             let kept = kept.display();
@@ -289,6 +297,7 @@ impl Overview {
                 server_not_after: self.server_certificate.not_after(),
                 issuing_not_after: self.authority.ca.issuing_not_after(),
             },
+            waiting: Vec::clone(&self.reload.waiting()),
         }
     }
 
@@ -320,8 +329,9 @@ impl Overview {
             let online = connected.contains(entry.id.as_str());
             Device { online, ..self.device(entry.id, "mqtt", revoked) }
         });
+        let links = self.links.all();
         let field =
-            self.links.iter().flat_map(|link| link.devices.iter().map(|device| (device.id.clone(), link.protocol)));
+            links.iter().flat_map(|(_, link)| link.devices.iter().map(|device| (device.id.clone(), link.protocol)));
         leaves.chain(field.map(|(id, via)| self.device(id, via, None))).collect()
     }
 

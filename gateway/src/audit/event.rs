@@ -167,6 +167,16 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         policies_more: Option<usize>,
     },
+    /// A reload of the configuration was asked for, and nothing was changed.
+    ReloadRefused {
+        /// `SIGHUP`, `api`
+        by: String,
+        /// In words.
+        reason: String,
+        /// What is wrong in the file, the first few.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        problems: Vec<String>,
+    },
     /// A method of a field device was called, or was to be.
     FieldCall {
         /// Whose method.

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,7 +55,27 @@ impl Client {
         serde_json::from_slice(&bytes).context("the gateway's answer can't be understood; is it of another version?")
     }
 
+    /// `POST path`, whose answer has the same form whether it succeeded or not.
+    pub async fn post_either<T: DeserializeOwned>(self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        let (status, bytes) = self.exchange(Method::POST, path, serde_json::to_vec(body)?.into()).await?;
+        serde_json::from_slice(&bytes).or_else(|_| match serde_json::from_slice::<Refusal>(&bytes) {
+            Ok(refusal) => bail!("{}", refusal.error),
+            Err(_) => bail!("the gateway answered {status}: {}", String::from_utf8_lossy(&bytes).trim()),
+        })
+    }
+
     async fn request(self, method: Method, path: &str, body: Bytes) -> anyhow::Result<Bytes> {
+        let (status, bytes) = self.exchange(method, path, body).await?;
+        if !status.is_success() {
+            match serde_json::from_slice::<Refusal>(&bytes) {
+                Ok(refusal) => bail!("{}", refusal.error),
+                Err(_) => bail!("the gateway answered {status}: {}", String::from_utf8_lossy(&bytes).trim()),
+            }
+        }
+        Ok(bytes)
+    }
+
+    async fn exchange(self, method: Method, path: &str, body: Bytes) -> anyhow::Result<(StatusCode, Bytes)> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(self.stream)).await?;
         let connection = tokio::spawn(connection);
         let request = Request::builder()
@@ -68,12 +88,6 @@ impl Client {
         let status = response.status();
         let bytes = response.into_body().collect().await?.to_bytes();
         connection.abort();
-        if !status.is_success() {
-            match serde_json::from_slice::<Refusal>(&bytes) {
-                Ok(refusal) => bail!("{}", refusal.error),
-                Err(_) => bail!("the gateway answered {status}: {}", String::from_utf8_lossy(&bytes).trim()),
-            }
-        }
-        Ok(bytes)
+        Ok((status, bytes))
     }
 }

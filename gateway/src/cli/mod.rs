@@ -17,6 +17,7 @@ mod plan;
 mod point;
 mod policy;
 mod quarantine;
+mod reload;
 mod roster;
 mod show;
 mod show_status;
@@ -64,6 +65,14 @@ enum Verb {
     Demo(crate::demo::DemoArgs),
     /// How the running gateway is
     Status(Json),
+    /// Have the running gateway read its configuration anew; what didn't change is not touched
+    Reload {
+        /// Only say what would be done
+        #[arg(long)]
+        plan: bool,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Add, list, show and revoke leaf devices
     #[command(subcommand)]
     Device(Device),
@@ -340,6 +349,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Demo(args) => crate::demo::main(args),
         Verb::Run => configured(&path, app::main),
         Verb::Status(json) => verb(&path, async |config| show_status::status(config, json.json).await),
+        Verb::Reload { plan, json } => runtime()?.block_on(reload::reload(&path, plan, json.json)),
         Verb::Device(device) => verb(&path, async |config| match device {
             Device::Add(args) => device::add(config, args).await,
             Device::Token { id, role, json } => device::token(config, id, role, json.json).await,

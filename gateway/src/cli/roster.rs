@@ -53,7 +53,8 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn note(&mut self, span: Span, key: &str, message: impl std::fmt::Display) {
-        let problem = Problem { file: self.name.to_owned(), span, key: key.to_owned(), message: message.to_string() };
+        let problem =
+            Problem { file: self.name.to_owned(), span: Some(span), key: key.to_owned(), message: message.to_string() };
         self.problems.push(problem);
     }
 }

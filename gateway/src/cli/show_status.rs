@@ -74,6 +74,10 @@ fn write(out: &mut String, status: &Status) -> std::fmt::Result {
         let reason = device.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         writeln!(out, "device    {:<24} {:<8} {state}{since}{reason}", device.id, device.via)?;
     }
+    for step in &status.waiting {
+        let what = step.what.as_deref().unwrap_or_default();
+        writeln!(out, "WAITS     {} {what}: {}", step.key, step.reason)?;
+    }
     if status.problems.is_empty() {
         return writeln!(out, "no problems");
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fieldgate_protocol::{Outcome, Status};
 use fieldgate_store::{Append, Batch, CommitError, Delete, Put, Queue, ScanError, State, StateError};
-use fieldgate_types::{Clock, DeviceId, UnixMillis};
+use fieldgate_types::{Clock, Current, DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -18,7 +18,8 @@ use tokio::sync::oneshot;
 use super::outcome;
 use crate::audit::{Audit, Event};
 use crate::pipeline::record::{Destination, Upbound};
-use crate::pipeline::{route, topic};
+use crate::pipeline::route::{self, Outbound};
+use crate::pipeline::topic;
 
 const COMMANDS: &str = "commands";
 const ANSWERED: &str = "answered";
@@ -115,7 +116,7 @@ pub struct Book {
     audit: Audit,
     clock: Arc<dyn Clock>,
     /// Answers go up when there is one.
-    upstream: bool,
+    outbound: Arc<Current<Outbound>>,
     known: Mutex<HashMap<Key, Known>>,
     /// Held until a row is durable: the same command again must not be acknowledged before its row is.
     accepting: tokio::sync::Mutex<()>,
@@ -128,7 +129,7 @@ impl Book {
         queue: Queue,
         audit: Audit,
         clock: Arc<dyn Clock>,
-        upstream: bool,
+        outbound: Arc<Current<Outbound>>,
     ) -> Result<Self, BookError> {
         let answered: HashSet<Vec<u8>> = queue.scan(ANSWERED).await?.into_iter().map(|(key, _)| key).collect();
         let mut known = HashMap::new();
@@ -142,7 +143,7 @@ impl Book {
             queue,
             audit,
             clock,
-            upstream,
+            outbound,
             known: Mutex::new(known),
             accepting: tokio::sync::Mutex::default(),
         })
@@ -241,7 +242,8 @@ impl Book {
             .map(|response| Upbound { destination: Destination::Absolute(response), ..message.clone() });
         let lane = route::upward(&topic::LocalTopic::parse(&local)).map_or(fieldgate_store::Lane::Live, |up| up.lane);
         let mut batch = Batch::default();
-        for message in response.into_iter().chain([message]).filter(|_| self.upstream) {
+        let upstream = self.outbound.get().upstream;
+        for message in response.into_iter().chain([message]).filter(|_| upstream) {
             let time = self.clock.now();
             batch.appends.push(Append {
                 device: row.device.clone(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fieldgate_broker::{Broker, Properties, QoS};
 use fieldgate_protocol::{Access, Change, Command, FieldDevice, Outcome, Point, PointName, Request, Status, Value};
-use fieldgate_types::{Clock, DeviceId, UnixMillis};
+use fieldgate_types::{Clock, Current, DeviceId, UnixMillis};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value as Json;
@@ -45,8 +45,8 @@ struct Inner {
     book: Arc<Book>,
     broker: Broker,
     registry: Arc<DeviceRegistry>,
-    field: HashMap<DeviceId, FieldTarget>,
-    timeout: Duration,
+    field: Current<HashMap<DeviceId, Arc<FieldTarget>>>,
+    timeout: Current<Duration>,
     clock: Arc<dyn Clock>,
     open: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -54,12 +54,12 @@ struct Inner {
 }
 
 impl Router {
-    /// Routes to the leaves of `broker` and to the devices of `field`. Open commands end when `stop` is cancelled.
+    /// Routes to the leaves of `broker`, and to field devices once they are told ([`Router::set_field`]). Open commands end
+    /// when `stop` is cancelled.
     pub fn new(
         book: Arc<Book>,
         broker: Broker,
         registry: Arc<DeviceRegistry>,
-        field: HashMap<DeviceId, FieldTarget>,
         timeout: Duration,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
@@ -70,14 +70,25 @@ impl Router {
                 book,
                 broker,
                 registry,
-                field,
-                timeout,
+                field: Current::default(),
+                timeout: Current::new(timeout),
                 clock,
                 open,
                 tasks: TaskTracker::new(),
                 stop,
             }),
         }
+    }
+
+    /// These are the field devices from now on.
+    pub fn set_field(&self, targets: impl Iterator<Item = FieldTarget>) {
+        let by_id = targets.map(|target| (target.device.id.clone(), Arc::new(target)));
+        self.inner.field.set(by_id.collect());
+    }
+
+    /// Commands that don't say how long they may take have so long from now on.
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.inner.timeout.set(timeout);
     }
 
     /// Serves commands from upstream until the channel closes.
@@ -102,7 +113,7 @@ impl Router {
 
     /// Whether `device` is a field device, whose commands go to a driver.
     pub fn is_field(&self, device: &DeviceId) -> bool {
-        self.inner.field.contains_key(device)
+        self.inner.field.get().contains_key(device)
     }
 
     /// A command that `by`, a permitted local program, has published for a field device. Its answer goes up like any
@@ -133,7 +144,7 @@ impl Router {
 
     /// Reads or writes points at once, for the admin API.
     pub async fn request(&self, device: &DeviceId, name: &str, payload: &[u8]) -> Outcome {
-        let deadline = Instant::now() + self.inner.timeout;
+        let deadline = Instant::now() + *self.inner.timeout.get();
         self.inner.carry_out_field(device, name, payload, deadline, "admin").await.unwrap_or_else(|| {
             Outcome::not(
                 Status::Rejected,
@@ -226,7 +237,7 @@ impl Inner {
         }
         let asked =
             serde_json::from_slice::<Timeout>(&payload).ok().and_then(|t| t.timeout_ms).map(Duration::from_millis);
-        let allowed = expiry.or(asked).unwrap_or(self.timeout);
+        let allowed = expiry.or(asked).unwrap_or(*self.timeout.get());
         let deadline = Instant::now() + allowed;
         if let Some(outcome) = self.carry_out_field(&row.device, &row.name, &payload, deadline, by).await {
             let answer = outcome::encode(&row.rid, &outcome);
@@ -295,7 +306,8 @@ impl Inner {
         deadline: Instant,
         by: &str,
     ) -> Option<Outcome> {
-        let target = self.field.get(device)?;
+        let target = self.field.get().get(device).map(Arc::clone)?;
+        let target = &*target;
         let outcome = match parse(&target.device, name, payload) {
             Ok(Asked::One(request @ Request::Read { .. })) => target.ask(request, deadline).await,
             Ok(Asked::One(Request::Call { method, arguments })) => {

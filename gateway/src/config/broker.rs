@@ -183,7 +183,7 @@ fn limits(section: &Section) -> Limits {
 }
 
 fn size(section: &Section, key: &'static str, low: u64, high: u64, default: usize) -> usize {
-    let Some(size) = section.get::<Size>(key) else { return default };
+    let size = section.get_or(key, Size(u64::try_from(default).unwrap_or(u64::MAX)));
     let fits = (low..=high).contains(&size.bytes()).then(|| usize::try_from(size.bytes()).ok()).flatten();
     fits.unwrap_or_else(|| {
         let (low, high) = (Size(low), Size(high));

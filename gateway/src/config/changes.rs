@@ -41,11 +41,12 @@ impl Summary {
             policies,
             modbus,
             opcua,
-            // Said by the sections that name them.
+            // Said by the sections.
             files: _,
+            settings: _,
+            source: _,
         } = config;
-        let policies: BTreeSet<String> =
-            policies.iter().map(|policy| format!("{} {} {}", policy.who, policy.allow, policy.filter)).collect();
+        let policies: BTreeSet<String> = policies.iter().map(ToString::to_string).collect();
         let sections = [
             digest("gateway", &(id, data_dir)),
             digest("broker", broker),

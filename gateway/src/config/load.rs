@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use fieldgate_modbus::ModbusConfig;
 use fieldgate_opcua::OpcuaConfig;
-use fieldgate_types::{DeviceId, Problem, Section, Sources};
+use fieldgate_types::{DeviceId, Problem, Section, Setting, Sources};
 use thiserror::Error;
 
+use super::environment;
 use super::{BrokerConfig, BufferConfig, CertsConfig, Config, EnrolmentConfig};
 use crate::identity::policy::{Group, Policy};
 use crate::northbound::UpstreamConfig;
@@ -43,30 +44,73 @@ pub struct Loaded {
     pub problems: Vec<Problem>,
     /// Every key that exists, dotted, in the sections that stand in the text.
     pub keys: BTreeSet<String>,
+    /// Keys with the values in force.
+    pub settings: Vec<Setting>,
 }
 
 /// Reads and checks the file at `path`.
 pub fn load(path: &Path) -> Result<Config, LoadError> {
+    let loaded = load_with(path, false)?;
+    let config = loaded.config.map(|config| Config { source: Some(path.to_owned()), ..config });
+    config.ok_or(LoadError::Problems(loaded.problems))
+}
+
+/// The same with every setting, those of `[[tables]]` too, and whatever is wrong.
+pub fn load_in_detail(path: &Path) -> Result<Loaded, LoadError> {
+    load_with(path, true)
+}
+
+fn load_with(path: &Path, in_detail: bool) -> Result<Loaded, LoadError> {
+    let (folder, text) = text_of(path)?;
+    Ok(read_with(&path.display().to_string(), folder, &text, environment::variables(), in_detail))
+}
+
+/// Where the gateway of the file at `path` keeps its data, whatever else is wrong in it.
+pub fn data_dir_of(path: &Path) -> Result<PathBuf, LoadError> {
+    let (folder, text) = text_of(path)?;
+    let sources = Sources::new(Box::new(|_| Err(std::io::ErrorKind::NotFound.into())));
+    let (overrides, _) = environment::overrides(environment::variables());
+    let root = sources.root_with(&path.display().to_string(), folder, &text, &overrides);
+    Ok(root.section_or_empty("gateway").path_or("data_dir", DATA_DIR))
+}
+
+/// The folder that relative paths count from, and the text.
+fn text_of(path: &Path) -> Result<(&Path, String), LoadError> {
     let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    let loaded = read(&path.display().to_string(), folder, &text);
-    loaded.config.ok_or(LoadError::Problems(loaded.problems))
+    Ok((folder, text))
 }
 
-/// Reads and checks `text`, which is called `name` in problems and stands in `folder`.
+const DATA_DIR: &str = "data";
+
+/// Reads and checks `text`, which is called `name` in problems and stands in `folder`. The environment is left out.
 pub fn read(name: &str, folder: &Path, text: &str) -> Loaded {
-    let sources = Sources::new(Box::new(|path| std::fs::read_to_string(path)));
-    let config = compose(&sources.root(name, folder, text));
-    let problems = sources.problems();
+    read_with(name, folder, text, [], false)
+}
+
+/// As [`read`], with the values of `variables`; `in_detail`: settings of `[[tables]]` too.
+pub(super) fn read_with(
+    name: &str,
+    folder: &Path,
+    text: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+    in_detail: bool,
+) -> Loaded {
+    let load: Box<fieldgate_types::Loader> = Box::new(|path| std::fs::read_to_string(path));
+    let sources = if in_detail { Sources::in_detail(load) } else { Sources::new(load) };
+    let (overrides, mut problems) = environment::overrides(variables);
+    let config = compose(&sources.root_with(name, folder, text, &overrides));
+    problems.extend(sources.problems());
+    let settings = sources.settings();
     let config = config.filter(|_| problems.is_empty()).map(|config| {
         let mut files = sources.named();
         files.remove(&config.data_dir);
-        Config { files, ..config }
+        Config { files, settings: settings.clone(), ..config }
     });
-    Loaded { config, problems, keys: sources.asked() }
+    Loaded { config, problems, keys: sources.asked(), settings }
 }
 
 fn compose(root: &Section) -> Option<Config> {
@@ -95,7 +139,7 @@ fn compose(root: &Section) -> Option<Config> {
     let upstream = root.section("upstream").map(|section| UpstreamConfig::read(&section));
     let config = Config {
         id,
-        data_dir: gateway.path_or("data_dir", "data"),
+        data_dir: gateway.path_or("data_dir", DATA_DIR),
         broker,
         certs: CertsConfig::read(&root.section_or_empty("certs"), &mut seen),
         enrolment: root.section("enrolment").and_then(|section| EnrolmentConfig::read(&section)),
@@ -108,6 +152,8 @@ fn compose(root: &Section) -> Option<Config> {
         modbus,
         opcua,
         files: BTreeSet::new(),
+        settings: Vec::new(),
+        source: None,
     };
     // A section that is there and unusable has been complained about; no configuration then.
     let upstream = match upstream {

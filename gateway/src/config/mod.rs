@@ -2,9 +2,12 @@
 
 mod broker;
 pub mod changes;
+mod environment;
 mod external;
 mod load;
 mod local;
+pub mod plan;
+pub mod reference;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
@@ -15,15 +18,16 @@ use anyhow::Context;
 use fieldgate_modbus::ModbusConfig;
 use fieldgate_opcua::OpcuaConfig;
 use fieldgate_store::DirectoryLock;
-use fieldgate_types::DeviceId;
+use fieldgate_types::{DeviceId, Setting};
 
 pub use broker::BrokerConfig;
-pub use load::{LoadError, Loaded, load, read};
+pub use load::{LoadError, Loaded, data_dir_of, load, load_in_detail, read};
 pub use local::{BufferConfig, CertsConfig, EnrolmentConfig};
 
 use crate::backup::{self, Settled};
 use crate::identity::policy::{Group, Policy};
 use crate::northbound::UpstreamConfig;
+use crate::pipeline::route::Outbound;
 
 /// The whole configuration, valid by construction: [`load`] makes one only from a file without problems.
 #[derive(Debug, Clone)]
@@ -56,6 +60,10 @@ pub struct Config {
     pub opcua: Vec<OpcuaConfig>,
     /// Files that the configuration names, in all sections and in the files that these include.
     pub files: BTreeSet<PathBuf>,
+    /// Every key of no `[[table]]`, as it is shown.
+    pub settings: Vec<Setting>,
+    /// The file that it was read from, and that a reload reads again; none for one that is made in the program.
+    pub source: Option<PathBuf>,
 }
 
 impl Config {
@@ -72,6 +80,12 @@ impl Config {
             Settled::Finished(_) => tracing::info!("a restore that had been interrupted was finished"),
         }
         Ok(lock)
+    }
+
+    /// What goes upstream.
+    pub fn outbound(&self) -> Outbound {
+        let forwards = self.upstream.as_ref().map(|upstream| upstream.forwards.clone());
+        Outbound { upstream: forwards.is_some(), forwards: forwards.unwrap_or_default() }
     }
 
     /// The names of all users.

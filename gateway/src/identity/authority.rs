@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use fieldgate_certs::est::{self, Desk, Enrolment, Token, TokenError};
 use fieldgate_certs::{
-    Alarm, AuthorityInfo, Ca, CaError, CertificateKey, CertificateRecord, ExternalError, IssueError, Issued, Reading,
-    Role, RotationError, Standing,
+    Alarm, AuthorityInfo, Ca, CaError, CertificateKey, CertificateRecord, ExternalError, ExternalTrust, IssueError,
+    Issued, Reading, Role, RotationError, Standing,
 };
 use fieldgate_store::{Put, State, StateError};
-use fieldgate_types::{Clock, DeviceId, InvalidDeviceId, Secret, UnixMillis};
+use fieldgate_types::{Clock, Current, DeviceId, InvalidDeviceId, Secret, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -79,6 +79,21 @@ pub enum OpenError {
     },
 }
 
+/// An id of the configuration is somebody else's.
+#[derive(Debug, Error)]
+pub enum SharedId {
+    /// Of a field device or user.
+    #[error(
+        "`{0}` is the id of a leaf device or of this gateway, and of a field device or user in the configuration; rename one, or `fieldgate device revoke {0}`"
+    )]
+    Configured(DeviceId),
+    /// Of a device of another CA.
+    #[error(
+        "`{0}` is the id of a device of this gateway's own CA or of this gateway, and stands in [[certs.external]] or [[certs.pin]]; choose another there"
+    )]
+    External(DeviceId),
+}
+
 /// A device with its certificates, for people and programs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeviceDetails {
@@ -110,13 +125,30 @@ pub struct Authority {
     pub registry: Arc<DeviceRegistry>,
     state: Arc<State>,
     audit: Audit,
-    validity: Duration,
     est: Enrolment,
     lists: Lists,
+    configured: Current<Configured>,
+}
+
+/// What of the configuration is asked here.
+#[derive(Debug)]
+struct Configured {
+    validity: Duration,
     /// Ids of field devices, users and other CAs' devices.
-    configured: BTreeSet<DeviceId>,
+    ids: BTreeSet<DeviceId>,
     /// Groups that a device can be enrolled into.
     groups: BTreeSet<String>,
+}
+
+impl Configured {
+    fn of(config: &Config) -> Self {
+        let ids = config.field_devices().chain(config.users()).chain(config.external_devices());
+        Self {
+            validity: config.certs.device_validity,
+            ids: ids.cloned().collect(),
+            groups: config.groups.iter().map(|group| group.name.clone()).collect(),
+        }
+    }
 }
 
 impl Authority {
@@ -132,36 +164,56 @@ impl Authority {
         for past in last_time(&state)?.into_iter().chain(newest) {
             ca.time().raise(past);
         }
-        let validity = config.certs.device_validity;
         Ok(Self {
             gateway,
             ca,
             registry,
             state,
             audit,
-            validity,
             est: Enrolment::new(config.certs.est_validity),
             lists: Lists::new(config.data_dir.join("crl")),
-            configured: config
-                .field_devices()
-                .chain(config.users())
-                .chain(config.external_devices())
-                .cloned()
-                .collect(),
-            groups: config.groups.iter().map(|group| group.name.clone()).collect(),
+            configured: Current::new(Configured::of(config)),
         })
+    }
+
+    /// Other external CAs and pins from now on, for handshakes that follow; or none of it, where they can't be used.
+    pub fn trust_others(&self, external: &ExternalTrust) -> Result<(), ExternalError> {
+        self.ca.trust_others(external.clone())?;
+        self.registry.set_external(external.holders(), self.ca.time().now());
+        Ok(())
+    }
+
+    /// Another configuration from now on: how long certificates are good, whose ids are taken, which groups there are.
+    pub fn configure(&self, config: &Config) {
+        self.est.set_validity(config.certs.est_validity);
+        self.configured.set(Configured::of(config));
+    }
+
+    /// An id is a leaf device's, a field device's or a user's (DESIGN section 4): whether those of `config` are free.
+    pub fn refuse_shared_ids(&self, config: &Config) -> Result<(), SharedId> {
+        for id in config.field_devices().chain(config.users()) {
+            let taken = self.registry.device(id).is_some_and(|entry| entry.revoked.is_none() && !entry.external);
+            if taken || *id == self.gateway {
+                return Err(SharedId::Configured(id.clone()));
+            }
+        }
+        match config.external_devices().find(|id| self.registry.registered(id) || **id == self.gateway) {
+            Some(id) => Err(SharedId::External(id.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Registers `id` and issues its certificate: with a new key, or for the public key of `csr`.
     pub fn add(&self, id: &DeviceId, wanted: &Wanted, csr: Option<&[u8]>) -> Result<Issued, AuthorityError> {
         self.refuse_configured(id)?;
-        if let Some(group) = wanted.groups.iter().find(|group| !self.groups.contains(*group)) {
+        let configured = self.configured.get();
+        if let Some(group) = wanted.groups.iter().find(|group| !configured.groups.contains(*group)) {
             return Err(AuthorityError::NoGroup(group.clone()));
         }
         let before = self.registry.row(id);
         let entered = self.registry.add(id, wanted, self.ca.time().now())?;
         let (registry, role) = (&*self.registry, wanted.role);
-        let validity = wanted.validity.unwrap_or(self.validity);
+        let validity = wanted.validity.unwrap_or(configured.validity);
         let issued = match csr {
             None => self.ca.issue(registry, id, role, validity),
             Some(csr) => self.ca.issue_from_csr(registry, csr, id, role, validity),
@@ -180,7 +232,7 @@ impl Authority {
     }
 
     fn refuse_configured(&self, id: &DeviceId) -> Result<(), AuthorityError> {
-        if self.configured.contains(id) || *id == self.gateway {
+        if self.configured.get().ids.contains(id) || *id == self.gateway {
             return Err(AuthorityError::Configured { id: id.clone() });
         }
         Ok(())

@@ -33,8 +33,7 @@ impl Map {
         };
         let topic = section.required_with("topic", |value| value.parse("a topic", parse_topic));
         let stream = section.required_with("stream", |value| value.parse("a stream", parse_stream));
-        let (file, span) = section.place();
-        Some(Self { who: who?, topic: topic?, stream: stream?, at: format!("{file}:{}", span.line) })
+        Some(Self { who: who?, topic: topic?, stream: stream?, at: section.place_text() })
     }
 
     /// Where a message of `id` on `published` goes on, when this is about it.

@@ -19,5 +19,5 @@ mod wanted;
 pub use authority::{Authority, AuthorityError, CaReport, DeviceDetails, OpenError};
 pub use policy::Rights;
 pub use registry::{DeviceEntry, DeviceRegistry, RegisterError};
-pub use users::{User, Users};
+pub use users::{Known, User, Users};
 pub use wanted::{VALIDITY, Wanted, parse_validity};

@@ -13,7 +13,7 @@ const MOST: (u32, u32, u32) = (64 << 10, 10, 4);
 const VERSION: u32 = 0x13;
 
 /// The hash of a password. Not printed: it can be guessed against.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(phc::PasswordHash);
 
 /// Why a text is no hash that can be used.

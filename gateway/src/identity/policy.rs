@@ -82,6 +82,12 @@ impl fmt::Display for Who {
     }
 }
 
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.who, self.allow, self.filter)
+    }
+}
+
 impl Group {
     /// Reads a `[[group]]`.
     pub fn read(section: &Section) -> Option<Self> {
@@ -103,9 +109,7 @@ impl Policy {
             section.problem("allow", "is missing, \"publish\" or \"subscribe\" is allowed");
         }
         let filter = section.required_with("filter", |value| value.parse("a topic filter", parse_filter));
-        let (file, span) = section.place();
-        let at = format!("{file}:{}", span.line);
-        let policy = Self { who: who?, allow: allow?, filter: filter?, at };
+        let policy = Self { who: who?, allow: allow?, filter: filter?, at: section.place_text() };
         if policy.allow == Action::Publish && is_below(&policy.filter, &OURS) {
             section.problem("filter", "nobody may publish there but the gateway itself, \"subscribe\" is allowed");
         }

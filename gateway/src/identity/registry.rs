@@ -9,7 +9,7 @@ use std::time::Duration;
 use fieldgate_certs::est::{TokenHash, TokenRecord, TokenStore};
 use fieldgate_certs::{CertificateKey, CertificateRecord, Holder, IssuerKey, Registry, RegistryError, Role, Serial};
 use fieldgate_store::{Delete, Put, State, StateError};
-use fieldgate_types::{DeviceId, UnixMillis};
+use fieldgate_types::{Current, DeviceId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -126,7 +126,7 @@ pub struct DeviceRegistry {
     /// Written to for as long as it takes in memory.
     index: RwLock<Index>,
     /// Who is known by the configuration, which is the registry of these: rows say of them only that they are revoked.
-    external: BTreeMap<DeviceId, DeviceEntry>,
+    external: Current<BTreeMap<DeviceId, DeviceEntry>>,
 }
 
 impl fmt::Debug for DeviceRegistry {
@@ -151,11 +151,18 @@ impl DeviceRegistry {
             let token: TokenRecord = serde_json::from_slice(&row)?;
             index.put_token(token);
         }
-        Ok(Self { state, changes: Mutex::new(()), index: RwLock::new(index), external: BTreeMap::new() })
+        Ok(Self { state, changes: Mutex::new(()), index: RwLock::new(index), external: Current::default() })
     }
 
     /// Knows `holders` too, since `now`: those of the configuration, with certificates that are not ours.
-    pub fn with_external<'a>(mut self, holders: impl Iterator<Item = &'a Holder>, now: UnixMillis) -> Self {
+    pub fn with_external<'a>(self, holders: impl Iterator<Item = &'a Holder>, now: UnixMillis) -> Self {
+        self.set_external(holders, now);
+        self
+    }
+
+    /// From now on the configuration knows these, and nobody else.
+    pub fn set_external<'a>(&self, holders: impl Iterator<Item = &'a Holder>, now: UnixMillis) {
+        let before = self.external.get();
         let entry = |Holder { device, role }: &Holder| {
             let (id, role) = (device.clone(), *role);
             (
@@ -163,7 +170,7 @@ impl DeviceRegistry {
                 DeviceEntry {
                     id,
                     role,
-                    added: now,
+                    added: before.get(device).map_or(now, |known| known.added),
                     revoked: None,
                     validity: None,
                     groups: BTreeSet::new(),
@@ -171,8 +178,7 @@ impl DeviceRegistry {
                 },
             )
         };
-        self.external = holders.map(entry).collect();
-        self
+        self.external.set(holders.map(entry).collect());
     }
 
     /// Whether `id` was added and not revoked.
@@ -302,7 +308,7 @@ impl DeviceRegistry {
 
     /// All devices, by id.
     pub fn devices(&self) -> Vec<DeviceEntry> {
-        let mut all = self.external.clone();
+        let mut all = BTreeMap::clone(&self.external.get());
         all.extend(self.read().devices.iter().map(|(id, entry)| (id.clone(), entry.clone())));
         all.into_values().collect()
     }
@@ -310,7 +316,7 @@ impl DeviceRegistry {
     /// One device.
     pub fn device(&self, id: &DeviceId) -> Option<DeviceEntry> {
         let row = self.read().devices.get(id).cloned();
-        row.or_else(|| self.external.get(id).cloned())
+        row.or_else(|| self.external.get().get(id).cloned())
     }
 
     /// The groups that `id` was enrolled into; none for one that is revoked.
@@ -329,7 +335,7 @@ impl DeviceRegistry {
     /// configuration knows no certificate is here.
     pub fn in_force(&self, id: &DeviceId, fingerprint: &str) -> bool {
         let index = self.read();
-        if self.external.contains_key(id) {
+        if self.external.get().contains_key(id) {
             return !index.devices.contains_key(id);
         }
         let known = index.devices.get(id).is_some_and(|entry| entry.revoked.is_none());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fieldgate_broker::Refusal;
 use fieldgate_certs::Role;
-use fieldgate_types::{Clock, DeviceId, Section};
+use fieldgate_types::{Clock, Current, DeviceId, Section};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, oneshot};
@@ -28,7 +28,7 @@ const BUSY: u8 = 0x89;
 const TOO_OFTEN: u8 = 0x9F;
 
 /// `[[broker.user]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     /// Its name, which is its id too.
     pub name: DeviceId,
@@ -59,11 +59,26 @@ impl User {
     }
 }
 
-/// All users.
-pub struct Users {
+/// Who there is.
+#[derive(Debug)]
+pub struct Known {
     by_name: BTreeMap<DeviceId, User>,
     /// For names that nobody has; `None` when there are no users, and nothing to hide.
     nobody: Option<PasswordHash>,
+}
+
+impl Known {
+    /// These.
+    pub fn new(users: &[User]) -> Result<Self, HashError> {
+        let dearest = users.iter().map(|user| &user.hash).max_by_key(|hash| hash.cost());
+        let nobody = dearest.map(PasswordHash::of_nobody).transpose()?;
+        Ok(Self { by_name: users.iter().map(|user| (user.name.clone(), user.clone())).collect(), nobody })
+    }
+}
+
+/// All users.
+pub struct Users {
+    known: Current<Known>,
     places: Arc<Semaphore>,
     computing: Arc<Semaphore>,
     throttle: Mutex<Throttle>,
@@ -73,11 +88,8 @@ pub struct Users {
 impl Users {
     /// These.
     pub fn new(users: &[User], clock: Arc<dyn Clock>) -> Result<Self, HashError> {
-        let dearest = users.iter().map(|user| &user.hash).max_by_key(|hash| hash.cost());
-        let nobody = dearest.map(PasswordHash::of_nobody).transpose()?;
         Ok(Self {
-            by_name: users.iter().map(|user| (user.name.clone(), user.clone())).collect(),
-            nobody,
+            known: Current::new(Known::new(users)?),
             places: Arc::new(Semaphore::new(PLACES)),
             computing: Arc::new(Semaphore::new(COMPUTING)),
             throttle: Mutex::default(),
@@ -85,14 +97,19 @@ impl Users {
         })
     }
 
-    /// The role of a user.
-    pub fn role(&self, name: &str) -> Option<Role> {
-        self.by_name.get(name).map(|user| user.role)
+    /// From now on these. Wrong passwords stay counted.
+    pub fn replace(&self, known: Known) {
+        self.known.set(known);
     }
 
-    /// Names and roles.
-    pub fn names(&self) -> impl Iterator<Item = &DeviceId> {
-        self.by_name.keys()
+    /// The role of a user.
+    pub fn role(&self, name: &str) -> Option<Role> {
+        self.known.get().by_name.get(name).map(|user| user.role)
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> Vec<User> {
+        self.known.get().by_name.values().cloned().collect()
     }
 
     fn throttle(&self) -> MutexGuard<'_, Throttle> {
@@ -121,9 +138,10 @@ impl Users {
         let turn = Arc::clone(&self.computing).acquire_owned().await.map_err(|_| busy())?;
         // Again: those in line together must not all get a try.
         self.not_too_often(&key, &shown)?;
-        let user = name.as_ref().and_then(|name| self.by_name.get(name));
+        let known = self.known.get();
+        let user = name.as_ref().and_then(|name| known.by_name.get(name));
         let role = user.map(|user| user.role);
-        let hash = user.map(|user| &user.hash).or(self.nobody.as_ref()).cloned();
+        let hash = user.map(|user| &user.hash).or(known.nobody.as_ref()).cloned();
         let users = Arc::clone(&self);
         let checking = move || {
             let right = hash.is_some_and(|hash| hash.is_of(&password));

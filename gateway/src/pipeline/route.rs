@@ -17,6 +17,15 @@ pub struct Upward {
     pub retain: bool,
 }
 
+/// What goes upstream at all: nothing from a local-only gateway.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// Whether there is an upstream.
+    pub upstream: bool,
+    /// Trees that go there besides those of devices.
+    pub forwards: Vec<Tree>,
+}
+
 /// Whether a message published on a local topic goes upstream (DESIGN section 5), and how.
 ///
 /// Everything of a device goes through one lane, so that its messages arrive in commit order; what of it is history with

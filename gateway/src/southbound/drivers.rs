@@ -1,27 +1,121 @@
 //! The one table of drivers: a new protocol is one more arm here.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use fieldgate_modbus::ModbusDriver;
-use fieldgate_opcua::OpcuaDriver;
+use fieldgate_modbus::{ModbusConfig, ModbusDriver};
+use fieldgate_opcua::{OpcuaConfig, OpcuaDriver};
 use fieldgate_protocol::Driver;
+use fieldgate_types::DeviceId;
 
 use crate::config::Config;
 
 /// Makes a fresh driver for one link: at start, and again after a panic.
 pub type MakeDriver = Box<dyn Fn() -> Box<dyn Driver> + Send + Sync>;
 
-/// One maker per configured link.
-pub fn drivers(config: &Config, data_dir: &Path) -> Vec<MakeDriver> {
-    let mut makers: Vec<MakeDriver> = Vec::new();
-    for link in &config.modbus {
-        let link = link.clone();
-        makers.push(Box::new(move || Box::new(ModbusDriver::new(link.clone()))));
-    }
-    for session in &config.opcua {
-        let session = session.clone();
+/// What one link is to be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LinkConfig {
+    /// `[[modbus]]`
+    Modbus(ModbusConfig),
+    /// `[[opcua]]`
+    Opcua(OpcuaConfig),
+}
+
+/// Which link, from one configuration to the next: where it leads, and the how-manieth that leads there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkKey {
+    /// `modbus`, `opcua`: the key of the configuration, too.
+    pub protocol: &'static str,
+    /// Its URL.
+    pub name: String,
+    /// From 0 on.
+    pub nth: usize,
+}
+
+/// Every configured link, in the order of the configuration.
+pub fn links(config: &Config) -> Vec<(LinkKey, LinkConfig)> {
+    let modbus = config.modbus.iter().cloned().map(LinkConfig::Modbus);
+    let opcua = config.opcua.iter().cloned().map(LinkConfig::Opcua);
+    let mut seen: BTreeMap<(&'static str, String), usize> = BTreeMap::new();
+    let keyed = |link: LinkConfig| {
+        let (protocol, name) = link.name();
+        let count = seen.entry((protocol, name.clone())).or_default();
+        let key = LinkKey { protocol, name, nth: *count };
+        *count += 1;
+        (key, link)
+    };
+    modbus.chain(opcua).map(keyed).collect()
+}
+
+impl LinkConfig {
+    /// What makes its drivers.
+    pub fn maker(self, data_dir: &Path) -> MakeDriver {
         let pki = data_dir.join("opcua");
-        makers.push(Box::new(move || Box::new(OpcuaDriver::new(session.clone(), pki.clone()))));
+        match self {
+            Self::Modbus(link) => Box::new(move || Box::new(ModbusDriver::new(link.clone()))),
+            Self::Opcua(session) => Box::new(move || Box::new(OpcuaDriver::new(session.clone(), pki.clone()))),
+        }
     }
-    makers
+
+    fn name(&self) -> (&'static str, String) {
+        let driver = self.clone().maker(&PathBuf::new())();
+        (driver.protocol(), driver.link())
+    }
+
+    /// The ids of its devices.
+    pub fn device_ids(&self) -> Vec<DeviceId> {
+        match self {
+            Self::Modbus(link) => link.devices.iter().map(|device| device.id.clone()).collect(),
+            Self::Opcua(session) => session.devices.iter().map(|device| device.id.clone()).collect(),
+        }
+    }
+
+    /// What of it is different from `before`, in words.
+    pub fn difference(&self, before: &Self) -> String {
+        match (self, before) {
+            (Self::Modbus(now), Self::Modbus(old)) => {
+                let itself = (&now.link, &now.limits) != (&old.link, &old.limits);
+                let device = |config: &ModbusConfig| -> BTreeMap<_, _> {
+                    config.devices.iter().map(|device| (device.id.clone(), device.clone())).collect()
+                };
+                words(itself, &device(now), &device(old))
+            }
+            (Self::Opcua(now), Self::Opcua(old)) => {
+                let itself = OpcuaConfig { devices: Vec::new(), ..now.clone() }
+                    != OpcuaConfig { devices: Vec::new(), ..old.clone() };
+                let device = |config: &OpcuaConfig| -> BTreeMap<_, _> {
+                    config.devices.iter().map(|device| (device.id.clone(), device.clone())).collect()
+                };
+                words(itself, &device(now), &device(old))
+            }
+            (Self::Modbus(_), Self::Opcua(_)) | (Self::Opcua(_), Self::Modbus(_)) => "another protocol".to_owned(),
+        }
+    }
+}
+
+/// Devices that are named in one reason.
+const NAMED: usize = 5;
+
+fn words<T: PartialEq>(itself: bool, now: &BTreeMap<DeviceId, T>, old: &BTreeMap<DeviceId, T>) -> String {
+    let mut text = if itself { "its own keys changed".to_owned() } else { String::new() };
+    let added: Vec<_> = now.keys().filter(|id| !old.contains_key(*id)).collect();
+    let removed: Vec<_> = old.keys().filter(|id| !now.contains_key(*id)).collect();
+    let changed: Vec<_> =
+        now.iter().filter(|(id, device)| old.get(*id).is_some_and(|old| old != *device)).map(|(id, _)| id).collect();
+    for (what, ids) in [("changed", changed), ("added", added), ("removed", removed)] {
+        let Some((first, rest)) = ids.split_first() else { continue };
+        if !text.is_empty() {
+            text.push_str("; ");
+        }
+        text.push_str(what);
+        text.push_str(&format!(" `{first}`"));
+        for id in rest.iter().take(NAMED - 1) {
+            text.push_str(&format!(", `{id}`"));
+        }
+        if let Some(more) = ids.len().checked_sub(NAMED).filter(|more| *more > 0) {
+            text.push_str(&format!(" and {more} more"));
+        }
+    }
+    if text.is_empty() { "its devices stand in another order".to_owned() } else { text }
 }

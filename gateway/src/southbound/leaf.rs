@@ -13,7 +13,7 @@ use fieldgate_broker::{
 };
 use fieldgate_certs::{Refused, Role};
 use fieldgate_store::{Append, Batch, Queue};
-use fieldgate_types::{Clock, DeviceId};
+use fieldgate_types::{Clock, Current, DeviceId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use rustls_pki_types::CertificateDer;
@@ -25,11 +25,9 @@ use crate::command::book::{Answer, Book};
 use crate::command::{Router, outcome};
 use crate::identity::policy::Subject;
 use crate::identity::{Authority, Rights, Users};
-use crate::northbound::UpstreamConfig;
 use crate::pipeline::record::{Destination, Upbound};
-use crate::pipeline::route;
+use crate::pipeline::route::{self, Outbound};
 use crate::pipeline::topic::LocalTopic;
-use crate::pipeline::tree::Tree;
 
 /// How often leaves were refused something, by a closed set of words.
 #[derive(Debug, Default)]
@@ -54,16 +52,14 @@ impl LeafCounters {
 /// The gate. Look-ups are from memory; commits go to the queue.
 pub struct LeafGate {
     authority: Arc<Authority>,
-    rights: Arc<Rights>,
+    rights: Arc<Current<Rights>>,
     users: Arc<Users>,
     queue: Queue,
     book: Arc<Book>,
     presence: Arc<Presence>,
     audit: Audit,
     clock: Arc<dyn Clock>,
-    upstream: bool,
-    /// Trees that go upstream besides those of devices.
-    forwards: Vec<Tree>,
+    outbound: Arc<Current<Outbound>>,
     counters: Arc<LeafCounters>,
     /// What was last refused: the same again is a counter and an audit line, not a log line.
     last_refusal: Mutex<String>,
@@ -72,37 +68,21 @@ pub struct LeafGate {
 }
 
 impl LeafGate {
-    /// Asks these. Without an `upstream` the gateway is local-only, and stores nothing for it.
+    /// Asks these.
     #[allow(clippy::too_many_arguments)] // Each is a part of the gateway that the gate asks; app.rs shows them.
     pub fn new(
         authority: Arc<Authority>,
-        rights: Arc<Rights>,
+        rights: Arc<Current<Rights>>,
         users: Arc<Users>,
         queue: Queue,
         book: Arc<Book>,
         presence: Arc<Presence>,
         audit: Audit,
         clock: Arc<dyn Clock>,
-        upstream: Option<&UpstreamConfig>,
+        outbound: Arc<Current<Outbound>>,
     ) -> Self {
-        let forwards = upstream.map(|upstream| upstream.forwards.clone()).unwrap_or_default();
-        let upstream = upstream.is_some();
         let (counters, last_refusal, router) = (Arc::default(), Mutex::default(), OnceLock::new());
-        Self {
-            authority,
-            rights,
-            users,
-            queue,
-            book,
-            presence,
-            audit,
-            clock,
-            upstream,
-            forwards,
-            counters,
-            last_refusal,
-            router,
-        }
+        Self { authority, rights, users, queue, book, presence, audit, clock, outbound, counters, last_refusal, router }
     }
 
     /// Commands that local programs publish for field devices go there.
@@ -119,11 +99,12 @@ impl LeafGate {
 
     /// The record for a message that goes upstream.
     fn append(&self, who: &Identity, message: &Message, topic: &LocalTopic<'_>) -> Result<Option<Append>, CommitError> {
-        if !self.upstream {
+        let outbound = self.outbound.get();
+        if !outbound.upstream {
             return Ok(None);
         }
         let routed = match topic {
-            LocalTopic::Other => route::forward(&self.forwards, &who.id, &message.topic, message.retain),
+            LocalTopic::Other => route::forward(&outbound.forwards, &who.id, &message.topic, message.retain),
             _ => route::upward(topic).map(|up| (up, None)),
         };
         let Some((up, absolute)) = routed else { return Ok(None) };
@@ -200,19 +181,19 @@ impl Gate for LeafGate {
     }
 
     fn rename(&self, who: &Identity, topic: &str) -> Option<Arc<str>> {
-        self.rights.rename(&subject(who), topic).map(|(renamed, _)| renamed.into())
+        self.rights.get().rename(&subject(who), topic).map(|(renamed, _)| renamed.into())
     }
 
     fn may_publish(&self, who: &Identity, topic: &str) -> Decision {
-        decision(self.rights.may_publish(&subject(who), topic))
+        decision(self.rights.get().may_publish(&subject(who), topic))
     }
 
     fn may_subscribe(&self, who: &Identity, filter: &str) -> Decision {
-        decision(self.rights.may_subscribe(&subject(who), filter))
+        decision(self.rights.get().may_subscribe(&subject(who), filter))
     }
 
     fn may_receive(&self, who: &Identity, topic: &str) -> Decision {
-        decision(self.rights.may_receive(&subject(who), topic))
+        decision(self.rights.get().may_receive(&subject(who), topic))
     }
 
     fn commit(

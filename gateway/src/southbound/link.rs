@@ -1,7 +1,7 @@
 //! One link: its driver, restarted when it panics or returns, and the way of its samples into the store.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fieldgate_protocol::{
@@ -35,6 +35,40 @@ pub struct LinkHandle {
     pub commands: mpsc::Sender<Command>,
     /// How it is.
     pub state: watch::Receiver<LinkInfo>,
+    /// Ends it.
+    pub end: Arc<End>,
+}
+
+/// The end of a link that is not the gateway's: another configuration has come.
+#[derive(Debug)]
+pub struct End {
+    stop: CancellationToken,
+    gone: OnceLock<BTreeSet<DeviceId>>,
+    over: CancellationToken,
+}
+
+impl End {
+    fn new(stop: CancellationToken) -> Self {
+        Self { stop, gone: OnceLock::new(), over: CancellationToken::new() }
+    }
+
+    /// Ends the link, which tells that all its devices are offline: that they were removed, of those in `gone`. Resolves when
+    /// it has.
+    pub async fn end(&self, gone: BTreeSet<DeviceId>) {
+        // The first one's word.
+        let _first = self.gone.set(gone).is_ok();
+        self.stop.cancel();
+        self.over.cancelled().await;
+    }
+
+    fn reason(&self, device: &DeviceId) -> &'static str {
+        match self.gone.get() {
+            _ if !self.stop.is_cancelled() => "the driver ended",
+            None => "the gateway stopped",
+            Some(gone) if gone.contains(device) => "it was removed from the configuration",
+            Some(_) => "its link is restarted with another configuration",
+        }
+    }
 }
 
 /// The task of a link.
@@ -49,7 +83,7 @@ pub struct Link {
     outlet: Outlet,
     presence: Arc<Presence>,
     clock: Arc<dyn Clock>,
-    stop: CancellationToken,
+    end: Arc<End>,
 }
 
 /// A driver in its own task, and the ways to and from it.
@@ -83,15 +117,24 @@ impl Link {
         let (state, watched) = watch::channel(LinkInfo::default());
         let (protocol, name) = (driver.protocol(), driver.link());
         let births = devices.iter().map(|device| birth::of(device, protocol, &name)).collect();
-        let handle =
-            LinkHandle { name: name.clone(), protocol, devices: devices.clone(), commands: sender, state: watched };
+        let end = Arc::new(End::new(stop));
+        let handle = LinkHandle {
+            name: name.clone(),
+            protocol,
+            devices: devices.clone(),
+            commands: sender,
+            state: watched,
+            end: Arc::clone(&end),
+        };
         let reporters =
             devices.iter().map(|device| (device.id.clone(), Reporter::new(device, driver.subscribes()))).collect();
-        (Self { make, protocol, name, reporters, births, commands, state, outlet, presence, clock, stop }, handle)
+        (Self { make, protocol, name, reporters, births, commands, state, outlet, presence, clock, end }, handle)
     }
 
     /// Runs the driver, starting it again whenever it ends, and takes in what it reads.
     pub async fn run(mut self) {
+        let _over = self.end.over.clone().drop_guard();
+        let stop = self.end.stop.clone();
         self.announce().await;
         let mut backoff = Backoff::field_link();
         loop {
@@ -110,16 +153,16 @@ impl Link {
             if let Err(error) = running.task.await {
                 tracing::error!(link = self.name, %error, "the driver panicked");
             }
-            let reason = if self.stop.is_cancelled() { "the gateway stopped" } else { "the driver ended" };
             for device in self.reporters.keys().cloned().collect::<Vec<_>>() {
-                self.offline(device, reason.to_owned()).await;
+                let reason = self.end.reason(&device).to_owned();
+                self.offline(device, reason).await;
             }
-            if self.stop.is_cancelled() {
+            if stop.is_cancelled() {
                 return;
             }
             let wait = backoff.next_wait();
             tracing::warn!(link = self.name, wait_ms = wait.as_millis(), "the driver is started again");
-            if self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return;
             }
         }
@@ -145,7 +188,7 @@ impl Link {
             commands: receiver,
             state: self.state.clone(),
             clock: Arc::clone(&self.clock),
-            stop: self.stop.clone(),
+            stop: self.end.stop.clone(),
         };
         let task = tokio::spawn(async move { driver.run(tasks).await });
         Running { task, commands, updates }

@@ -1,6 +1,7 @@
 //! Where messages come from: leaf devices through the broker, field devices through their drivers.
 //!
 //! - [`drivers`]: the one table of protocols.
+//! - [`links`]: all links, and how they change with the configuration.
 //! - [`link`]: one supervised task per link: its driver, its restarts, its samples on their way into the store.
 //! - [`handshakes`]: threads of lower priority for TLS handshakes.
 //! - [`leaf`]: the broker's `Gate`: who a leaf is, what it may, and its messages on their way into the store.
@@ -14,9 +15,11 @@ pub mod fetch;
 pub mod handshakes;
 pub mod leaf;
 pub mod link;
+pub mod links;
 pub mod outlet;
 pub mod presence;
 pub mod sessions;
 
+pub use links::Links;
 pub use outlet::{Outlet, gateway_message};
 pub use presence::Presence;

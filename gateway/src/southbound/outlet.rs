@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fieldgate_broker::{Broker, Message, PublishError, QoS};
 use fieldgate_store::{Append, Batch, CommitError, Put, Queue};
-use fieldgate_types::{Clock, DeviceId, UnixMillis};
+use fieldgate_types::{Clock, Current, DeviceId, UnixMillis};
 use thiserror::Error;
 
 use crate::pipeline::record::{HISTORY, Upbound};
-use crate::pipeline::route;
+use crate::pipeline::route::{self, Outbound};
 use crate::pipeline::topic::LocalTopic;
 
 /// A JSON document of the gateway's on a local topic.
@@ -48,20 +48,21 @@ pub struct Outlet {
     broker: Broker,
     clock: Arc<dyn Clock>,
     /// Nothing goes up from a local-only gateway.
-    upstream: bool,
+    outbound: Arc<Current<Outbound>>,
 }
 
 impl Outlet {
     /// Into `queue` when there is an upstream, and to the subscribers of `broker`.
-    pub fn new(queue: Queue, broker: Broker, clock: Arc<dyn Clock>, upstream: bool) -> Self {
-        Self { queue, broker, clock, upstream }
+    pub fn new(queue: Queue, broker: Broker, clock: Arc<dyn Clock>, outbound: Arc<Current<Outbound>>) -> Self {
+        Self { queue, broker, clock, outbound }
     }
 
     /// Sends documents in order, with `puts` in the same transaction. Waits until they are durable.
     pub async fn send(&self, documents: Vec<Document>, puts: Vec<Put>) -> Result<(), OutletError> {
         let now = self.clock.now();
         let mut batch = Batch { puts, ..Batch::default() };
-        for document in documents.iter().filter(|_| self.upstream) {
+        let upstream = self.outbound.get().upstream;
+        for document in documents.iter().filter(|_| upstream) {
             let Some(up) = route::upward(&LocalTopic::parse(&document.topic)) else { continue };
             let mut message = Upbound::json(&document.topic, &document.payload, up.retain);
             message.user.extend(document.history.then_some(HISTORY));

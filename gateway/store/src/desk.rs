@@ -175,6 +175,11 @@ impl Desk {
         }
     }
 
+    /// Other bounds from now on.
+    pub(crate) fn rebound(&mut self, max_age: u64, max_held_bytes: usize) {
+        (self.max_age, self.max_held_bytes) = (max_age, max_held_bytes);
+    }
+
     /// The file was replaced by an empty one, into which what is left of the old one comes next; see [`Desk::hold_back`].
     /// What is leased stays leased.
     pub(crate) fn start_over(&mut self, next: u64) -> Rest {

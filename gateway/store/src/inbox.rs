@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::aside::Verdict;
 use crate::error::{AsideError, CloseError, CommitError, ScanError};
 use crate::hold::Held;
+use crate::options::Options;
 use crate::record::{Aside, Batch, Committed, Pairs, RecordId};
 use crate::spacing::Spacing;
 
@@ -68,6 +69,8 @@ pub(crate) enum Question {
 pub(crate) struct Woke {
     pub jobs: VecDeque<Job>,
     pub questions: Vec<Question>,
+    /// Other bounds from now on.
+    pub options: Option<Options>,
     /// Removals are due.
     pub removals: bool,
     /// Everything should end.
@@ -79,6 +82,8 @@ struct State {
     jobs: VecDeque<Job>,
     spacing: Spacing,
     questions: Vec<Question>,
+    /// Not yet taken by the writer; the newest alone counts.
+    options: Option<Options>,
     nudged: bool,
     removals_since: Option<Instant>,
     removals_now: bool,
@@ -104,6 +109,7 @@ impl Inbox {
             jobs: VecDeque::new(),
             spacing: Spacing::new(spacing),
             questions: Vec::new(),
+            options: None,
             nudged: false,
             removals_since: None,
             removals_now: false,
@@ -121,11 +127,6 @@ impl Inbox {
     pub(crate) fn waiting(&self) -> usize {
         let state = self.lock();
         state.jobs.len() + state.questions.len() + self.in_hand.batches.load(Ordering::Acquire)
-    }
-
-    /// Largest batch.
-    pub(crate) fn max_bytes(&self) -> usize {
-        self.max_bytes
     }
 
     /// Queues a batch; the answer comes through the receiver.
@@ -156,6 +157,16 @@ impl Inbox {
                 return;
             }
             state.questions.push(question);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Other bounds from now on. Those of what is taken in hand at once stay.
+    pub(crate) fn rebound(&self, options: Options) {
+        {
+            let mut state = self.lock();
+            state.spacing.set_interval(options.spacing);
+            state.options = Some(options);
         }
         self.wake.notify_one();
     }
@@ -218,7 +229,8 @@ impl Inbox {
             let company = if spaced { state.spacing.wait(Instant::now()) } else { Duration::ZERO };
             let here = state.jobs.front().is_some_and(|first| self.fits(first));
             let jobs = here && (company.is_zero() || due || state.closing);
-            let ready = jobs || !state.questions.is_empty() || state.nudged || due || state.closing;
+            let asked = !state.questions.is_empty() || state.options.is_some();
+            let ready = jobs || asked || state.nudged || due || state.closing;
             if ready || passed >= longest {
                 state.nudged = false;
                 // A commit takes the removals along.
@@ -231,6 +243,7 @@ impl Inbox {
                 return Woke {
                     jobs,
                     questions: std::mem::take(&mut state.questions),
+                    options: state.options.take(),
                     removals,
                     closing: state.closing,
                 };

@@ -34,6 +34,22 @@ pub struct Options {
     pub queued_bytes: usize,
 }
 
+/// Bodies leased at most, in bytes; a quarter of the queue's size where that is less.
+const MAX_LEASED_BYTES: u64 = 64 << 20;
+
+impl Options {
+    /// Bytes of bodies that are leased at most.
+    pub(crate) fn most_leased(&self) -> usize {
+        usize::try_from(MAX_LEASED_BYTES.min(self.max_size.bytes() / 4)).unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of the largest batch.
+    pub(crate) fn largest_batch(&self) -> usize {
+        let of_size = usize::try_from(self.max_size.bytes().max(1 << 20) / 4).unwrap_or(usize::MAX);
+        self.queued_bytes.max(1).min(of_size)
+    }
+}
+
 impl Default for Options {
     /// The defaults of DESIGN section 6.
     fn default() -> Self {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use fieldgate_types::Clock;
@@ -25,8 +26,6 @@ use crate::{
 const REMOVALS_AT_ONCE: usize = 1024;
 /// While more than this many removals wait for the disk, `settle` waits.
 const MAX_LEAVING: usize = 64 * 1024;
-/// Bodies leased at most, in bytes; a quarter of the queue's size where that is less.
-const MAX_LEASED_BYTES: u64 = 64 << 20;
 
 /// The durable queue. Cheap to clone. When the last handle goes, the writer stores what waits and ends;
 /// [`Queue::close`] does the same and says how it went.
@@ -41,7 +40,7 @@ struct Inner {
     inbox: Arc<Inbox>,
     running: RunningTime,
     boot: u64,
-    max_batch: usize,
+    max_batch: AtomicUsize,
 }
 
 impl Drop for Inner {
@@ -80,8 +79,6 @@ impl Queue {
         } else {
             boot
         };
-        let max_size = options.max_size.bytes();
-        let max_leased = usize::try_from(MAX_LEASED_BYTES.min(max_size / 4)).unwrap_or(usize::MAX);
         let mut report = Report::default();
         for row in ledger.reports() {
             report.ledger.insert(row.device.clone(), row);
@@ -90,13 +87,13 @@ impl Queue {
         report.stats.bytes = ledger.bytes();
         report.stats.oldest = loaded.oldest;
         report.stats.set_aside = opened.set_aside;
-        let mut desk = Desk::new(next_id, millis(options.max_age), max_leased, running.now());
+        let mut desk = Desk::new(next_id, millis(options.max_age), options.most_leased(), running.now());
         if opened.salvage.is_some() {
             desk.hold_back();
         }
         let shared = Arc::new(Shared::new(desk, report));
         let inbox = Arc::new(Inbox::new(options.queued_batches, options.queued_bytes, options.spacing));
-        let max_batch = inbox.max_bytes().min(usize::try_from(max_size.max(1 << 20) / 4).unwrap_or(usize::MAX));
+        let max_batch = AtomicUsize::new(options.largest_batch());
         let start = Start {
             path: path.to_owned(),
             boot,
@@ -122,6 +119,14 @@ impl Queue {
         Ok(Self { inner: Arc::new(Inner { shared, inbox, running, boot, max_batch }) })
     }
 
+    /// Other bounds from now on: size, age, what happens when it is full, how long batches wait. Nothing is lost but what the
+    /// new bounds say: with a smaller size the oldest go with the next transactions, or, with [`crate::Overflow::Refuse`],
+    /// commits wait until it fits. `queued_batches` and `queued_bytes` stay as they were.
+    pub fn rebound(&self, options: Options) {
+        self.inner.max_batch.store(options.largest_batch(), Ordering::Relaxed);
+        self.inner.inbox.rebound(options);
+    }
+
     /// The boot that new records carry.
     pub fn boot(&self) -> u64 {
         self.inner.boot
@@ -135,8 +140,9 @@ impl Queue {
     /// a batch that has been queued.
     pub async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         let bytes = batch.bytes();
-        if bytes > self.inner.max_batch {
-            return Err(CommitError::TooLarge { bytes, limit: self.inner.max_batch });
+        let limit = self.inner.max_batch.load(Ordering::Relaxed);
+        if bytes > limit {
+            return Err(CommitError::TooLarge { bytes, limit });
         }
         let answer = self.inner.inbox.submit(batch)?;
         answer.await.unwrap_or(Err(CommitError::Closed))

@@ -38,6 +38,11 @@ impl Spacing {
         Self { interval, answered: None, early: 0, late: 0, bytes: 0, urgent: false, hurry_until: None }
     }
 
+    /// Another interval from now on.
+    pub(crate) fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
     /// A batch has come.
     pub(crate) fn arrived(&mut self, now: Instant, bytes: usize, urgent: bool) {
         let since = self.answered.map(|answered| now.saturating_duration_since(answered));

@@ -180,6 +180,9 @@ impl Writer {
     }
 
     fn work(&mut self, woke: Woke) -> Result<(), rusqlite::Error> {
+        if let Some(options) = woke.options {
+            self.rebound(options);
+        }
         self.pending.extend(woke.jobs);
         self.absorb();
         self.hold();
@@ -199,6 +202,14 @@ impl Writer {
         }
         self.foresee();
         Ok(())
+    }
+
+    /// Other bounds from now on: the file and what is in it are held to them with the next transaction, which is now.
+    fn rebound(&mut self, options: Options) {
+        self.shared.desk().rebound(crate::age::millis(options.max_age), options.most_leased());
+        self.patience = Patience::new(options.hold);
+        self.options = options;
+        (self.next_look, self.next_care) = (0, 0);
     }
 
     fn answer(&mut self, questions: Vec<Question>) -> Result<(), rusqlite::Error> {

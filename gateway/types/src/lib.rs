@@ -7,10 +7,12 @@
 //! - [`Secret`]: text that never reaches a log.
 //! - [`Problem`], [`Span`]: a located, actionable complaint.
 //! - [`Section`]: one table of a configuration file, read key by key; components own their sections.
+//! - [`Current`]: a value that is replaced as a whole while others read it.
 //! - [`Backoff`]: how long to wait before trying again.
 
 mod backoff;
 mod clock;
+mod current;
 mod device_id;
 pub mod duration;
 mod problem;
@@ -20,8 +22,9 @@ mod size;
 
 pub use backoff::Backoff;
 pub use clock::{BUILD_FLOOR, Clock, ManualClock, SystemClock, UnixMillis};
+pub use current::Current;
 pub use device_id::{DeviceId, InvalidDeviceId};
 pub use problem::{Problem, Span};
 pub use secret::Secret;
-pub use section::{FromToml, Loader, Located, Section, Sources, Wrong};
+pub use section::{FromToml, Loader, Located, Origin, Override, Section, Setting, Sources, Wrong, nearest};
 pub use size::{InvalidSize, Size};

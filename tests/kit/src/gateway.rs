@@ -210,6 +210,10 @@ impl Gateway {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
+        // Of the tests, not of the gateway.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FIELDGATE_TEST_")) {
+            command.env_remove(name);
+        }
         command.arg("-c").arg(self.config()).args(arguments).current_dir(self.folder.path());
         command
     }

@@ -29,8 +29,8 @@ impl Connection {
     pub(super) fn deliver(&mut self, context: &mut Context<'_>) -> bool {
         let core = &self.publisher.core;
         // While all buffers are full, one that takes nothing is not given more.
-        let limit = if core.budget.full() { SMALL } else { core.limits.output_buffer };
-        let limit = limit.min(core.limits.output_buffer);
+        let limit = if core.budget.full() { SMALL } else { self.limits.output_buffer };
+        let limit = limit.min(self.limits.output_buffer);
         let before = self.output.len();
         let mut tally = Tally::default();
         if self.machine.must_resend() {

@@ -89,10 +89,9 @@ impl Connection {
 
     /// Whether reading waits for something.
     pub(super) fn paused(&self) -> bool {
-        let core = &self.publisher.core;
-        self.pipeline.len() + self.answers.len() >= usize::from(core.limits.receive_maximum).max(1)
+        self.pipeline.len() + self.answers.len() >= usize::from(self.limits.receive_maximum).max(1)
             || self.slowed_until.is_some()
-            || self.output.len() >= core.limits.output_buffer
+            || self.output.len() >= self.limits.output_buffer
     }
 
     pub(super) fn poll_timer(&mut self, context: &mut Context<'_>) -> Result<(), DisconnectReason> {
@@ -120,7 +119,7 @@ impl Connection {
         let mut next: Option<Instant> = self.slowed_until;
         let mut at = |deadline: Instant| next = Some(next.map_or(deadline, |next| next.min(deadline)));
         if !self.output.is_empty() || self.unflushed {
-            let deadline = self.taken + self.publisher.core.limits.receiver_stall;
+            let deadline = self.taken + self.limits.receiver_stall;
             if deadline <= now {
                 self.publisher.core.counters.slow_receivers.one();
                 return Err(DisconnectReason::SlowReceiver);

@@ -42,11 +42,13 @@ use crate::inbox::Inbox;
 use crate::registry::Live;
 use crate::retained::Walk;
 use crate::session::{Machine, Queued, Session, SubscriptionOptions};
-use crate::{DisconnectReason, Identity, Role};
+use crate::{DisconnectReason, Identity, Limits, Role};
 
 /// What a connection is made of once its CONNECT is accepted.
 pub(crate) struct Attached {
     pub core: Arc<Core>,
+    /// Those that it was let in with.
+    pub limits: Arc<Limits>,
     pub who: Arc<Identity>,
     pub connect: Connect,
     pub session: Session,
@@ -82,6 +84,7 @@ impl Drop for Held {
 /// The client's end of it.
 pub(crate) struct Connection {
     publisher: Publisher,
+    limits: Arc<Limits>,
     _held: Held,
     inbox: Arc<Inbox>,
     live: Arc<Live>,
@@ -126,18 +129,19 @@ const ROUNDS: usize = 32;
 
 impl Connection {
     pub(crate) fn new(attached: Attached) -> Self {
-        let Attached { core, who, connect, session, inbox, live, rights, keep_alive, input, output } = attached;
+        let Attached { core, limits, who, connect, session, inbox, live, rights, keep_alive, input, output } = attached;
         let now = core.clock.monotonic();
         let wall = core.clock.now();
         let started = Instant::now();
         let bucket = match who.role {
-            Role::Device => Bucket::new(core.limits.message_rate, core.limits.message_burst, now),
+            Role::Device => Bucket::new(limits.message_rate, limits.message_burst, now),
             Role::App | Role::Gateway => None,
         };
         let recheck_at = who.not_after.map(|end| started + end.since(wall));
         let core_budget = Arc::clone(&core.budget);
         let mut connection = Self {
-            machine: Machine::new(session, inbox.durable, &connect, &core.limits),
+            machine: Machine::new(session, inbox.durable, &connect, &limits),
+            limits,
             _held: Held { core: Arc::clone(&core), inbox: Arc::clone(&inbox) },
             publisher: Publisher { core, who, session: inbox.key },
             inbox,

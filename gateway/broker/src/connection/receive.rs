@@ -62,7 +62,7 @@ impl Connection {
 
     /// Handles the first packet of `input`; its length, or 0 when it isn't there in full.
     fn receive_one(&mut self, input: &[u8], messages: &mut u64) -> Result<usize, DisconnectReason> {
-        let limit = self.publisher.core.limits.packet;
+        let limit = self.limits.packet;
         let Some(frame) = frame(input, limit).map_err(super::super::codec::Fault::reason)? else { return Ok(0) };
         if input.len() < frame.len() {
             return Ok(0);

@@ -13,7 +13,7 @@ use crate::{Change, Decision, Event, durable, topic};
 
 impl Connection {
     pub(super) fn subscribe(&mut self, subscribe: Subscribe) {
-        let limits = &self.publisher.core.limits;
+        let limits = &self.limits;
         let too_many = subscribe.filters.len() > limits.filters_per_subscribe;
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         let mut walks = Vec::new();
@@ -61,7 +61,7 @@ impl Connection {
     }
 
     fn judge(&self, request: &FilterRequest) -> Result<(), u8> {
-        let limits = &self.publisher.core.limits;
+        let limits = &self.limits;
         let filter = &*request.filter;
         let (_, inner) = topic::check_filter(filter).and_then(|()| topic::split_share(filter)).map_err(|_| 0x8F)?;
         if filter.len() > limits.topic || topic::levels(inner) > limits.topic_levels {

@@ -47,11 +47,12 @@ where
 {
     let Arrived { mut stream, peer, credentials } = arrived;
     let mut input = BytesMut::new();
-    let reading = read_connect(&mut stream, &mut input, &core.limits);
+    let limits = core.limits.get();
+    let reading = read_connect(&mut stream, &mut input, &limits);
     let read = tokio::select! {
         // Only here and before may a newcomer push it out: an attached session is handed back properly.
         () = guard.evicted.cancelled() => return,
-        read = tokio::time::timeout(core.limits.connect_timeout, reading) => read,
+        read = tokio::time::timeout(limits.connect_timeout, reading) => read,
     };
     let mut who = match &credentials {
         Credentials::Certificate(identity) => identity.clone().ok(),
@@ -206,13 +207,15 @@ async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesM
     });
     // Before the questions below: a change of rights behind it is noticed by the connection.
     let rights = core.rights();
-    let durable = !connect.session_expiry.min(core.limits.session_expiry).is_zero();
+    let limits = core.limits.get();
+    let durable = !connect.session_expiry.min(limits.session_expiry).is_zero();
     let newcomer = Newcomer { who: &who, client_id: &client_id, clean: connect.clean, durable, live: &live };
-    let (session, inbox, present, replaced) = attach(core, &newcomer).await?;
+    let (session, inbox, present, replaced) = attach(core, &newcomer, &limits).await?;
     let mut attached = Attached {
         core: Arc::clone(core),
         who: Arc::clone(&who),
-        keep_alive: keep_alive(&connect, &core.limits),
+        keep_alive: keep_alive(&connect, &limits),
+        limits,
         connect,
         session,
         inbox,
@@ -247,18 +250,18 @@ async fn admit(core: &Arc<Core>, vetted: Vetted, peer: SocketAddr, input: BytesM
 
 /// Makes the session durable as it is from now on, and the end of the one that it replaced.
 async fn remember(attached: &Attached) -> Result<(), Refused> {
-    let Attached { core, who, connect, inbox, .. } = attached;
+    let Attached { core, limits, who, connect, inbox, .. } = attached;
     let will =
         connect.will.clone().map(|will| StoredWill { delay: will.delay, message: will.message(core.clock.now()) });
     let meta = Meta {
         client_id: Arc::clone(&inbox.client_id),
         who: Arc::clone(who),
-        expiry: connect.session_expiry.min(core.limits.session_expiry),
+        expiry: connect.session_expiry.min(limits.session_expiry),
         parked: None,
         will,
     };
     let change = inbox.durable.then(|| durable::session(inbox.key, &meta));
-    match tokio::time::timeout(core.limits.connect_timeout, core.scribe.write(change)).await {
+    match tokio::time::timeout(limits.connect_timeout, core.scribe.write(change)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(Refused::new(0x88, format!("the session can't be stored: {error}"))),
         Err(_) => Err(Refused::new(0x88, "the store doesn't answer")),
@@ -287,7 +290,7 @@ fn client_id(core: &Core, who: &Identity, asked: &str) -> Result<Arc<str>, Refus
 
 fn check_will(core: &Core, who: &Arc<Identity>, connect: &mut Connect) -> Result<(), Refused> {
     let Some(will) = &mut connect.will else { return Ok(()) };
-    let limits = &core.limits;
+    let limits = core.limits.get();
     if will.topic.len() > limits.topic || topic::levels(&will.topic) > limits.topic_levels {
         return Err(Refused::new(0x90, "the will's topic is too long or has too many levels"));
     }
@@ -311,10 +314,11 @@ fn check_will(core: &Core, who: &Arc<Identity>, connect: &mut Connect) -> Result
 async fn attach(
     core: &Arc<Core>,
     newcomer: &Newcomer<'_>,
+    limits: &Limits,
 ) -> Result<(crate::session::Session, Arc<crate::inbox::Inbox>, bool, bool), Refused> {
-    let deadline = tokio::time::Instant::now() + TAKE_OVER + core.limits.full_queue_wait;
+    let deadline = tokio::time::Instant::now() + TAKE_OVER + limits.full_queue_wait;
     loop {
-        match core.registry.attach(newcomer, &core.limits, &core.budget) {
+        match core.registry.attach(newcomer, limits, &core.budget) {
             Attach::In { session, inbox, present, replaced } => {
                 let any = replaced.is_some();
                 if let Some(ended) = replaced {
@@ -352,8 +356,7 @@ fn keep_alive(connect: &Connect, limits: &Limits) -> Option<Duration> {
 }
 
 fn accepted(attached: &Attached, client_id: &str, present: bool) -> BytesMut {
-    let Attached { connect, core, keep_alive, .. } = attached;
-    let limits = &core.limits;
+    let Attached { connect, limits, keep_alive, .. } = attached;
     let granted = connect.session_expiry.min(limits.session_expiry);
     let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
     let server_keep_alive = keep_alive.filter(|_| connect.keep_alive == 0);

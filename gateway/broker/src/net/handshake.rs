@@ -91,7 +91,7 @@ pub(super) async fn in_time<T>(
     peer: SocketAddr,
     work: impl Future<Output = Result<T, Lost>>,
 ) -> Option<T> {
-    match tokio::time::timeout(core.limits.client_hello_timeout, work).await {
+    match tokio::time::timeout(core.limits.get().client_hello_timeout, work).await {
         Ok(Ok(done)) => Some(done),
         Ok(Err(Lost { words, error })) => {
             core.counters.handshake_failures.one();

@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fieldgate_types::Current;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::doors::Door;
 use super::greet::greet;
@@ -108,7 +109,7 @@ impl Pending {
     }
 }
 
-/// One listening address.
+/// What a newcomer at a listening address meets.
 #[derive(Clone)]
 pub(super) struct Entrance {
     pub core: Arc<Core>,
@@ -117,22 +118,21 @@ pub(super) struct Entrance {
     pub pace: Arc<Pace>,
 }
 
-/// Accepts at an entrance.
+/// Accepts at an address.
 pub(super) struct Listener {
-    pub entrance: Entrance,
+    pub entrance: Arc<Current<Entrance>>,
     pub socket: TcpListener,
     pub pending: Arc<Pending>,
+    /// Ends it; those that came in stay.
+    pub stop: CancellationToken,
+    /// Cancelled once the address is free again.
+    pub closed: DropGuard,
 }
 
 impl Listener {
-    /// Accepts until the broker stops.
+    /// Accepts until it is stopped.
     pub(super) async fn run(self) {
-        let stopping = self.entrance.core.stopping.clone();
-        loop {
-            let accepted = tokio::select! {
-                () = stopping.cancelled() => return,
-                accepted = self.socket.accept() => accepted,
-            };
+        while let Some(accepted) = self.stop.run_until_cancelled(self.socket.accept()).await {
             match accepted {
                 Ok((stream, peer)) => self.welcome(stream, peer),
                 Err(error) => {
@@ -141,20 +141,24 @@ impl Listener {
                 }
             }
         }
+        // Before anybody hears of it.
+        drop(self.socket);
+        drop(self.closed);
     }
 
     fn welcome(&self, stream: TcpStream, peer: SocketAddr) {
-        let core = &self.entrance.core;
+        let entrance = Entrance::clone(&self.entrance.get());
+        let core = Arc::clone(&entrance.core);
         core.counters.accepted.one();
         if let Err(error) = tune(&stream) {
             // The socket is dead already, or soon found to be.
             tracing::debug!(%peer, %error, "can't set socket options");
         }
-        let (guard, evicted) = self.pending.enter(core.limits.pending_sockets.max(1));
+        let (guard, evicted) = self.pending.enter(core.limits.get().pending_sockets.max(1));
         if evicted {
             core.counters.pending_evicted.one();
         }
-        core.tasks.spawn(self.entrance.clone().receive(stream, peer, guard));
+        core.tasks.spawn(entrance.receive(stream, peer, guard));
     }
 }
 
@@ -182,7 +186,7 @@ impl Entrance {
                 let opening = async {
                     let stream = shake(stream, tls, self.workshop.clone()).await?;
                     let credentials = identify(&core, &stream, peer);
-                    let stream = Box::new(Box::pin(websocket::open(stream, &origins, &core.limits)).await?);
+                    let stream = Box::new(Box::pin(websocket::open(stream, &origins, &core.limits.get())).await?);
                     Ok::<_, Lost>(Arrived { stream, peer, credentials })
                 };
                 if let Some(arrived) = guard.unless_evicted(in_time(&core, peer, opening)).await {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fieldgate_types::{BUILD_FLOOR, UnixMillis};
 
-use crate::{Batch, Loss, LossKind};
+use crate::{Batch, Loss, LossKind, Options};
 
 use super::{Bench, append, assert_sums, batch, bodies, lease, lease_all, until};
 
@@ -107,5 +107,19 @@ async fn what_is_leased_does_not_expire() {
     until("the removal", || queue.stats().messages == 0).await;
     let ledger = queue.ledger();
     assert_eq!((ledger[0].delivered, ledger[0].expired), (1, 1));
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn a_shorter_age_holds_for_what_is_stored_already() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    queue.commit(batch("a", &["1", "2"])).await.unwrap();
+    bench.clock.advance(2 * DAY);
+    queue.commit(batch("a", &["3"])).await.unwrap();
+    assert_eq!(queue.stats().messages, 3);
+    queue.rebound(Options { max_age: DAY, ..bench.options.clone() });
+    until("the sweep", || queue.stats().messages == 1).await;
+    assert_eq!(bodies(&lease_all(&queue).await), ["3"]);
     assert_sums(&queue);
 }

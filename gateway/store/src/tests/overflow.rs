@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fieldgate_types::Size;
 
-use crate::{Batch, Health, Overflow, Put, Queue};
+use crate::{Batch, CommitError, Health, Options, Overflow, Put, Queue};
 
 use super::{Bench, UP, append, assert_sums, batch, ids, lease, settled, until, within};
 
@@ -180,4 +180,40 @@ async fn many_removals_leave_in_bounded_transactions() {
     assert!(log <= 12 << 20, "{log}");
     assert_eq!(queue.ledger()[0].delivered, 8000);
     assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn a_larger_size_lets_the_commits_through_that_wait() {
+    let bench = small(Overflow::Refuse);
+    let queue = bench.open(1);
+    let producer = {
+        let queue = queue.clone();
+        tokio::spawn(async move { store(&queue, "a", 0..500).await })
+    };
+    until("the full buffer", || !queue.stats().health.is_ok()).await;
+    queue.rebound(Options { max_size: Size(16 * SIZE), ..bench.options.clone() });
+    within(producer).await.unwrap();
+    until("a healthy buffer", || queue.stats().health.is_ok()).await;
+    assert_eq!((queue.stats().messages, queue.ledger()[0].evicted), (5000, 0));
+    assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn a_smaller_size_takes_the_oldest_and_the_largest_batch_with_it() {
+    let mut bench = small(Overflow::DropOldest);
+    bench.options.max_size = Size(16 * SIZE);
+    let queue = bench.open(1);
+    store(&queue, "a", 0..1000).await;
+    assert_eq!(queue.stats().messages, 10_000);
+    queue.rebound(Options { max_size: Size(SIZE), ..bench.options.clone() });
+    store(&queue, "a", 1000..1001).await;
+    let left = queue.stats().messages;
+    assert!((1500..6000).contains(&left), "{left}");
+    assert_eq!(queue.ledger()[0].evicted, 10_010 - left);
+    assert_sums(&queue);
+    let large = within(queue.commit(Batch::append(append("a", vec![0_u8; 512 << 10])))).await;
+    assert!(matches!(large, Err(CommitError::TooLarge { limit, .. }) if limit == 256 << 10), "{large:?}");
+    // What is left is the end of what was stored.
+    let first = lease(&queue, 1).await;
+    assert_eq!(first[0].header.seq, 10_010 - left + 1);
 }

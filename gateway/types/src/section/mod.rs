@@ -7,7 +7,7 @@
 //! This module reads text that it is given; other files (`points_from`) come through the caller's [`Loader`].
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,16 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+pub use self::overlay::Override;
+use self::overlay::laid_over;
+pub use self::setting::{Origin, Setting};
+use self::setting::{Step, masked};
 use self::value::{Entry, Node, Table, table_of};
 pub use self::value::{FromToml, Located, Wrong};
 use crate::{Problem, Span, duration};
 
+mod overlay;
+mod setting;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -33,36 +39,63 @@ pub struct Sources {
     problems: RefCell<Vec<Problem>>,
     asked: RefCell<BTreeSet<String>>,
     named: RefCell<BTreeSet<PathBuf>>,
+    settings: RefCell<BTreeMap<Vec<Step>, Setting>>,
+    /// Whether the keys of `[[tables]]` are among the settings.
+    in_tables: bool,
 }
 
 impl Sources {
     /// Nothing read yet.
     pub fn new(load: Box<Loader>) -> Rc<Self> {
-        Rc::new(Self { load, problems: RefCell::default(), asked: RefCell::default(), named: RefCell::default() })
+        Rc::new(Self::with(load, false))
+    }
+
+    /// As [`Sources::new`], and [`Sources::settings`] tells of the keys of `[[tables]]` too: many, in a large file.
+    pub fn in_detail(load: Box<Loader>) -> Rc<Self> {
+        Rc::new(Self::with(load, true))
+    }
+
+    fn with(load: Box<Loader>, in_tables: bool) -> Self {
+        Self {
+            load,
+            problems: RefCell::default(),
+            asked: RefCell::default(),
+            named: RefCell::default(),
+            settings: RefCell::default(),
+            in_tables,
+        }
     }
 
     /// The root section of `text`. `name` is how problems show the file; relative paths count from `folder`.
     ///
     /// Syntax errors are noted as problems; what could be parsed is still returned.
     pub fn root(self: &Rc<Self>, name: &str, folder: &Path, text: &str) -> Section {
-        let file = Rc::new(File { name: name.to_owned(), folder: folder.to_owned(), text: text.to_owned() });
+        self.root_with(name, folder, text, &[])
+    }
+
+    /// As [`Sources::root`], with `overrides` in the place of what stands in the text.
+    pub fn root_with(self: &Rc<Self>, name: &str, folder: &Path, text: &str, overrides: &[Override]) -> Section {
+        let file = Rc::new(File::new(name, folder, text));
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut reported = None;
         for error in errors {
             let at = error.span().map_or(0, |span| span.start);
             // What follows on the same line is a consequence of the first.
-            if reported.replace(file.span(at).line) == Some(file.span(at).line) {
+            let line = file.span(at).map(|span| span.line);
+            if reported.replace(line) == Some(line) {
                 continue;
             }
             let message = error.message().trim().replace('\n', ", ");
             self.note(&file, at, String::new(), message);
         }
+        let table = laid_over(table_of(table.get_ref()), folder, overrides);
         Section {
             sources: Rc::clone(self),
             file,
             path: String::new(),
+            steps: Vec::new(),
             start: 0,
-            table: table_of(table.get_ref()),
+            table: Rc::new(table),
             seen: RefCell::default(),
         }
     }
@@ -80,6 +113,12 @@ impl Sources {
         self.asked.borrow().clone()
     }
 
+    /// Every key that was asked for with a value of its own, by section and in the order of its `[[tables]]`: the value that
+    /// is in force, and where it comes from.
+    pub fn settings(&self) -> Vec<Setting> {
+        self.settings.borrow().values().cloned().collect()
+    }
+
     /// Every path that stood there, resolved: files and folders that the configuration relies on.
     pub fn named(&self) -> BTreeSet<PathBuf> {
         self.named.borrow().clone()
@@ -91,19 +130,37 @@ impl Sources {
     }
 }
 
+/// Something that values stand in: a file, or one variable of the environment.
+#[derive(Debug)]
 struct File {
     name: String,
     folder: PathBuf,
     text: String,
+    /// Where its lines begin; `None` for a variable, which has none.
+    lines: Option<Vec<usize>>,
 }
 
 impl File {
-    fn span(&self, at: usize) -> Span {
-        let before = self.text.get(..at).unwrap_or(&self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let line = before.matches('\n').count() + 1;
-        let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
-        Span { line, column }
+    fn new(name: &str, folder: &Path, text: &str) -> Self {
+        let after = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        let lines = Some(std::iter::once(0).chain(after).collect());
+        Self { name: name.to_owned(), folder: folder.to_owned(), text: text.to_owned(), lines }
+    }
+
+    fn span(&self, at: usize) -> Option<Span> {
+        let lines = self.lines.as_ref()?;
+        let at = at.min(self.text.len());
+        let line = lines.partition_point(|begin| *begin <= at);
+        let begin = lines.get(line.saturating_sub(1)).copied().unwrap_or_default();
+        let column = self.text.get(begin..at).unwrap_or_default().chars().count() + 1;
+        Some(Span { line, column })
+    }
+
+    fn origin(&self, at: usize) -> Origin {
+        match self.span(at) {
+            Some(span) => Origin::File { file: self.name.clone(), span },
+            None => Origin::Environment { name: self.text.clone() },
+        }
     }
 }
 
@@ -112,8 +169,9 @@ pub struct Section {
     sources: Rc<Sources>,
     file: Rc<File>,
     path: String,
+    steps: Vec<Step>,
     start: usize,
-    table: Table,
+    table: Rc<Table>,
     seen: RefCell<BTreeSet<&'static str>>,
 }
 
@@ -132,6 +190,29 @@ impl Section {
         self.sources.note(&self.file, at, self.key_path(key), message);
     }
 
+    /// As [`Section::note`], about what stands in `entry`.
+    fn note_of(&self, entry: &Entry, at: usize, key: &str, message: impl Display) {
+        self.sources.note(entry.file.as_ref().unwrap_or(&self.file), at, self.key_path(key), message);
+    }
+
+    fn record(&self, key: &'static str, value: Option<String>, origin: Origin) {
+        let in_table = self.steps.iter().any(|step| step.1.is_some());
+        if in_table && !self.sources.in_tables {
+            return;
+        }
+        let mut path = self.steps.clone();
+        path.push((key, None));
+        let setting = Setting { key: setting::path_text(&path), value, origin };
+        self.sources.settings.borrow_mut().insert(path, setting);
+    }
+
+    /// Notes the default of a key that isn't there.
+    fn defaulted(&self, key: &'static str, shown: impl FnOnce() -> Option<String>) {
+        if !self.table.contains_key(key) {
+            self.record(key, shown(), Origin::Default);
+        }
+    }
+
     /// Whether the key stands here, whatever its value.
     pub fn has(&self, key: &'static str) -> bool {
         self.entry(key).is_some()
@@ -144,13 +225,23 @@ impl Section {
 
     /// As [`Section::get`], read by `read`.
     pub fn get_with<T>(&self, key: &'static str, read: impl FnOnce(&Located) -> Result<T, Wrong>) -> Option<T> {
-        let entry = self.entry(key)?;
-        read(&entry.value).map_err(|wrong| self.note(wrong.at, key, wrong.message)).ok()
+        let Some(entry) = self.entry(key) else {
+            self.record(key, None, Origin::Default);
+            return None;
+        };
+        let file = entry.file.as_ref().unwrap_or(&self.file);
+        self.record(key, Some(masked(&entry.value.shown(&file.text))), file.origin(entry.value.span.start));
+        read(&entry.value).map_err(|wrong| self.note_of(entry, wrong.at, key, wrong.message)).ok()
     }
 
     /// The value, or `default` when the key is absent or wrong.
     pub fn get_or<T: FromToml>(&self, key: &'static str, default: T) -> T {
-        self.get(key).unwrap_or(default)
+        self.defaulted_after(key, self.get(key), default)
+    }
+
+    fn defaulted_after<T: FromToml>(&self, key: &'static str, found: Option<T>, default: T) -> T {
+        self.defaulted(key, || default.shown());
+        found.unwrap_or(default)
     }
 
     /// The value, which must be there: its absence is noted at the section's header.
@@ -173,7 +264,9 @@ impl Section {
         T: TryFrom<i64> + PartialOrd + Display,
     {
         // Read at full width, so that the complaint names this key's range and not the type's.
-        let Some(value) = self.get::<i64>(key) else { return default };
+        let found = self.get::<i64>(key);
+        self.defaulted(key, || Some(default.to_string()));
+        let Some(value) = found else { return default };
         if let Some(number) = T::try_from(value).ok().filter(|number| allowed.contains(number)) {
             return number;
         }
@@ -186,7 +279,9 @@ impl Section {
 
     /// A duration within `allowed`, or `default`.
     pub fn duration(&self, key: &'static str, allowed: RangeInclusive<Duration>, default: Duration) -> Duration {
-        let Some(value) = self.get::<Duration>(key) else { return default };
+        let found = self.get::<Duration>(key);
+        self.defaulted(key, || default.shown());
+        let Some(value) = found else { return default };
         if allowed.contains(&value) {
             return value;
         }
@@ -197,8 +292,12 @@ impl Section {
     }
 
     /// One of `words`, or `default`.
-    pub fn choice<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
-        self.optional_choice(key, words).unwrap_or(default)
+    pub fn choice<T: Copy + PartialEq>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
+        let found = self.optional_choice(key, words);
+        self.defaulted(key, || {
+            words.iter().find(|(_, value)| *value == default).map(|(word, _)| format!("\"{word}\""))
+        });
+        found.unwrap_or(default)
     }
 
     /// One of `words`, when the key stands there.
@@ -228,38 +327,41 @@ impl Section {
 
     /// A path, or `default` below the file's folder.
     pub fn path_or(&self, key: &'static str, default: &str) -> PathBuf {
-        self.path(key).unwrap_or_else(|| self.file.folder.join(default))
+        let found = self.path(key);
+        self.defaulted(key, || Some(format!("\"{default}\"")));
+        found.unwrap_or_else(|| self.file.folder.join(default))
     }
 
     /// The sub-table `key`, when it is there.
     pub fn section(&self, key: &'static str) -> Option<Self> {
         let entry = self.entry(key)?;
         if let Node::Table(table) = &entry.value.node {
-            return Some(self.below(key, entry.key.start, table));
+            return Some(self.below(key, None, entry, entry.key.start, table));
         }
-        self.note(entry.value.span.start, key, format_args!("a table is expected here, not {}", entry.value.kind()));
+        let message = format_args!("a table is expected here, not {}", entry.value.kind());
+        self.note_of(entry, entry.value.span.start, key, message);
         None
     }
 
     /// The sub-table `key`; an empty one when it is absent, so that its keys get their defaults.
     pub fn section_or_empty(&self, key: &'static str) -> Self {
-        self.section(key).unwrap_or_else(|| self.below(key, self.start, &Table::new()))
+        self.section(key).unwrap_or_else(|| self.under(key, None, &self.file, self.start, &Rc::default()))
     }
 
     /// The tables of `[[key]]`.
     pub fn sections(&self, key: &'static str) -> Vec<Self> {
         let Some(entry) = self.entry(key) else { return Vec::new() };
         let wrong = |value: &Located| {
-            self.note(value.span.start, key, format_args!("write [[{}]] for each", self.key_path(key)));
+            self.note_of(entry, value.span.start, key, format_args!("write [[{}]] for each", self.key_path(key)));
         };
         let Node::Array(items) = &entry.value.node else {
             wrong(&entry.value);
             return Vec::new();
         };
         let mut sections = Vec::new();
-        for item in items {
+        for (number, item) in items.iter().enumerate() {
             match &item.node {
-                Node::Table(table) => sections.push(self.below(key, item.span.start, table)),
+                Node::Table(table) => sections.push(self.below(key, Some(number), entry, item.span.start, table)),
                 _ => wrong(item),
             }
         }
@@ -291,23 +393,47 @@ impl Section {
     }
 
     /// Where this section stands: the file as the user named it, and the place in it.
-    pub fn place(&self) -> (&str, Span) {
+    pub fn place(&self) -> (&str, Option<Span>) {
         (&self.file.name, self.file.span(self.start))
+    }
+
+    /// The same in words: `gateway.toml:7`.
+    pub fn place_text(&self) -> String {
+        match self.place() {
+            (file, Some(span)) => format!("{file}:{}", span.line),
+            (file, None) => file.to_owned(),
+        }
     }
 
     /// Notes a problem at the value of `key`, or at the section's header where it is absent.
     pub fn problem(&self, key: &'static str, message: impl Display) {
-        let at = self.entry(key).map_or(self.start, |entry| entry.value.span.start);
-        self.note(at, key, message);
+        match self.entry(key) {
+            Some(entry) => self.note_of(entry, entry.value.span.start, key, message),
+            None => self.note(self.start, key, message),
+        }
     }
 
-    fn below(&self, key: &str, start: usize, table: &Table) -> Self {
+    fn below(&self, key: &'static str, number: Option<usize>, of: &Entry, start: usize, table: &Rc<Table>) -> Self {
+        self.under(key, number, of.file.as_ref().unwrap_or(&self.file), start, table)
+    }
+
+    fn under(
+        &self,
+        key: &'static str,
+        number: Option<usize>,
+        file: &Rc<File>,
+        start: usize,
+        table: &Rc<Table>,
+    ) -> Self {
+        let mut steps = self.steps.clone();
+        steps.push((key, number));
         Self {
             sources: Rc::clone(&self.sources),
-            file: Rc::clone(&self.file),
+            file: Rc::clone(file),
             path: self.key_path(key),
+            steps,
             start,
-            table: table.clone(),
+            table: Rc::clone(table),
             seen: RefCell::default(),
         }
     }
@@ -316,7 +442,7 @@ impl Section {
 impl Drop for Section {
     fn drop(&mut self) {
         let seen = self.seen.borrow();
-        for (key, entry) in &self.table {
+        for (key, entry) in &*self.table {
             if seen.contains(key.as_str()) {
                 continue;
             }
@@ -327,13 +453,13 @@ impl Drop for Section {
                 let allowed: Vec<String> = known().map(|key| format!("`{key}`")).collect();
                 format!("unknown key, {} is allowed here", or_list(&allowed))
             };
-            self.note(entry.key.start, key, message);
+            self.note_of(entry, entry.key.start, key, message);
         }
     }
 }
 
 /// The word that was probably meant: at most two typing mistakes away, fewer for short words.
-fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = words.map(|word| (strsim::damerau_levenshtein(text, word), word)).min()?;
     (near.0 <= 2.min(text.chars().count() / 2)).then_some(near.1)
 }

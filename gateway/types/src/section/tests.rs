@@ -71,8 +71,9 @@ fn reads_files_and_says_where_a_section_stands() {
     let lists = root.sections("l");
     let files: Vec<_> = lists.iter().map(|l| l.required_file("file")).collect();
     assert_eq!(files, [Some((PathBuf::from("/etc/x.hash"), "text".to_owned())), None, None]);
-    let lines: Vec<_> = lists.iter().map(Section::place).map(|(file, span)| (file, span.line)).collect();
-    assert_eq!(lines, [("gateway.toml", 2), ("gateway.toml", 4), ("gateway.toml", 5)]);
+    let lines: Vec<_> =
+        lists.iter().map(Section::place).map(|(file, span)| (file, span.map(|span| span.line))).collect();
+    assert_eq!(lines, [("gateway.toml", Some(2)), ("gateway.toml", Some(4)), ("gateway.toml", Some(5))]);
     let problems: Vec<String> = sources.problems().iter().map(ToString::to_string).collect();
     assert_eq!(
         problems,

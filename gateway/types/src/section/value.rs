@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::File;
 use crate::{DeviceId, Size, duration};
 
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub key: Range<usize>,
     pub value: Located,
+    /// What it stands in, where that is not the file around it.
+    pub file: Option<Rc<File>>,
 }
 
 pub(super) type Table = BTreeMap<String, Entry>;
@@ -23,6 +27,8 @@ pub(super) type Table = BTreeMap<String, Entry>;
 pub struct Located {
     pub(super) span: Range<usize>,
     pub(super) node: Node,
+    /// As it was given, where quotes are optional: a variable of the environment.
+    pub(super) bare: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -33,18 +39,18 @@ pub(super) enum Node {
     Bool(bool),
     Datetime,
     Array(Vec<Located>),
-    Table(Table),
+    Table(Rc<Table>),
 }
 
 pub(super) fn table_of(table: &DeTable<'_>) -> Table {
     let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
         let name: &std::borrow::Cow<'_, str> = key.get_ref();
-        (name.clone().into_owned(), Entry { key: key.span(), value: located(value) })
+        (name.clone().into_owned(), Entry { key: key.span(), value: located(value), file: None })
     };
     table.iter().map(entry).collect()
 }
 
-fn located(value: &Spanned<DeValue<'_>>) -> Located {
+pub(super) fn located(value: &Spanned<DeValue<'_>>) -> Located {
     let node = match value.get_ref() {
         DeValue::String(text) => Node::Text(text.clone().into_owned()),
         DeValue::Integer(integer) => Node::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).ok()),
@@ -52,9 +58,9 @@ fn located(value: &Spanned<DeValue<'_>>) -> Located {
         DeValue::Boolean(bool) => Node::Bool(*bool),
         DeValue::Datetime(_) => Node::Datetime,
         DeValue::Array(items) => Node::Array(items.iter().map(located).collect()),
-        DeValue::Table(table) => Node::Table(table_of(table)),
+        DeValue::Table(table) => Node::Table(Rc::new(table_of(table))),
     };
-    Located { span: value.span(), node }
+    Located { span: value.span(), node, bare: None }
 }
 
 impl Located {
@@ -81,9 +87,18 @@ impl Located {
 
     /// The string that stands here.
     pub fn text(&self, wanted: &str) -> Result<&str, Wrong> {
-        match &self.node {
-            Node::Text(text) => Ok(text),
+        match (&self.node, &self.bare) {
+            (Node::Text(text), _) | (_, Some(text)) => Ok(text),
             _ => Err(self.expected(wanted)),
+        }
+    }
+
+    /// As TOML: the text of `file` that it stands in.
+    pub(super) fn shown(&self, file: &str) -> String {
+        match (&self.bare, &self.node) {
+            (Some(_), Node::Text(text)) => quoted(text),
+            (Some(bare), _) => bare.clone(),
+            (None, _) => file.get(self.span.clone()).unwrap_or_default().to_owned(),
         }
     }
 
@@ -104,11 +119,25 @@ pub struct Wrong {
 pub trait FromToml: Sized {
     /// Reads the value or says what is wrong with it and what is allowed.
     fn from_toml(value: &Located) -> Result<Self, Wrong>;
+
+    /// As TOML, for a default; `None` where there is no word for it.
+    fn shown(&self) -> Option<String> {
+        None
+    }
+}
+
+/// As a TOML string. A basic string escapes what a debug string does in the texts that stand here.
+fn quoted(text: impl Display) -> String {
+    format!("{:?}", text.to_string())
 }
 
 impl FromToml for String {
     fn from_toml(value: &Located) -> Result<Self, Wrong> {
         value.text("a string").map(str::to_owned)
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(quoted(self))
     }
 }
 
@@ -118,6 +147,10 @@ impl FromToml for bool {
             Node::Bool(bool) => Ok(bool),
             _ => Err(value.expected("true or false")),
         }
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(self.to_string())
     }
 }
 
@@ -131,6 +164,10 @@ impl FromToml for f64 {
             Node::Float(_) | Node::Integer(None) => Err(value.wrong("is out of range, a finite number is allowed")),
             _ => Err(value.expected("a number")),
         }
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(format!("{self:?}"))
     }
 }
 
@@ -150,6 +187,10 @@ macro_rules! integers {
             fn from_toml(value: &Located) -> Result<Self, Wrong> {
                 integer(value, &format!("{} to {}", <$type>::MIN, <$type>::MAX))
             }
+
+            fn shown(&self) -> Option<String> {
+                Some(self.to_string())
+            }
         }
     )*};
 }
@@ -159,17 +200,29 @@ impl FromToml for Duration {
     fn from_toml(value: &Located) -> Result<Self, Wrong> {
         value.parse("a duration such as \"500ms\"", duration::parse)
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(quoted(duration::format(*self)))
+    }
 }
 
 impl FromToml for Size {
     fn from_toml(value: &Located) -> Result<Self, Wrong> {
         value.parse("a size such as \"64MiB\"", str::parse)
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(quoted(self))
+    }
 }
 
 impl FromToml for DeviceId {
     fn from_toml(value: &Located) -> Result<Self, Wrong> {
         value.parse("a device id", DeviceId::new)
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(quoted(self))
     }
 }
 
@@ -181,6 +234,10 @@ impl FromToml for std::net::SocketAddr {
             })
         })
     }
+
+    fn shown(&self) -> Option<String> {
+        Some(quoted(self))
+    }
 }
 
 impl<T: FromToml> FromToml for Vec<T> {
@@ -189,6 +246,11 @@ impl<T: FromToml> FromToml for Vec<T> {
             Node::Array(items) => items.iter().map(T::from_toml).collect(),
             _ => Err(value.expected("an array")),
         }
+    }
+
+    fn shown(&self) -> Option<String> {
+        let items: Option<Vec<String>> = self.iter().map(T::shown).collect();
+        items.map(|items| format!("[{}]", items.join(", ")))
     }
 }
 
