@@ -447,11 +447,12 @@ impl Drop for Section {
                 continue;
             }
             let known = || seen.iter().copied();
-            let message = if let Some(near) = nearest(key, known()) {
-                format!("unknown key, did you mean `{near}`?")
+            let quoted = |keys: Vec<&str>| or_list(&keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>());
+            let near = nearest(key, known()).map_or_else(|| alike(key, known()), |near| vec![near]);
+            let message = if near.is_empty() {
+                format!("unknown key, {} is allowed here", quoted(known().collect()))
             } else {
-                let allowed: Vec<String> = known().map(|key| format!("`{key}`")).collect();
-                format!("unknown key, {} is allowed here", or_list(&allowed))
+                format!("unknown key, did you mean {}?", quoted(near))
             };
             self.note_of(entry, entry.key.start, key, message);
         }
@@ -462,6 +463,18 @@ impl Drop for Section {
 pub fn nearest<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let near = words.map(|word| (strsim::damerau_levenshtein(text, word), word)).min()?;
     (near.0 <= 2.min(text.chars().count() / 2)).then_some(near.1)
+}
+
+/// Words of which one is a part of the other, or that begin alike: a few, where no single one is near.
+fn alike<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    const SHORTEST: usize = 4;
+    const MOST: usize = 4;
+    let inside = |one: &str, other: &str| one.len() >= SHORTEST && other.contains(one);
+    let begins = |word: &str| {
+        let same = word.chars().zip(text.chars()).take_while(|(one, other)| one == other).count();
+        same > SHORTEST && same * 2 >= word.len()
+    };
+    words.filter(|word| inside(word, text) || inside(text, word) || begins(word)).take(MOST).collect()
 }
 
 fn or_list(words: &[String]) -> String {

@@ -60,7 +60,9 @@ pub(super) fn path_text(path: &[Step]) -> String {
         }
         text.push_str(key);
         if let Some(number) = number {
-            text.push_str(&format!("[{number}]"));
+            text.push('[');
+            text.push_str(&number.to_string());
+            text.push(']');
         }
     }
     text

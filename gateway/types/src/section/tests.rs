@@ -83,3 +83,56 @@ fn reads_files_and_says_where_a_section_stands() {
         ]
     );
 }
+
+#[test]
+fn unknown_keys_name_the_nearest() {
+    let text = "max_connections = 1\nretained = 2\npackt = 3\nother = 4\n";
+    let problems = read(text, |root| {
+        for key in ["connections", "connections_per_app", "packet", "retained_bytes", "retained_messages"] {
+            assert!(!root.has(key));
+        }
+    });
+    assert_eq!(
+        problems,
+        [
+            "gateway.toml:1:1: max_connections: unknown key, did you mean `connections`?",
+            "gateway.toml:2:1: retained: unknown key, did you mean `retained_bytes` or `retained_messages`?",
+            "gateway.toml:3:1: packt: unknown key, did you mean `packet`?",
+            "gateway.toml:4:1: other: unknown key, `connections`, `connections_per_app`, `packet`, `retained_bytes` or `retained_messages` is allowed here",
+        ]
+    );
+}
+
+#[test]
+fn overrides_go_before_the_text_and_are_named() {
+    let over = |path: &[&str], text: &str| Override {
+        path: path.iter().map(|part| (*part).to_owned()).collect(),
+        name: format!("environment {text}"),
+        variable: text.to_owned(),
+        text: text.to_owned(),
+    };
+    let sources = Sources::new(Box::new(|_| Err(std::io::Error::other("no such file"))));
+    let overrides =
+        [over(&["t", "a"], "5"), over(&["t", "b"], "7"), over(&["t", "c"], "[1, 2]"), over(&["new", "d"], "x")];
+    let root = sources.root_with("gateway.toml", Path::new("/etc"), "[t]\na = 1\n", &overrides);
+    let t = root.section_or_empty("t");
+    assert_eq!(t.get::<u8>("a"), Some(5));
+    assert_eq!(t.get::<String>("b"), Some("7".to_owned()), "a string without its quotes");
+    assert_eq!(t.get::<Vec<u8>>("c"), Some(vec![1, 2]));
+    assert_eq!(t.get_or("e", 9_u8), 9);
+    let new = root.section("new").unwrap();
+    assert_eq!(new.get::<u8>("d"), None);
+    drop((t, new, root));
+    let problems: Vec<String> = sources.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(problems, ["environment x: new.d: a whole number is expected here, not a string"]);
+    let settings: Vec<(String, Option<String>, String)> =
+        sources.settings().into_iter().map(|s| (s.key, s.value, s.origin.place().0)).collect();
+    let shown = |key: &str| {
+        settings
+            .iter()
+            .find(|(known, ..)| known == key)
+            .map(|(_, value, from)| (value.as_deref().unwrap_or("-"), from.as_str()))
+    };
+    assert_eq!(shown("t.a"), Some(("5", "environment 5")));
+    assert_eq!(shown("t.e"), Some(("9", "")));
+}
