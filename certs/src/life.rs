@@ -1,7 +1,13 @@
 //! How much of a certificate's life is over, and what is due then. Every fraction of the project stands here.
 
 use fieldgate_types::UnixMillis;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use crate::instant::from_seconds;
 
 /// A share of a life, as a fraction of whole numbers, so that moments come out the same everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +50,18 @@ pub enum Stage {
     Urgent,
     /// Over.
     Expired,
+}
+
+/// The lives of the certificates in a PEM text, in their order; whatever else stands there is passed over.
+pub fn of_pem(text: &[u8]) -> Vec<Life> {
+    let certificates = CertificateDer::pem_slice_iter(text).filter_map(Result::ok);
+    let life = |der: CertificateDer<'_>| {
+        let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+        let validity = certificate.validity();
+        let [not_before, not_after] = [validity.not_before, validity.not_after].map(|at| from_seconds(at.timestamp()));
+        Some(Life { not_before, not_after })
+    };
+    certificates.filter_map(life).collect()
 }
 
 impl Life {

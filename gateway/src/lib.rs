@@ -15,6 +15,7 @@ pub mod log;
 pub mod moment;
 pub mod northbound;
 pub mod pipeline;
+pub mod probe;
 pub mod reload;
 pub mod southbound;
 pub mod upkeep;

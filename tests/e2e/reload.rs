@@ -135,11 +135,12 @@ async fn one_changed_device_of_fifty_is_all_that_is_touched_and_a_broken_file_ch
         let said = logged();
         hang_up(gateway)?;
         wait_until("the located message in the log", PATIENCE, || (logged() > said).then_some(())).await?;
-        let audit = gateway.ask("GET", "/api/v1/audit?lines=50", "").await?.body;
-        assert!(
-            audit.contains("reload_refused") && audit.contains(&place(1, 2)) && audit.contains("SIGHUP"),
-            "{audit}"
-        );
+        eventually("the line in the audit log", PATIENCE, async || {
+            let audit = gateway.ask("GET", "/api/v1/audit?lines=50", "").await?.body;
+            let there = audit.contains("reload_refused") && audit.contains(&place(1, 2)) && audit.contains("SIGHUP");
+            Ok(there.then_some(()))
+        })
+        .await?;
         std::fs::write(gateway.config(), good)?;
         let nothing = reload(gateway).await?;
         assert_eq!((changes(&nothing).len(), &nothing["ok"], &nothing["applied"]), (0, &json!(true), &json!(false)));

@@ -7,8 +7,11 @@ mod audit;
 mod backup;
 mod bulk;
 mod ca;
+mod check;
 mod client;
+mod config;
 mod device;
+mod explain;
 mod lists;
 mod offline;
 mod opcua;
@@ -38,6 +41,8 @@ use crate::identity::explain::Question;
 use crate::identity::parse_validity;
 use crate::identity::policy::Action;
 
+pub use client::Client;
+
 /// Configuration is wrong (sysexits.h EX_CONFIG).
 const BAD_CONFIGURATION: u8 = 78;
 
@@ -57,7 +62,19 @@ enum Verb {
     /// Run the gateway (the default)
     Run,
     /// Check the configuration and report every problem
-    Check(Json),
+    Check {
+        /// Try what can be tried without effect, too: files, disk, addresses, upstream, devices; within 10 s
+        #[arg(long)]
+        probe: bool,
+        /// Say what a key or table of the configuration is
+        #[arg(long, value_name = "KEY", conflicts_with = "probe")]
+        explain: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// The configuration that is in force
+    #[command(subcommand)]
+    Config(Configuration),
     /// What is asked of each Modbus link, and how much of its time that takes
     Plan(Json),
     /// Show the main job with simulated devices and a stand-in cloud
@@ -117,6 +134,12 @@ struct Json {
     /// One JSON document on standard output
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Configuration {
+    /// Every key with its value, defaults included, and where that comes from: file, environment, default
+    Show(Json),
 }
 
 #[derive(Debug, Subcommand)]
@@ -343,7 +366,9 @@ pub fn main(cli: Cli) -> ExitCode {
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let path = cli.config;
     match cli.verb.unwrap_or(Verb::Run) {
-        Verb::Check(Json { json }) => show::check(&path, json),
+        Verb::Check { explain: Some(key), json, .. } => explain::explain(&key, json.json),
+        Verb::Check { probe, json, .. } => check::check(&path, probe, json.json),
+        Verb::Config(Configuration::Show(json)) => config::show(&path, json.json),
         Verb::Plan(Json { json }) => configured(&path, |config| plan::plan(&config, json)),
         #[cfg(feature = "demo")]
         Verb::Demo(args) => crate::demo::main(args),

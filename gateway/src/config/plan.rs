@@ -200,9 +200,9 @@ impl Plan {
         let end = "its sessions end";
         let changed = ("password or role is another, its sessions end", end);
         let mut any = self.table("broker.user", &before, &after, changed);
-        let maps = |config: &Config| -> BTreeMap<String, ()> {
+        let maps = |config: &Config| -> BTreeMap<String, bool> {
             let maps = config.broker.maps.iter();
-            maps.map(|map| (format!("{} {} -> {}", map.who, map.topic, map.stream), ())).collect()
+            maps.map(|map| (format!("{} {} -> {}", map.who, map.topic, map.stream), true)).collect()
         };
         any |= self.table("broker.map", &maps(old), &maps(new), ("", ""));
         // The first that fits is the one that counts.
@@ -214,8 +214,8 @@ impl Plan {
             config.groups.iter().map(|group| (group.name.clone(), group.members.iter().cloned().collect())).collect()
         };
         any |= self.table("group", &groups(old), &groups(new), ("other members", ""));
-        let policies = |config: &Config| -> BTreeMap<String, ()> {
-            config.policies.iter().map(|policy| (policy.to_string(), ())).collect()
+        let policies = |config: &Config| -> BTreeMap<String, bool> {
+            config.policies.iter().map(|policy| (policy.to_string(), true)).collect()
         };
         let (before, after) = (policies(old), policies(new));
         any |=

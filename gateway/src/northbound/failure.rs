@@ -139,6 +139,11 @@ pub(super) enum Refusal {
 }
 
 impl Failure {
+    /// Whether files or certificates are wrong, not the line.
+    pub fn is_of_configuration(&self) -> bool {
+        matches!(self, Self::File { .. } | Self::Content { .. } | Self::NativeRoots(_) | Self::Tls { .. })
+    }
+
     /// Whether somebody must change something before another try can succeed. It is tried all the same, but only
     /// every `retry_max`: hammering would lock accounts and fill the upstream's log.
     pub fn lasting(&self) -> bool {

@@ -153,6 +153,13 @@ pub struct Down {
     pub messages: mpsc::Sender<Fetched>,
 }
 
+/// Looks the upstream up and connects, with TLS where that is configured, and lets go again. Why not, in words, and whether
+/// trying again later can't help: files or certificates are wrong.
+pub async fn reach(config: &UpstreamConfig) -> Result<(), (String, bool)> {
+    let reached = dial::dial(config).await;
+    reached.map(drop).map_err(|failure| (failure.to_string(), failure.is_of_configuration()))
+}
+
 /// How long a stop goes on publishing unless [`Upstream::with_drain`] says otherwise: half of the 10 s that DESIGN
 /// section 7 gives the whole gateway.
 const DRAIN: Duration = Duration::from_secs(5);

@@ -98,24 +98,17 @@ impl LinkConfig {
 const NAMED: usize = 5;
 
 fn words<T: PartialEq>(itself: bool, now: &BTreeMap<DeviceId, T>, old: &BTreeMap<DeviceId, T>) -> String {
-    let mut text = if itself { "its own keys changed".to_owned() } else { String::new() };
     let added: Vec<_> = now.keys().filter(|id| !old.contains_key(*id)).collect();
     let removed: Vec<_> = old.keys().filter(|id| !now.contains_key(*id)).collect();
     let changed: Vec<_> =
         now.iter().filter(|(id, device)| old.get(*id).is_some_and(|old| old != *device)).map(|(id, _)| id).collect();
-    for (what, ids) in [("changed", changed), ("added", added), ("removed", removed)] {
-        let Some((first, rest)) = ids.split_first() else { continue };
-        if !text.is_empty() {
-            text.push_str("; ");
-        }
-        text.push_str(what);
-        text.push_str(&format!(" `{first}`"));
-        for id in rest.iter().take(NAMED - 1) {
-            text.push_str(&format!(", `{id}`"));
-        }
-        if let Some(more) = ids.len().checked_sub(NAMED).filter(|more| *more > 0) {
-            text.push_str(&format!(" and {more} more"));
-        }
-    }
-    if text.is_empty() { "its devices stand in another order".to_owned() } else { text }
+    let named = |(what, ids): (&str, Vec<&DeviceId>)| {
+        let names: Vec<String> = ids.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
+        let more = ids.len().checked_sub(NAMED).filter(|more| *more > 0);
+        let more = more.map(|more| format!(" and {more} more")).unwrap_or_default();
+        (!ids.is_empty()).then(|| format!("{what} {}{more}", names.join(", ")))
+    };
+    let devices = [("changed", changed), ("added", added), ("removed", removed)].into_iter().filter_map(named);
+    let all: Vec<String> = itself.then(|| "its own keys changed".to_owned()).into_iter().chain(devices).collect();
+    if all.is_empty() { "its devices stand in another order".to_owned() } else { all.join("; ") }
 }

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fieldgate_types::{Clock, Current, DeviceId};
 use futures_util::future::join_all;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +16,9 @@ use super::drivers::{LinkConfig, LinkKey};
 use super::link::{Link, LinkHandle};
 use super::{Outlet, Presence};
 use crate::command::FieldTarget;
+
+/// For a link to tell that its devices are offline, once its driver has ended. Longer only when the store refuses.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// The links that run.
 pub struct Links {
@@ -47,9 +52,13 @@ impl Links {
     pub async fn change(&self, wanted: Vec<(LinkKey, LinkConfig)>, kept: &BTreeSet<LinkKey>) {
         let staying: BTreeSet<DeviceId> = wanted.iter().flat_map(|(_, link)| link.device_ids()).collect();
         let running = self.running.get();
-        let ending = running.iter().filter(|(key, _)| !kept.contains(key)).map(|(_, link)| {
+        let ending = running.iter().filter(|(key, _)| !kept.contains(key)).map(|(_, link)| async {
             let ids = link.devices.iter().map(|device| device.id.clone());
-            link.end.end(ids.filter(|id| !staying.contains(id)).collect())
+            let gone = ids.filter(|id| !staying.contains(id)).collect();
+            if timeout(ENDING, link.end.end(gone)).await.is_err() {
+                // Its driver has ended; what it still has to say waits for the disk.
+                tracing::error!(link = link.name, "the link did not end in time, the next begins without it");
+            }
         });
         join_all(ending).await;
         let mut running: BTreeMap<LinkKey, LinkHandle> = Vec::clone(&running).into_iter().collect();

@@ -32,6 +32,11 @@ impl Endpoint {
         self.port
     }
 
+    /// Host and port.
+    pub fn address(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
     /// The whole URL.
     pub fn url(&self) -> &str {
         &self.url

@@ -251,7 +251,7 @@ impl Doors {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(address = %gone.bound, %error, "an address was closed and can't be had again")
+                    tracing::error!(address = %gone.bound, %error, "an address was closed and can't be had again");
                 }
             }
         }
