@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn shows_each_value_with_its_origin() {
-        let text_of = |text: &str| text(&crate::config::read("gateway.toml", Path::new("."), text).settings);
+        let text_of = |file: &str| text(&crate::config::read("gateway.toml", Path::new("."), file).settings);
         let shown = text_of("[upstream]\nurl = \"mqtt://h\"\nusername = \"u\"\npassword_file = \"secret.txt\"\n");
         let line = |begin: &str| shown.lines().find(|line| line.starts_with(begin)).unwrap_or_default().to_owned();
         assert!(line("url = \"mqtt://h\"").ends_with("# gateway.toml:2"), "{shown}");

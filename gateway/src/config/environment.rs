@@ -59,7 +59,6 @@ fn unknown(variable: &str, file: String, known: &[(String, &Entry)]) -> Problem 
 mod tests {
     use std::path::Path;
 
-    use super::*;
     use crate::config::load::read_with;
 
     fn problems(variables: &[(&str, &str)], text: &str) -> Vec<String> {
