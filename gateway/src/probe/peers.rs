@@ -103,7 +103,10 @@ async fn poll(name: &str, mut driver: Box<dyn Driver>) -> Vec<Finding> {
     while open.values().any(Option::is_none) {
         let Ok(Some(update)) = timeout_at(deadline, updates.recv()).await else { break };
         let (device, answer) = match update {
-            Update::Online { device } | Update::Samples { device, .. } => (device, Ok(())),
+            Update::Online { device }
+            | Update::Samples { device, .. }
+            | Update::History { device, .. }
+            | Update::Events { device, .. } => (device, Ok(())),
             Update::Offline { device, reason } => (device, Err(reason)),
         };
         // Its first word counts.
