@@ -12,8 +12,8 @@ use crate::stage::{BINARY, Told};
 const DEVICES: usize = 1_000;
 const POINTS: usize = 20;
 
-/// How much slower an unoptimised build may be.
-const SLACK: u32 = if cfg!(debug_assertions) { 12 } else { 1 };
+/// How much slower an unoptimised build may be, on two processors that other tests share: what is quadratic is slower still.
+const SLACK: u32 = if cfg!(debug_assertions) { 40 } else { 1 };
 
 fn sections() -> anyhow::Result<String> {
     // Nobody is there: what is measured is the gateway alone.
