@@ -58,21 +58,27 @@ async fn connects(gateway: &Gateway) -> anyhow::Result<BTreeMap<String, u64>> {
         .collect())
 }
 
-/// The longest time without a request at each of them, while `work` is done.
-async fn longest_silence(devices: &[Simulator], work: impl Future<Output = Told>) -> anyhow::Result<Vec<Duration>> {
+/// The longest time without a request at each of them while `work` is done, and the longest time for which this machine gave
+/// the one that looks no turn.
+async fn longest_silence(
+    devices: &[Simulator],
+    work: impl Future<Output = Told>,
+) -> anyhow::Result<(Vec<Duration>, Duration)> {
     let begin = Instant::now();
     let mut seen: Vec<(u64, Instant, Duration)> =
         devices.iter().map(|device| (device.requests(), begin, Duration::ZERO)).collect();
     let mut look = tokio::time::interval(Duration::from_millis(10));
+    let (mut looked, mut lag) = (begin, Duration::ZERO);
     tokio::pin!(work);
     loop {
         tokio::select! {
             done = &mut work => {
                 done?;
-                return Ok(seen.into_iter().map(|(_, _, longest)| longest).collect());
+                return Ok((seen.into_iter().map(|(_, _, longest)| longest).collect(), lag));
             }
             _ = look.tick() => {
                 let now = Instant::now();
+                (looked, lag) = (now, lag.max(now.duration_since(looked)));
                 for (device, (count, since, longest)) in devices.iter().zip(&mut seen) {
                     *longest = (*longest).max(now.duration_since(*since));
                     let requests = device.requests();
@@ -157,9 +163,11 @@ async fn one_changed_device_of_fifty_is_all_that_is_touched_and_a_broken_file_ch
         })
         .await
     };
-    let silences = longest_silence(&devices, work).await?;
+    let (silences, lag) = longest_silence(&devices, work).await?;
+    // On a machine that is not overloaded: less than two intervals.
+    let allowed = INTERVAL * 2 + lag * 8;
     for (n, silence) in silences.iter().enumerate().filter(|(n, _)| *n != 7) {
-        assert!(*silence < INTERVAL * 2, "press-{n} was not asked for {silence:?}");
+        assert!(*silence < allowed, "press-{n} was not asked for {silence:?}; lag {lag:?}");
     }
     let mut after = connects(gateway).await?;
     let seventh = format!("tcp://{}", devices[7].addr());
