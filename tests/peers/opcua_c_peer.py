@@ -20,6 +20,7 @@ def open_server(given: dict[str, Any]) -> subprocess.Popen[str]:
         assert server.stdout is not None
         if server.stdout.readline() == "ready\n":
             return server
+        server.kill()
         if time.monotonic() > deadline:
             raise SystemExit(f"the server did not start: code {server.wait()}")
         time.sleep(0.05)
