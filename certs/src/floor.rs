@@ -176,7 +176,7 @@ impl TimeFloor {
 
     /// The time to date certificates by. Behind the floor that is the floor and on, so that a box without a clock serves
     /// from its first start; after a leap there is none.
-    pub(crate) fn for_issuing(&self) -> Result<UnixMillis, ClockLeapt> {
+    pub fn for_issuing(&self) -> Result<UnixMillis, ClockLeapt> {
         let Reading { now, standing } = self.reading();
         match standing {
             Standing::Sound | Standing::Behind { .. } => Ok(now),

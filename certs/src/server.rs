@@ -137,17 +137,32 @@ impl Ca {
         Ok(config)
     }
 
+    /// For HTTP where who asks proves himself otherwise: no certificate is asked for, so that no browser offers a choice
+    /// of them. As [`Self::server_config`] in all else.
+    pub fn web_config(&self, certificate: Arc<ServerCertificate>) -> Result<ServerConfig, CaError> {
+        let provider = Arc::clone(&self.provider);
+        let builder = ServerConfig::builder_with_details(provider, Arc::clone(&self.time) as _)
+            .with_protocol_versions(&[&TLS13, &TLS12])?;
+        let mut config = without_resumption(builder.with_no_client_auth().with_cert_resolver(certificate));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+
     fn tls(&self, certificate: Arc<ServerCertificate>, mandatory: bool) -> Result<ServerConfig, CaError> {
         let provider = Arc::clone(&self.provider);
         let verifier = PlantVerifier::new(Arc::clone(&self.trust), Arc::clone(&provider), mandatory);
-        let mut config = ServerConfig::builder_with_details(provider, Arc::clone(&self.time) as _)
+        let config = ServerConfig::builder_with_details(provider, Arc::clone(&self.time) as _)
             .with_protocol_versions(&[&TLS13, &TLS12])?
             .with_client_cert_verifier(Arc::new(verifier))
             .with_cert_resolver(certificate);
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 0;
-        Ok(config)
+        Ok(without_resumption(config))
     }
+}
+
+fn without_resumption(mut config: ServerConfig) -> ServerConfig {
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config
 }
 
 /// What a server certificate is valid for, in its order.

@@ -16,7 +16,7 @@
 //! | Upstream → Fetch (below) | 64 messages | they stay unacknowledged at the upstream, and commands behind them |
 //! | anybody → Queue | `Options` of the store | whoever commits waits; leaves get no PUBACK |
 //! | anybody → Audit | 4,096 lines | lines are dropped and counted |
-//! | enrolment port | 64 connections | newcomers wait in the kernel's queue |
+//! | enrolment port, admin address, admin.sock | 64 connections each | newcomers wait in the kernel's queue |
 //! | SIGHUP, API → Reloader | 8 requests | whoever asks waits |
 //! | Presence | one entry per device | coalesced |
 //!
@@ -34,7 +34,7 @@ use anyhow::Context;
 use fieldgate_broker::Broker;
 use fieldgate_certs::ServerCertificate;
 use fieldgate_store::{DirectoryLock, Queue, State};
-use fieldgate_types::{Clock, Current, SystemClock};
+use fieldgate_types::{Clock, Current, Pulse, SystemClock};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,7 @@ use crate::audit::{Audit, Event};
 use crate::command::{Book, Router};
 use crate::config::{Config, changes};
 use crate::identity::{Authority, Rights, Users};
+use crate::notify;
 use crate::reload::{Enrolling, Reload, Reloader};
 use crate::southbound::handshakes::HandshakeThreads;
 use crate::southbound::leaf::LeafGate;
@@ -148,7 +149,7 @@ impl App {
         let book = Book::open(of_state, queue.clone(), audit.clone(), Arc::clone(&clock), Arc::clone(&outbound));
         let book = Arc::new(book.await?);
         let presence = Presence::open(&queue, clock.now()).await?;
-        let doors = Doors::bind(config.admin, &dir).await?;
+        let doors = Doors::bind(&config.admin, &dir).await?;
         let admin = doors.address()?;
 
         let stages = Stages::default();
@@ -232,13 +233,15 @@ impl App {
             names: Current::new(config.broker.names.clone()),
             reload,
             leaf: gate.counters(),
+            refused_requests: Arc::default(),
+            upkeep: Pulse::new(Arc::clone(&clock)),
             audit: audit.clone(),
             audit_folder,
             started,
             clock,
             serving: AtomicBool::new(true),
         });
-        doors.serve(Arc::clone(&overview), &stages.admin.tasks, &stages.admin.stop);
+        doors.serve(&overview, handshakes.handle(), &stages.admin.tasks, &stages.admin.stop)?;
         stages.commands.tasks.spawn(say_what_is_due(Arc::clone(&overview)));
         stages.admin.tasks.spawn(sys::run(Arc::clone(&overview), stages.admin.stop.clone()));
         stages.admin.tasks.spawn(Upkeep::new(Arc::clone(&overview), stages.admin.stop.clone()).run());
@@ -256,6 +259,8 @@ impl App {
             upstream,
             "fieldgate is running"
         );
+        stages.admin.tasks.spawn(notify::feed(Arc::clone(&overview), stages.admin.stop.clone()));
+        notify::ready();
         Ok(Self { overview, admin, audit, stages, _handshakes: handshakes, _lock: lock })
     }
 
@@ -275,6 +280,7 @@ impl App {
         let deadline = Instant::now() + STOP_DEADLINE;
         overview.serving.store(false, Ordering::Release);
         stages.reload.end(deadline, "reload").await;
+        notify::stopping();
         let leaves = overview.broker.stop(Duration::from_secs(2));
         within(deadline, "broker", leaves).await;
         stages.links.end(deadline, "links").await;

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod log;
 pub mod moment;
 pub mod northbound;
+pub mod notify;
 pub mod pipeline;
 pub mod probe;
 pub mod reload;

@@ -1,9 +1,9 @@
 //! Logs: one line per event on standard error. `FIELDGATE_LOG` sets the level, such as `debug` or
 //! `info,fieldgate_modbus=debug`.
 
-use std::io::IsTerminal;
-
 use tracing_subscriber::EnvFilter;
+
+use crate::cli::screen::coloured;
 
 /// Starts logging; a second call changes nothing.
 pub fn init() {
@@ -23,7 +23,7 @@ fn start(default: &str) {
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(coloured(&std::io::stderr()))
         .with_target(false)
         .try_init();
     if started.is_err() {

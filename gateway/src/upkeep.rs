@@ -3,10 +3,10 @@
 //! | every | what |
 //! |---|---|
 //! | minute | the server certificate, when it is due; sessions on certificates that were replaced, when their grace is over; answers to commands that nobody needs any more |
-//! | hour | the issuing CA, at half of its life; the time written down; warnings |
+//! | hour | the issuing CA, at half of its life; the time, and when tokens of the API were last used, written down; warnings |
 //! | day | revocation lists |
 //!
-//! All of it happens at the start too, and none but the sessions said here is touched by it. What waits for the disk, or signs, runs on
+//! The uses of tokens are written at the stop as well. All of it happens at the start too, and none but the sessions said here is touched by it. What waits for the disk, or signs, runs on
 //! threads that may wait.
 
 use std::collections::HashSet;
@@ -47,6 +47,7 @@ impl Upkeep {
         let mut minute = tokio::time::interval(MINUTE);
         let mut minutes = 0_u32;
         while self.stop.run_until_cancelled(minute.tick()).await.is_some() {
+            self.overview.upkeep.rest(MINUTE);
             if minutes.is_multiple_of(MINUTES_PER_HOUR) {
                 self.hourly().await;
             }
@@ -60,9 +61,19 @@ impl Upkeep {
             }
             minutes = minutes.wrapping_add(1);
         }
+        self.overview.upkeep.end();
+        self.note_uses().await;
+    }
+
+    async fn note_uses(&self) {
+        let authority = Arc::clone(&self.overview.authority);
+        if let Some(Err(error)) = blocking(move || authority.api_tokens.note_uses()).await {
+            tracing::error!(%error, "when tokens of the API were last used can't be written down");
+        }
     }
 
     async fn hourly(&mut self) {
+        self.note_uses().await;
         let authority = Arc::clone(&self.overview.authority);
         let done = blocking(move || {
             if let Err(error) = authority.note_time() {

@@ -4,6 +4,7 @@
 // Clippy takes this for granted in test functions alone; here the functions around them are of tests too.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod api;
 mod arrows;
 mod audit;
 mod backup;
@@ -19,6 +20,7 @@ mod envelope;
 mod external;
 mod field_modbus;
 mod field_opcua;
+mod guide;
 mod large;
 mod leaf_commands;
 mod leaf_rights;
@@ -27,6 +29,7 @@ mod live_first;
 mod local;
 mod offline;
 mod operate;
+mod packaging;
 mod policy;
 mod presence;
 mod reload;
@@ -35,6 +38,8 @@ mod rotation;
 mod stage;
 mod state_format;
 mod superseded;
+mod support;
 mod upstream_trouble;
 mod users;
+mod watchdog;
 mod websocket;

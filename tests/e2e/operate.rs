@@ -1,4 +1,4 @@
-//! Operating it: health, metrics, the two doors, the lock, SIGTERM.
+//! Operating it: health, metrics, secrets, the lock, SIGTERM.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -7,32 +7,6 @@ use std::time::{Duration, Instant};
 use fieldgate_testkit::{Ack, Gateway, Leaf, Options, Version};
 
 use crate::stage::{BINARY, Stage, Told};
-
-#[tokio::test]
-async fn the_admin_address_reads_and_the_socket_changes() -> Told {
-    let gateway = Gateway::start_new(BINARY, "line-1", "").await?;
-    for path in ["/healthz", "/readyz", "/metrics", "/api/v1/status", "/api/v1/devices", "/api/v1/ca", "/api/v1/buffer"]
-    {
-        assert_eq!(gateway.get(path).await?.status, 200, "{path}");
-    }
-    let (add, revoke) = (r#"{"id":"press-1","role":"device"}"#, "/api/v1/devices/press-1/revoke");
-    for (path, body) in [("/api/v1/devices", add), (revoke, "null"), ("/api/v1/points/press-1/write", "{}")] {
-        let refused = gateway.request("POST", path, body).await?;
-        assert!(matches!(refused.status, 403..=405), "{path}: {refused:?}");
-    }
-    let status = gateway.status().await?;
-    assert_eq!(status["devices"], serde_json::json!([]), "{status}");
-    assert_eq!(status["broker"]["listen"], serde_json::json!([gateway.broker().to_string()]), "{status}");
-
-    let mode = std::fs::metadata(gateway.socket())?.permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "{mode:o}");
-    let added = gateway.ask("POST", "/api/v1/devices", add).await?;
-    assert_eq!(added.status, 200, "{added:?}");
-    assert!(added.json()?["key"].as_str().is_some_and(|key| key.contains("PRIVATE KEY")));
-    assert_eq!(gateway.ask("POST", revoke, "null").await?.status, 200);
-    assert_eq!(gateway.get("/api/v1/none").await?.status, 404);
-    Ok(())
-}
 
 #[tokio::test]
 async fn secrets_are_for_the_owner_alone() -> Told {

@@ -27,7 +27,7 @@ use rustls_pki_types::CertificateDer;
 use thiserror::Error;
 
 pub use answer::Answer;
-pub use token::{TOKEN_LIFE, Token, TokenError, TokenHash, TokenRecord, TokenRefused, TokenStore};
+pub use token::{TOKEN_LIFE, Token, TokenError, TokenHash, TokenRecord, TokenRefused, TokenStore, random_token};
 
 use crate::encoding::certificates_from_pem;
 use crate::identify::Origin;

@@ -48,7 +48,8 @@ impl TokenHash {
         Self(Fingerprint::of(token.as_bytes()))
     }
 
-    fn same(&self, other: &Self) -> bool {
+    /// Whether both are of one token; takes as long whether they are or not.
+    pub fn same(&self, other: &Self) -> bool {
         self.0.0.ct_eq(&other.0.0).into()
     }
 }
@@ -97,6 +98,14 @@ const LETTERS: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
 /// 32 letters of 5 bits.
 const LENGTH: usize = 32;
 
+/// A secret of 160 random bits, as every token is; `None` where the system has no random numbers to give.
+pub fn random_token() -> Option<Secret> {
+    let mut bytes = Zeroizing::new([0; LENGTH]);
+    SystemRandom::new().fill(&mut *bytes).ok()?;
+    let letters = bytes.iter().filter_map(|byte| LETTERS.get(usize::from(byte & 31)));
+    Some(Secret::new(letters.map(|letter| char::from(*letter)).collect::<String>()))
+}
+
 /// A new token for `device`, kept when this returns. It takes the place of one given before.
 pub(super) fn create(
     store: &dyn TokenStore,
@@ -106,15 +115,12 @@ pub(super) fn create(
     validity: Option<Duration>,
 ) -> Result<Token, TokenError> {
     let now = time.for_issuing()?;
-    let mut bytes = Zeroizing::new([0; LENGTH]);
-    SystemRandom::new().fill(&mut *bytes).map_err(|_| TokenError::Random)?;
-    let letters = bytes.iter().filter_map(|byte| LETTERS.get(usize::from(byte & 31)));
-    let text: String = letters.map(|letter| char::from(*letter)).collect();
-    let hash = TokenHash::of(&text);
+    let secret = random_token().ok_or(TokenError::Random)?;
+    let hash = TokenHash::of(secret.expose());
     let record =
         TokenRecord { device: device.clone(), role, validity, hash, expires: now.plus(TOKEN_LIFE), used: None };
     store.keep(&record)?;
-    Ok(Token { secret: Secret::new(text), record })
+    Ok(Token { secret, record })
 }
 
 /// Why a token was not accepted. For the audit log: the one who presents it is told none of this.

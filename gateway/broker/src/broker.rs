@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fieldgate_types::{Clock, Current};
+use fieldgate_types::{Clock, Current, Pulse};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -136,6 +136,11 @@ impl Broker {
         self.core.retained.set_limits(&config.limits);
         self.core.limits.set(config.limits.clone());
         Ok(())
+    }
+
+    /// One for each address: whether it still accepts.
+    pub fn pulses(&self) -> Vec<Pulse> {
+        self.doors.pulses()
     }
 
     /// Routes a message of the gateway itself; nobody's rights are asked and nothing goes to [`Gate::commit`].

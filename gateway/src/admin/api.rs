@@ -1,13 +1,12 @@
-//! The routes. Both doors share the ones that read; only admin.sock has the ones that change something.
+//! What is answered to a request that was let in; `routes` says which is whose.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::Json;
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use fieldgate_broker::DisconnectReason;
@@ -19,7 +18,6 @@ use fieldgate_types::{DeviceId, Secret, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::overview::{Buffer, Overview, Status};
-use super::quarantine;
 use crate::audit;
 use crate::backup::Snapshot;
 use crate::identity::explain::{CantExplain, Explanation, Question, explain};
@@ -29,47 +27,6 @@ use crate::reload::Report;
 use crate::upkeep;
 
 type Shared = State<Arc<Overview>>;
-
-/// What only reads.
-pub fn reading(overview: Arc<Overview>) -> Router {
-    Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/devices", get(devices))
-        .route("/api/v1/devices/{id}", get(device))
-        .route("/api/v1/ca", get(authorities))
-        .route("/api/v1/ca/bundle", get(bundle))
-        .route("/crl/{name}", get(revocation_list))
-        .route("/api/v1/buffer", get(buffer))
-        .route("/api/v1/buffer/quarantine", get(quarantine::list))
-        .route("/api/v1/points", get(points))
-        .route("/api/v1/audit", get(audit_lines))
-        .route("/api/v1/audit/end", get(audit_end))
-        .layer(DefaultBodyLimit::max(64 * 1024))
-        .with_state(overview)
-}
-
-/// Everything.
-pub fn all(overview: Arc<Overview>) -> Router {
-    let changing = Router::new()
-        .route("/api/v1/devices", post(add_device))
-        .route("/api/v1/devices/{id}/revoke", post(revoke_device))
-        .route("/api/v1/devices/{id}/token", post(make_token))
-        .route("/api/v1/points/{device}/{command}", post(point_command))
-        .route("/api/v1/policy/explain", post(explain_policy))
-        .route("/api/v1/buffer/quarantine/retry", post(quarantine::retry))
-        .route("/api/v1/buffer/quarantine/drop", post(quarantine::forget))
-        .route("/api/v1/reload", post(reload))
-        .route("/api/v1/backup", post(snapshot))
-        .route("/api/v1/ca/rotate", post(rotate))
-        .route("/api/v1/ca/root-key/export", post(export_root_key))
-        .route("/api/v1/ca/root-key/remove", post(remove_root_key))
-        .layer(DefaultBodyLimit::max(64 * 1024))
-        .with_state(Arc::clone(&overview));
-    reading(overview).merge(changing)
-}
 
 /// An answer that says why not.
 #[derive(Debug, Serialize, Deserialize)]
@@ -104,11 +61,11 @@ impl From<AuthorityError> for Failed {
     }
 }
 
-async fn healthz(State(overview): Shared) -> Response {
+pub(super) async fn healthz(State(overview): Shared) -> Response {
     answer(overview.healthy())
 }
 
-async fn readyz(State(overview): Shared) -> Response {
+pub(super) async fn readyz(State(overview): Shared) -> Response {
     answer(overview.ready())
 }
 
@@ -119,7 +76,7 @@ fn answer(result: Result<(), String>) -> Response {
     }
 }
 
-async fn metrics(State(overview): Shared) -> Response {
+pub(super) async fn metrics(State(overview): Shared) -> Response {
     match super::metrics::text(overview) {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -129,15 +86,15 @@ async fn metrics(State(overview): Shared) -> Response {
     }
 }
 
-async fn status(State(overview): Shared) -> Json<Status> {
+pub(super) async fn status(State(overview): Shared) -> Json<Status> {
     Json(overview.status())
 }
 
-async fn devices(State(overview): Shared) -> Json<Vec<DeviceDetails>> {
+pub(super) async fn devices(State(overview): Shared) -> Json<Vec<DeviceDetails>> {
     Json(overview.authority.all_details())
 }
 
-async fn device(State(overview): Shared, Path(id): Path<DeviceId>) -> Result<Json<DeviceDetails>, Failed> {
+pub(super) async fn device(State(overview): Shared, Path(id): Path<DeviceId>) -> Result<Json<DeviceDetails>, Failed> {
     Ok(Json(overview.authority.details(&id)?))
 }
 
@@ -200,7 +157,10 @@ impl From<AddedDevice> for Issued {
     }
 }
 
-async fn add_device(State(overview): Shared, Json(wanted): Json<AddDevice>) -> Result<Json<AddedDevice>, Failed> {
+pub(super) async fn add_device(
+    State(overview): Shared,
+    Json(wanted): Json<AddDevice>,
+) -> Result<Json<AddedDevice>, Failed> {
     let AddDevice { id, role, csr, validity, groups } = wanted;
     let validity = validity.as_deref().map(parse_validity).transpose();
     let validity = validity.map_err(|why| Failed(StatusCode::BAD_REQUEST, why))?;
@@ -239,7 +199,7 @@ impl From<Token> for MadeToken {
     }
 }
 
-async fn make_token(
+pub(super) async fn make_token(
     State(overview): Shared,
     Path(id): Path<DeviceId>,
     Json(wanted): Json<MakeToken>,
@@ -248,7 +208,10 @@ async fn make_token(
     Ok(Json(made.await??.into()))
 }
 
-async fn revoke_device(State(overview): Shared, Path(id): Path<DeviceId>) -> Result<Json<DeviceDetails>, Failed> {
+pub(super) async fn revoke_device(
+    State(overview): Shared,
+    Path(id): Path<DeviceId>,
+) -> Result<Json<DeviceDetails>, Failed> {
     let authority = Arc::clone(&overview.authority);
     let of = id.clone();
     blocking(move || authority.revoke(&of)).await??;
@@ -268,13 +231,16 @@ impl From<CantExplain> for Failed {
     }
 }
 
-async fn explain_policy(State(overview): Shared, Json(question): Json<Question>) -> Result<Json<Explanation>, Failed> {
+pub(super) async fn explain_policy(
+    State(overview): Shared,
+    Json(question): Json<Question>,
+) -> Result<Json<Explanation>, Failed> {
     let registry = &overview.authority.registry;
     Ok(Json(explain(&question, &overview.rights.get(), &overview.users.all(), registry)?))
 }
 
 /// Runs what waits for the disk where it holds up nobody.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failed> {
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failed> {
     let stopping = |_| Failed(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping".to_owned());
     tokio::task::spawn_blocking(work).await.map_err(stopping)
 }
@@ -287,7 +253,10 @@ pub struct AskReload {
     pub plan: bool,
 }
 
-async fn reload(State(overview): Shared, body: axum::body::Bytes) -> Result<(StatusCode, Json<Report>), Failed> {
+pub(super) async fn reload(
+    State(overview): Shared,
+    body: axum::body::Bytes,
+) -> Result<(StatusCode, Json<Report>), Failed> {
     let asked = if body.is_empty() { Ok(AskReload::default()) } else { serde_json::from_slice(&body) };
     let asked =
         asked.map_err(|error| Failed(StatusCode::BAD_REQUEST, format!("{error}; {{\"plan\":true}} is allowed")))?;
@@ -296,7 +265,7 @@ async fn reload(State(overview): Shared, body: axum::body::Bytes) -> Result<(Sta
     Ok((code, Json(report)))
 }
 
-async fn authorities(State(overview): Shared) -> Json<CaReport> {
+pub(super) async fn authorities(State(overview): Shared) -> Json<CaReport> {
     Json(overview.authority.report())
 }
 
@@ -311,7 +280,7 @@ pub struct StateSnapshot {
     pub state: String,
 }
 
-async fn snapshot(State(overview): Shared) -> Result<Json<StateSnapshot>, Failed> {
+pub(super) async fn snapshot(State(overview): Shared) -> Result<Json<StateSnapshot>, Failed> {
     let taken = blocking(move || {
         let Snapshot { gateway, boot, state } = overview.authority.snapshot()?;
         Ok::<_, StateError>(StateSnapshot { gateway, boot, state: BASE64_STANDARD.encode(state) })
@@ -351,7 +320,10 @@ impl From<RotationError> for Failed {
     }
 }
 
-async fn rotate(State(overview): Shared, Json(wanted): Json<RotateCa>) -> Result<Json<AuthorityInfo>, Failed> {
+pub(super) async fn rotate(
+    State(overview): Shared,
+    Json(wanted): Json<RotateCa>,
+) -> Result<Json<AuthorityInfo>, Failed> {
     let authority = Arc::clone(&overview.authority);
     let made = blocking(move || authority.rotate(wanted.root_key.as_ref().map(String::as_bytes)));
     let made = made.await??;
@@ -359,21 +331,21 @@ async fn rotate(State(overview): Shared, Json(wanted): Json<RotateCa>) -> Result
     Ok(Json(made))
 }
 
-async fn export_root_key(State(overview): Shared) -> Result<Json<RootKey>, Failed> {
+pub(super) async fn export_root_key(State(overview): Shared) -> Result<Json<RootKey>, Failed> {
     let key = blocking(move || overview.authority.export_root_key()).await??;
     Ok(Json(RootKey { key: key.expose().to_owned() }))
 }
 
-async fn remove_root_key(State(overview): Shared) -> Result<Json<()>, Failed> {
+pub(super) async fn remove_root_key(State(overview): Shared) -> Result<Json<()>, Failed> {
     Ok(Json(blocking(move || overview.authority.remove_root_key()).await??))
 }
 
-async fn bundle(State(overview): Shared) -> Response {
+pub(super) async fn bundle(State(overview): Shared) -> Response {
     let kind = "application/x-pem-file";
     ([(header::CONTENT_TYPE, kind)], overview.authority.ca.trust_bundle_pem()).into_response()
 }
 
-async fn revocation_list(State(overview): Shared, Path(name): Path<String>) -> Response {
+pub(super) async fn revocation_list(State(overview): Shared, Path(name): Path<String>) -> Response {
     match overview.authority.list(&name) {
         Some(list) => ([(header::CONTENT_TYPE, lists::MEDIA_TYPE)], list.to_vec()).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
@@ -442,7 +414,7 @@ impl From<fieldgate_store::DeviceLedger> for Ledger {
     }
 }
 
-async fn buffer(State(overview): Shared) -> Json<BufferReport> {
+pub(super) async fn buffer(State(overview): Shared) -> Json<BufferReport> {
     Json(BufferReport {
         buffer: overview.buffer(),
         devices: overview.queue.ledger().into_iter().map(Ledger::from).collect(),
@@ -463,7 +435,7 @@ pub struct PointEntry {
     pub writable: bool,
 }
 
-async fn points(State(overview): Shared) -> Json<Vec<PointEntry>> {
+pub(super) async fn points(State(overview): Shared) -> Json<Vec<PointEntry>> {
     let links = overview.links.all();
     let devices = links.iter().flat_map(|(_, link)| &link.devices);
     let entries = devices.flat_map(|device| {
@@ -477,7 +449,7 @@ async fn points(State(overview): Shared) -> Json<Vec<PointEntry>> {
     Json(entries.collect())
 }
 
-async fn point_command(
+pub(super) async fn point_command(
     State(overview): Shared,
     Path((device, command)): Path<(DeviceId, String)>,
     payload: axum::body::Bytes,
@@ -485,12 +457,13 @@ async fn point_command(
     Json(overview.router.request(&device, &command, &payload).await)
 }
 
-#[derive(Deserialize)]
-struct Lines {
+/// How many.
+#[derive(Debug, Deserialize)]
+pub(super) struct Lines {
     lines: Option<usize>,
 }
 
-async fn audit_lines(State(overview): Shared, Query(query): Query<Lines>) -> Result<Response, Failed> {
+pub(super) async fn audit_lines(State(overview): Shared, Query(query): Query<Lines>) -> Result<Response, Failed> {
     let lines = query.lines.unwrap_or(100).min(10_000);
     let read = blocking(move || audit::tail(&overview.audit_folder, lines)).await?;
     let lines = read.map_err(|error| Failed(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
@@ -498,6 +471,6 @@ async fn audit_lines(State(overview): Shared, Query(query): Query<Lines>) -> Res
 }
 
 /// Where the chain ends: what `audit --verify` holds the files against.
-async fn audit_end(State(overview): Shared) -> Json<Option<audit::End>> {
+pub(super) async fn audit_end(State(overview): Shared) -> Json<Option<audit::End>> {
     Json(overview.audit.end())
 }

@@ -1,18 +1,22 @@
 //! The figures of [`Overview`] for Prometheus, read at each scrape.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fieldgate_certs::{AlarmKind, Stage};
 use fieldgate_protocol::LinkState;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text::encode};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::overview::Overview;
+use super::overview::{LoopKind, Overview};
 use crate::identity::ending::{self, Ending};
+use crate::northbound::{ACK_BOUNDS, AckTimes};
 
 /// Everything in the OpenMetrics text format.
 pub fn text(overview: Arc<Overview>) -> Result<String, fmt::Error> {
@@ -78,14 +82,17 @@ impl Collector for Figures {
         let now = overview.clock.now();
         gauge(out, "fieldgate_start_time_seconds", "When the process began, Unix time", overview.started.as_secs())?;
         gauge(out, "fieldgate_ready", "1 when listeners serve and the store accepts", overview.ready().is_ok().into())?;
-        if let Some(memory) = resident_bytes() {
-            gauge(out, "fieldgate_resident_memory_bytes", "Resident memory of the process", memory)?;
-        }
+        let build = [([("version", env!("CARGO_PKG_VERSION").to_owned())], 1)];
+        gauges(out, "fieldgate_build_info", "Always 1; the version is the label", build)?;
+        self.process(out)?;
         self.buffer(out)?;
         self.ledger(out)?;
         self.broker(out)?;
         self.upstream(out)?;
         self.links(out)?;
+        let refused = overview.refused_requests.snapshot().into_iter();
+        let refused = refused.map(|(reason, count)| ([("reason", reason.to_owned())], count));
+        counters(out, "fieldgate_admin_refused_requests", "Requests refused at the admin address", refused)?;
         gauge(
             out,
             "fieldgate_devices_online",
@@ -105,6 +112,25 @@ impl Collector for Figures {
 }
 
 impl Figures {
+    /// Of the process: what it has taken, and which of its loops hang.
+    fn process(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some(memory) = resident_bytes() {
+            gauge(out, "fieldgate_resident_memory_bytes", "Resident memory of the process", memory)?;
+        }
+        if let Some(files) = open_files() {
+            gauge(out, "fieldgate_open_files", "Files and sockets that are open", files)?;
+        }
+        if let Some(most) = rustix::process::getrlimit(rustix::process::Resource::Nofile).current {
+            gauge(out, "fieldgate_open_files_limit", "Files and sockets that may be open", most)?;
+        }
+        let stuck = self.0.stuck();
+        let counts = LoopKind::ALL.map(|kind| {
+            let count = stuck.iter().filter(|(of, _)| *of == kind).count() as u64;
+            ([("loop", kind.word().to_owned())], count)
+        });
+        gauges(out, "fieldgate_watchdog_stuck_loops", "Loops that should have made a turn and have not", counts)
+    }
+
     fn warnings(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let endings = ending::endings(&self.0.authority);
         let stages = [Stage::Warn, Stage::Urgent, Stage::Expired].map(|stage| {
@@ -127,6 +153,13 @@ impl Figures {
         gauge(out, "fieldgate_buffer_messages", "Messages waiting for the upstream", buffer.messages)?;
         gauge(out, "fieldgate_buffer_bytes", "Bytes of the messages waiting", buffer.bytes)?;
         gauge(out, "fieldgate_buffer_file_bytes", "Size of queue.db", buffer.file_bytes)?;
+        let capacity = self.0.queue.stats().capacity_bytes;
+        gauge(
+            out,
+            "fieldgate_buffer_capacity_bytes",
+            "What queue.db may take: as configured, or what the disk leaves",
+            capacity,
+        )?;
         gauge(out, "fieldgate_buffer_healthy", "1 when the store accepts messages", buffer.healthy.into())?;
         let stats = self.0.queue.stats();
         counter(
@@ -223,7 +256,8 @@ impl Figures {
         counter(out, "fieldgate_upstream_batches", "Batches sent, re-sends included", status.batches)?;
         counter(out, "fieldgate_upstream_batch_bytes", "Bytes of these batches", status.batch_bytes)?;
         counter(out, "fieldgate_upstream_acknowledged_messages", "Messages acknowledged", status.acknowledged)?;
-        gauge(out, "fieldgate_upstream_in_flight_messages", "Messages on the wire", status.in_flight as u64)
+        gauge(out, "fieldgate_upstream_in_flight_messages", "Messages on the wire", status.in_flight as u64)?;
+        ack_times(out, &upstream.ack_times())
     }
 
     fn links(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -237,8 +271,43 @@ impl Figures {
         let failures = infos.iter().map(|(name, info)| (label(name), info.failures));
         counters(out, "fieldgate_link_failures", "Requests failed", failures)?;
         let overruns = infos.iter().map(|(name, info)| (label(name), info.overruns));
-        counters(out, "fieldgate_link_overruns", "Polls that began late", overruns)
+        counters(out, "fieldgate_link_overruns", "Polls that began late", overruns)?;
+        let response = infos.iter().map(|(name, info)| (label(name), info.response.as_secs_f64()));
+        let kind = ConstCounter::new(0.0_f64).metric_type();
+        let help = "How long the answers took together; over `fieldgate_link_answers_total` it is their mean";
+        let mut metric = out.encode_descriptor("fieldgate_link_response_seconds", help, None, kind)?;
+        for (label, seconds) in response {
+            ConstCounter::new(seconds).encode(metric.encode_family(&label)?)?;
+        }
+        self.point_errors(out)
     }
+}
+
+impl Figures {
+    /// Over all links: one series per point would grow with the plant.
+    fn point_errors(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (reason, count) in self.0.links.all().iter().flat_map(|(_, link)| link.errors.snapshot()) {
+            *sums.entry(reason).or_default() += count;
+        }
+        let sums = sums.into_iter().map(|(reason, count)| ([("reason", reason.to_owned())], count));
+        counters(out, "fieldgate_point_errors", "Times that a point was reported as bad", sums)
+    }
+}
+
+fn ack_times(out: &mut DescriptorEncoder<'_>, times: &AckTimes) -> fmt::Result {
+    let help = "From sending a message to the upstream's acknowledgement";
+    let name = "fieldgate_upstream_acknowledge_seconds";
+    let mut metric = out.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    let bounds = ACK_BOUNDS.iter().map(|bound| Duration::from_millis(*bound).as_secs_f64());
+    let buckets: Vec<(f64, u64)> = bounds.chain([f64::INFINITY]).zip(times.counts).collect();
+    let count = times.counts.iter().sum();
+    metric.encode_histogram::<NoLabelSet>(times.sum.as_secs_f64(), count, &buckets, None)
+}
+
+fn open_files() -> Option<u64> {
+    // One of them is the folder that is being read.
+    std::fs::read_dir("/proc/self/fd").ok().map(|files| (files.count() as u64).saturating_sub(1))
 }
 
 /// From /proc/self/statm; absent where there is none.

@@ -10,7 +10,7 @@ use fieldgate_broker::Broker;
 use fieldgate_certs::{ServerCertificate, life};
 use fieldgate_protocol::LinkState;
 use fieldgate_store::{Health, Queue};
-use fieldgate_types::{Clock, Current, DeviceId, UnixMillis};
+use fieldgate_types::{Clock, Current, DeviceId, Pulse, UnixMillis, pulse};
 use serde::{Deserialize, Serialize};
 
 use crate::audit::Audit;
@@ -20,7 +20,7 @@ use crate::identity::{Authority, Rights, Users, ending};
 use crate::moment::date;
 use crate::northbound::UpstreamHandle;
 use crate::reload::Reload;
-use crate::southbound::leaf::LeafCounters;
+use crate::southbound::leaf::Refusals;
 use crate::southbound::link::LinkHandle;
 use crate::southbound::{Links, Presence};
 use crate::upline::Upline;
@@ -54,7 +54,11 @@ pub struct Overview {
     /// Where another configuration is asked for.
     pub reload: Reload,
     /// Counts of what leaves were refused.
-    pub leaf: Arc<LeafCounters>,
+    pub leaf: Arc<Refusals>,
+    /// Counts of what was refused at the admin address.
+    pub refused_requests: Arc<Refusals>,
+    /// Of the task that looks after certificates and the like: whether it still turns.
+    pub upkeep: Pulse,
     /// The audit log.
     pub audit: Audit,
     /// Its folder.
@@ -222,6 +226,37 @@ pub struct Certificates {
     pub issuing_not_after: UnixMillis,
 }
 
+/// What kind of loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoopKind {
+    /// Accepts leaf devices.
+    Broker,
+    /// Writes the queue.
+    Store,
+    /// Holds the upstream connection.
+    Upstream,
+    /// A link to field devices, or its driver.
+    Link,
+    /// Looks after certificates.
+    Upkeep,
+}
+
+impl LoopKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Broker, Self::Store, Self::Upstream, Self::Link, Self::Upkeep];
+
+    /// Word for labels.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Broker => "broker",
+            Self::Store => "store",
+            Self::Upstream => "upstream",
+            Self::Link => "link",
+            Self::Upkeep => "upkeep",
+        }
+    }
+}
+
 impl Overview {
     /// Whether the listeners serve and the store accepts.
     pub fn ready(&self) -> Result<(), String> {
@@ -231,8 +266,36 @@ impl Overview {
         self.healthy()
     }
 
-    /// Whether the store accepts.
+    /// The loops that hang: their kind, from a closed set, and in words which and for how long.
+    pub fn stuck(&self) -> Vec<(LoopKind, String)> {
+        let mut stuck = Vec::new();
+        let mut judge = |kind: LoopKind, name: &str, pulse: &Pulse| {
+            if let Some(late) = pulse.overdue() {
+                stuck.push((kind, format!("{name} has made no turn for {} s", (late + pulse::TURN).as_secs())));
+            }
+        };
+        for (place, pulse) in self.broker.pulses().iter().enumerate() {
+            judge(LoopKind::Broker, &format!("the broker's listener {}", place + 1), pulse);
+        }
+        judge(LoopKind::Store, "the store's writer", self.queue.pulse());
+        if let Some(upstream) = self.upline.handle().as_ref() {
+            judge(LoopKind::Upstream, "the upstream session", upstream.pulse());
+        }
+        for (_, link) in self.links.all().iter() {
+            for (what, pulse) in ["the link", "the driver of"].into_iter().zip(&link.pulses) {
+                judge(LoopKind::Link, &format!("{what} {}", link.name), pulse);
+            }
+        }
+        judge(LoopKind::Upkeep, "the upkeep of certificates", &self.upkeep);
+        stuck
+    }
+
+    /// Whether every loop turns and the store accepts.
     pub fn healthy(&self) -> Result<(), String> {
+        let stuck: Vec<String> = self.stuck().into_iter().map(|(_, words)| words).collect();
+        if !stuck.is_empty() {
+            return Err(stuck.join("; "));
+        }
         match self.queue.stats().health {
             Health::Ok => Ok(()),
             Health::Refusing { reason, .. } => Err(format!("the store refuses: {reason}")),
@@ -262,6 +325,8 @@ impl Overview {
             let why = link.last_error.as_deref().unwrap_or("not connected yet");
             problems.push(format!("{} is {}: {why}", link.link, link.state));
         }
+        problems
+            .extend(self.stuck().into_iter().map(|(_, words)| format!("{words}: restart the gateway, and report it")));
         if !self.clock.plausible() {
             problems.push("the clock is earlier than this program; time stamps are marked until it is set".to_owned());
         }

@@ -35,6 +35,43 @@ pub enum Event {
         /// Until when it is good.
         expires: UnixMillis,
     },
+    /// A token for the API was made.
+    ApiTokenMade {
+        /// Its name.
+        token: DeviceId,
+        /// What it opens.
+        scope: &'static str,
+        /// Until when it is good.
+        expires: UnixMillis,
+    },
+    /// A token for the API is good no more.
+    ApiTokenRevoked {
+        /// Its name.
+        token: DeviceId,
+    },
+    /// Somebody changed something through the admin address; what, is a line of its own.
+    ApiChange {
+        /// With which token.
+        token: DeviceId,
+        /// From where.
+        peer: String,
+        /// What was asked: method and path as in the table of routes.
+        route: String,
+        /// HTTP status of the answer.
+        status: u16,
+    },
+    /// A request at the admin address was refused.
+    ApiRefused {
+        /// With which token, where it is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token: Option<DeviceId>,
+        /// From where.
+        peer: String,
+        /// What was asked: method and path as in the table of routes.
+        route: String,
+        /// In words.
+        reason: String,
+    },
     /// A device got a certificate with its token.
     DeviceEnrolled {
         /// Which.

@@ -31,10 +31,7 @@ pub fn show(config: &Config, lines: usize, json: bool) -> anyhow::Result<ExitCod
 /// Whether every line that is kept is as it was written, where it was written.
 pub async fn verify(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     // Before the files are looked at: the log only grows.
-    let end = match Client::connect(&config.data_dir).await? {
-        Some(client) => client.get("/api/v1/audit/end").await?,
-        None => end_when_stopped(config)?,
-    };
+    let end = end(config).await?;
     let verdict = audit::verify(&config.data_dir.join("audit"), end)?;
     if json {
         print_json(&verdict)?;
@@ -42,6 +39,14 @@ pub async fn verify(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
         say(&verdict);
     }
     Ok(if verdict.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Where the log ends, as the running gateway or state.db has it.
+pub async fn end(config: &Config) -> anyhow::Result<Option<End>> {
+    match Client::connect(&config.data_dir).await? {
+        Some(client) => client.get("/api/v1/audit/end").await,
+        None => end_when_stopped(config),
+    }
 }
 
 fn end_when_stopped(config: &Config) -> anyhow::Result<Option<End>> {

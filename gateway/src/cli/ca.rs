@@ -43,7 +43,7 @@ pub async fn show(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 }
 
 /// Makes the next issuing CA.
-pub async fn rotate(config: &Config, root_key: Option<PathBuf>) -> anyhow::Result<ExitCode> {
+pub async fn rotate(config: &Config, root_key: Option<PathBuf>, json: bool) -> anyhow::Result<ExitCode> {
     let root_key = match root_key {
         None => None,
         Some(path) => Some(std::fs::read_to_string(&path).with_context(|| format!("can't read `{}`", path.display()))?),
@@ -52,6 +52,10 @@ pub async fn rotate(config: &Config, root_key: Option<PathBuf>) -> anyhow::Resul
         Some(client) => client.post("/api/v1/ca/rotate", &RotateCa { root_key }).await?,
         None => offline(config, |authority| Ok(authority.rotate(root_key.as_ref().map(String::as_bytes))?))?,
     };
+    if json {
+        print_json(&made)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("issuing CA {} made, {} to {}", made.generation, date(made.not_before), date(made.not_after));
     Ok(ExitCode::SUCCESS)
 }

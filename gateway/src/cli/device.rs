@@ -160,7 +160,7 @@ pub async fn show(config: &Config, id: &DeviceId, json: bool) -> anyhow::Result<
 }
 
 /// Revokes a device.
-pub async fn revoke(config: &Config, id: &DeviceId) -> anyhow::Result<ExitCode> {
+pub async fn revoke(config: &Config, id: &DeviceId, json: bool) -> anyhow::Result<ExitCode> {
     match Client::connect(&config.data_dir).await? {
         Some(client) => {
             let _: DeviceDetails = client.post(&format!("/api/v1/devices/{id}/revoke"), &()).await?;
@@ -173,6 +173,10 @@ pub async fn revoke(config: &Config, id: &DeviceId) -> anyhow::Result<ExitCode> 
             })?;
         }
     }
-    println!("device {id} revoked");
+    if json {
+        print_json(&serde_json::json!({ "id": id, "revoked": true }))?;
+    } else {
+        println!("device {id} revoked");
+    }
     Ok(ExitCode::SUCCESS)
 }

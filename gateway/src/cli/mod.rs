@@ -6,11 +6,14 @@
 mod audit;
 mod backup;
 mod bulk;
+mod bundle;
 mod ca;
 mod check;
 mod client;
+mod completions;
 mod config;
 mod device;
+mod diag;
 mod explain;
 mod lists;
 mod offline;
@@ -22,9 +25,12 @@ mod policy;
 mod quarantine;
 mod reload;
 mod roster;
+pub mod screen;
 mod show;
 mod show_status;
+mod token;
 mod user;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,9 +56,9 @@ const BAD_CONFIGURATION: u8 = 78;
 #[derive(Debug, Parser)]
 #[command(name = "fieldgate", version, arg_required_else_help = false)]
 pub struct Cli {
-    /// Configuration file
-    #[arg(short = 'c', long = "config", global = true, default_value = "gateway.toml", value_name = "FILE")]
-    config: PathBuf,
+    /// Configuration file; default: gateway.toml here, else /etc/fieldgate/gateway.toml
+    #[arg(short = 'c', long = "config", global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     verb: Option<Verb>,
 }
@@ -81,7 +87,15 @@ enum Verb {
     #[cfg(feature = "demo")]
     Demo(crate::demo::DemoArgs),
     /// How the running gateway is
-    Status(Json),
+    Status {
+        /// Again and again, on a terminal in place
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        rounds: screen::Rounds,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Have the running gateway read its configuration anew; what didn't change is not touched
     Reload {
         /// Only say what would be done
@@ -108,6 +122,9 @@ enum Verb {
     /// Users with passwords
     #[command(subcommand)]
     User(User),
+    /// Tokens for the API at the admin address
+    #[command(subcommand)]
+    Token(token::Token),
     /// The store-and-forward buffer
     #[command(subcommand)]
     Buffer(Buffer),
@@ -115,6 +132,27 @@ enum Verb {
     Backup(BackupArgs),
     /// Make a gateway of a backup, on an empty data directory
     Restore(RestoreArgs),
+    /// What is wrong, in words, and what to do next; exit code 1 where something is
+    Diag(Json),
+    /// What somebody who helps needs to see, in one tar file, without any secret
+    Bundle {
+        /// File to write; default: fieldgate-bundle-TIME.tar
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// The script that completes this command line, for a shell
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        folder: PathBuf,
+    },
     /// The last lines of the audit log; whether it is what was written
     Audit {
         /// How many lines
@@ -169,6 +207,8 @@ enum Device {
     Revoke {
         /// Device id
         id: DeviceId,
+        #[command(flatten)]
+        json: Json,
     },
 }
 
@@ -208,6 +248,8 @@ enum Ca {
         /// The root key, when it is not kept here
         #[arg(long, value_name = "FILE")]
         root_key: Option<PathBuf>,
+        #[command(flatten)]
+        json: Json,
     },
     /// Take the root key away, to a file or standard output; only the next rotation asks for it
     RemoveRootKey {
@@ -251,6 +293,16 @@ enum Point {
         /// File; default: standard output
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+    },
+    /// Live values, read again and again; on a terminal in place, else a line for each change
+    Watch {
+        /// Field device; default: all
+        device: Option<DeviceId>,
+        #[command(flatten)]
+        rounds: screen::Rounds,
+        /// A line of JSON for each device and look
+        #[arg(long)]
+        json: bool,
     },
     /// Write a point, and read it back
     Write {
@@ -363,8 +415,14 @@ pub fn main(cli: Cli) -> ExitCode {
     }
 }
 
+/// Here, as a gateway under test has it; else where the package puts it.
+fn default_config() -> PathBuf {
+    let (here, installed) = (PathBuf::from("gateway.toml"), PathBuf::from("/etc/fieldgate/gateway.toml"));
+    if !here.exists() && installed.exists() { installed } else { here }
+}
+
 fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    let path = cli.config;
+    let path = cli.config.unwrap_or_else(default_config);
     match cli.verb.unwrap_or(Verb::Run) {
         Verb::Check { explain: Some(key), json, .. } => explain::explain(&key, json.json),
         Verb::Check { probe, json, .. } => check::check(&path, probe, json.json),
@@ -373,18 +431,23 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "demo")]
         Verb::Demo(args) => crate::demo::main(args),
         Verb::Run => configured(&path, app::main),
-        Verb::Status(json) => verb(&path, async |config| show_status::status(config, json.json).await),
+        Verb::Status { watch: false, json, .. } => {
+            verb(&path, async |config| show_status::status(config, json.json).await)
+        }
+        Verb::Status { rounds, json, .. } => {
+            verb(&path, async |config| show_status::watch(config, rounds, json.json).await)
+        }
         Verb::Reload { plan, json } => runtime()?.block_on(reload::reload(&path, plan, json.json)),
         Verb::Device(device) => verb(&path, async |config| match device {
             Device::Add(args) => device::add(config, args).await,
             Device::Token { id, role, json } => device::token(config, id, role, json.json).await,
             Device::List(json) => device::list(config, json.json).await,
             Device::Show { id, json } => device::show(config, &id, json.json).await,
-            Device::Revoke { id } => device::revoke(config, &id).await,
+            Device::Revoke { id, json } => device::revoke(config, &id, json.json).await,
         }),
         Verb::Ca(ca) => verb(&path, async |config| match ca {
             Ca::Show(json) => ca::show(config, json.json).await,
-            Ca::Rotate { root_key } => ca::rotate(config, root_key).await,
+            Ca::Rotate { root_key, json } => ca::rotate(config, root_key, json.json).await,
             Ca::RemoveRootKey { out } => ca::remove_root_key(config, out).await,
             Ca::Export { out } => ca::export(config, out).await,
         }),
@@ -393,6 +456,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Policy(Policy::Explain { who, action, topic, json }) => {
             verb(&path, async |config| policy::explain(config, Question { who, action, topic }, json.json).await)
         }
+        Verb::Token(token) => verb(&path, async |config| token::run(config, token).await),
         Verb::User(User::Hash { out }) => user::hash(out),
         Verb::Buffer(Buffer::Status(json)) => verb(&path, async |config| show::buffer(config, json.json).await),
         Verb::Buffer(Buffer::Quarantine(aside)) => verb(&path, async |config| match aside {
@@ -402,6 +466,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }),
         Verb::Backup(args) => verb(&path, async |config| backup::backup(config, &path, args).await),
         Verb::Restore(args) => backup::restore(&path, &args),
+        Verb::Diag(Json { json }) => runtime()?.block_on(diag::diag(&path, json)),
+        Verb::Bundle { out, json } => runtime()?.block_on(bundle::bundle(&path, out, json.json)),
+        Verb::Completions { shell } => Ok(completions::script(shell)),
+        Verb::Man { folder } => completions::pages(&folder),
         Verb::Audit { verify: true, json, .. } => verb(&path, async |config| audit::verify(config, json.json).await),
         Verb::Audit { lines, json, .. } => verb(&path, async |config| audit::show(config, lines, json.json)),
     }
@@ -415,6 +483,9 @@ fn points(path: &std::path::Path, point: Point) -> anyhow::Result<ExitCode> {
         }
         Point::Write { device, point, value, json } => {
             verb(path, async |config| point::write(config, &device, &point, &value, json.json).await)
+        }
+        Point::Watch { device, rounds, json } => {
+            verb(path, async |config| watch::watch(config, device, rounds, json).await)
         }
         Point::Import { file, out } => lists::import(&file, out.as_deref()),
         Point::Export { device, out } => configured(path, |config| lists::export(&config, &device, out.as_deref())),
@@ -449,4 +520,47 @@ fn verb(
 
 fn runtime() -> std::io::Result<Runtime> {
     Builder::new_current_thread().enable_all().build()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::*;
+
+    /// What gives a document of another kind, or nothing: PEM, CSV, TOML, a script, a log.
+    const OTHERWISE: [&str; 10] = [
+        "run",
+        "ca remove-root-key",
+        "ca export",
+        "point import",
+        "point export",
+        "opcua cert export",
+        "user hash",
+        "completions",
+        "man",
+        "help",
+    ];
+
+    fn leaves(command: &Command, path: &str, into: &mut Vec<(String, bool)>) {
+        for verb in command.get_subcommands() {
+            let path = format!("{path} {}", verb.get_name()).trim().to_owned();
+            if verb.get_subcommands().next().is_some() {
+                leaves(verb, &path, into);
+            } else {
+                let json = verb.get_arguments().any(|argument| argument.get_long() == Some("json"));
+                into.push((path, json));
+            }
+        }
+    }
+
+    #[test]
+    fn every_verb_that_tells_something_tells_it_as_json_too() {
+        let mut all = Vec::new();
+        leaves(&Cli::command(), "", &mut all);
+        assert!(all.len() > 30, "{all:?}");
+        let wrong: Vec<_> = all.iter().filter(|(path, json)| *json == OTHERWISE.contains(&path.as_str())).collect();
+        assert!(wrong.is_empty(), "with --json and in the list of those without, or neither: {wrong:?}");
+        Cli::command().debug_assert();
+    }
 }

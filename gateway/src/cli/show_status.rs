@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use super::client::Client;
+use super::screen::{Rounds, with_troubles_in_red};
 use super::show::{bytes, date, print_json};
 use crate::admin::Status;
 use crate::config::Config;
@@ -14,8 +15,19 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     if json {
         print_json(&status)?;
     } else {
-        print!("{}", text(&status));
+        print!("{}", with_troubles_in_red(text(&status)));
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The same, again and again; as JSON a document in each line.
+pub async fn watch(config: &Config, rounds: Rounds, json: bool) -> anyhow::Result<ExitCode> {
+    let look = async || {
+        let status: Status = Client::required(&config.data_dir).await?.get("/api/v1/status").await?;
+        let text = with_troubles_in_red(text(&status));
+        Ok(if json { serde_json::to_string(&status)? + "\n" } else { text + "\n" })
+    };
+    rounds.show(json, look).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,7 +1,6 @@
 //! Reads gateway.toml: every section by its owner, then what must hold between them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use fieldgate_types::{DeviceId, Problem, Section, Setting, Sources};
 use thiserror::Error;
 
 use super::environment;
-use super::{BrokerConfig, BufferConfig, CertsConfig, Config, EnrolmentConfig};
+use super::{AdminConfig, BrokerConfig, BufferConfig, CertsConfig, Config, EnrolmentConfig};
 use crate::identity::policy::{Group, Policy};
 use crate::northbound::UpstreamConfig;
 
@@ -146,7 +145,7 @@ fn compose(root: &Section) -> Option<Config> {
         upstream: None,
         buffer: BufferConfig::read(&root.section_or_empty("buffer")),
         command_timeout: commands.duration("timeout", second..=second * 3600, second * 30),
-        admin: admin(&root.section_or_empty("admin")),
+        admin: AdminConfig::read(&root.section_or_empty("admin")),
         groups,
         policies,
         modbus,
@@ -199,15 +198,6 @@ fn links<T>(
     links
 }
 
-fn admin(section: &Section) -> SocketAddr {
-    let default = SocketAddr::from(([127, 0, 0, 1], 9080));
-    let listen: SocketAddr = section.get_or("listen", default);
-    if !listen.ip().is_loopback() {
-        section.problem("listen", format_args!("`{listen}` can be reached from the network, which this version doesn't protect; a loopback address such as \"127.0.0.1:9080\" is allowed"));
-    }
-    listen
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,8 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_address_stays_on_loopback() {
+    fn the_admin_address_leaves_loopback_with_tls_alone() {
         assert_eq!(problems("[admin]\nlisten = \"0.0.0.0:9080\"\n").len(), 1);
+        assert!(problems("[admin]\nlisten = \"0.0.0.0:9080\"\ntls = true\n").is_empty());
         assert!(problems("[admin]\nlisten = \"[::1]:0\"\n").is_empty());
     }
 }

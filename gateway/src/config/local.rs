@@ -1,4 +1,4 @@
-//! The sections without a component of their own to read them: `[certs]`, `[enrolment]`, `[buffer]`.
+//! The sections without a component of their own to read them: `[certs]`, `[enrolment]`, `[buffer]`, `[admin]`.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -102,5 +102,26 @@ impl BufferConfig {
                 rate: Some(section.number("replay_rate", 0..=10_000_000, 0)).filter(|rate| *rate != 0),
             },
         }
+    }
+}
+
+/// `[admin]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// Where the API is served.
+    pub listen: SocketAddr,
+    /// With TLS, which an address that can be reached from the network must have.
+    pub tls: bool,
+}
+
+impl AdminConfig {
+    /// Reads the section.
+    pub fn read(section: &Section) -> Self {
+        let listen: SocketAddr = section.get_or("listen", SocketAddr::from(([127, 0, 0, 1], 9080)));
+        let tls = section.get_or("tls", false);
+        if !tls && !listen.ip().is_loopback() {
+            section.problem("listen", format_args!("`{listen}` can be reached from the network, where tokens must not travel in plain; set `tls = true`, or use a loopback address such as \"127.0.0.1:9080\""));
+        }
+        Self { listen, tls }
     }
 }

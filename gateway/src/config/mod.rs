@@ -22,7 +22,7 @@ use fieldgate_types::{DeviceId, Setting};
 
 pub use broker::BrokerConfig;
 pub use load::{LoadError, Loaded, data_dir_of, load, load_in_detail, read};
-pub use local::{BufferConfig, CertsConfig, EnrolmentConfig};
+pub use local::{AdminConfig, BufferConfig, CertsConfig, EnrolmentConfig};
 
 use crate::backup::{self, Settled};
 use crate::identity::policy::{Group, Policy};
@@ -48,8 +48,8 @@ pub struct Config {
     pub buffer: BufferConfig,
     /// `[commands] timeout`
     pub command_timeout: Duration,
-    /// `[admin] listen`
-    pub admin: std::net::SocketAddr,
+    /// `[admin]`
+    pub admin: AdminConfig,
     /// `[[group]]`
     pub groups: Vec<Group>,
     /// `[[policy]]`

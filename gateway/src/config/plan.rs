@@ -306,8 +306,8 @@ impl Plan {
             self.keys(old, new, "commands.", Change::Changed, "for commands from now on");
         }
         if old.admin != new.admin {
-            let reason = format!("{} is in use until the process is started again", old.admin);
-            self.step("admin.listen", Some(new.admin.to_string()), Change::Waits, reason);
+            let reason = format!("{} is in use until the process is started again", old.admin.listen);
+            self.step("admin.listen", Some(new.admin.listen.to_string()), Change::Waits, reason);
         }
     }
 

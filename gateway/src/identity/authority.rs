@@ -15,6 +15,7 @@ use fieldgate_types::{Clock, Current, DeviceId, InvalidDeviceId, Secret, UnixMil
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::api_token::ApiTokens;
 use super::lists::Lists;
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
 use super::wanted::Wanted;
@@ -123,6 +124,8 @@ pub struct Authority {
     pub ca: Ca,
     /// The registry.
     pub registry: Arc<DeviceRegistry>,
+    /// Who may ask the API over TCP.
+    pub api_tokens: ApiTokens,
     state: Arc<State>,
     audit: Audit,
     est: Enrolment,
@@ -168,6 +171,7 @@ impl Authority {
             gateway,
             ca,
             registry,
+            api_tokens: ApiTokens::open(Arc::clone(&state), audit.clone())?,
             state,
             audit,
             est: Enrolment::new(config.certs.est_validity),

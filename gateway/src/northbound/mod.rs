@@ -85,7 +85,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{BatchMode, Login, Protocol, TlsFiles, UpstreamConfig};
 pub use gaps::Gaps;
 pub use pace::Replay;
-pub use status::{UpstreamHandle, UpstreamState, UpstreamStatus};
+pub use status::{ACK_BOUNDS, AckTimes, UpstreamHandle, UpstreamState, UpstreamStatus};
 
 use dialect::Dialect;
 use session::Session;
@@ -182,7 +182,7 @@ impl Upstream {
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> (Self, UpstreamHandle) {
-        let (board, handle) = status::board(clock.now());
+        let (board, handle) = status::board(Arc::clone(&clock));
         let dialect = Dialect::new(&config, &gateway);
         let session = Session { config, gateway, dialect, queue, down, replay, clock, stop, drain: DRAIN, board };
         (Self { session }, handle)

@@ -44,6 +44,8 @@ const LANDINGS: usize = 1024;
 const TURN: usize = 64;
 /// How often a full window looks whether the queue has written what was settled.
 const WRITTEN_TICK: Duration = Duration::from_millis(2);
+/// With nothing to do it turns this often, so that it can be seen that it turns.
+const TURN_AT_LEAST: Duration = Duration::from_secs(5);
 /// How often a stop looks whether the queue is empty.
 const DRAIN_TICK: Duration = Duration::from_millis(20);
 
@@ -150,8 +152,11 @@ impl Publisher {
     pub async fn run(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         loop {
             if let Some(again) = self.broken.filter(|_| self.flight.is_empty()) {
+                // It waits for the store, which has its own pulse, and for a bounded back-off.
+                let _waiting = self.counters.pulse.excuse();
                 self.drive_again(again).await?;
             }
+            self.counters.pulse.rest(TURN_AT_LEAST);
             if stop.is_cancelled() && self.drained() {
                 return Ok(());
             }
@@ -215,6 +220,7 @@ impl Publisher {
                 if !self.patience.is_zero() && !self.flight.is_empty() => Woke::Stalled,
             () = stop.cancelled(), if !stopping => Woke::Again,
             () = tokio::time::sleep(DRAIN_TICK), if stopping => Woke::Again,
+            () = tokio::time::sleep(TURN_AT_LEAST) => Woke::Again,
         }
     }
 

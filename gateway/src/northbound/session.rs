@@ -95,7 +95,11 @@ impl Session {
             BatchMode::Zstd => Some(Learned::new(Instant::now())),
         };
         let mut said = None;
+        let pulse = &self.board.counters.pulse;
         while !self.stop.is_cancelled() {
+            // Each step of a connection has a time limit of its own: four and one for each tree that is fetched.
+            let steps = u32::try_from(self.dialect.fetched().count()).unwrap_or(u32::MAX).saturating_add(4);
+            pulse.rest(CONNECT_TIME.saturating_mul(steps));
             self.board.post(UpstreamState::Connecting, self.clock.now(), None);
             let connection = tokio::select! {
                 biased;
@@ -113,12 +117,14 @@ impl Session {
             let Err(failure) = served else { break };
             let wait = if failure.lasting() { self.config.retry_max } else { backoff.next_wait() };
             self.down(&failure, wait, &mut said);
+            pulse.rest(wait);
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break,
                 () = tokio::time::sleep(wait) => {}
             }
         }
+        pulse.end();
         self.board.post(UpstreamState::Stopped, self.clock.now(), None);
     }
 
@@ -262,6 +268,8 @@ impl Session {
             Err(_) => {}
         }
         wire.end().await;
+        // The store has its own pulse.
+        let _waiting = self.board.counters.pulse.excuse();
         let concluded = publisher.conclude().await;
         *learned = publisher.learned().or(learned.take());
         ended.and(concluded)

@@ -1,10 +1,10 @@
 //! What others may know of the upstream: a state that changes rarely, and counters that change with each message.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fieldgate_types::UnixMillis;
+use fieldgate_types::{Clock, Pulse, UnixMillis};
 use tokio::sync::watch;
 
 /// How far the connection is.
@@ -73,9 +73,35 @@ struct Posted {
     connects: u64,
 }
 
+/// Upper bounds of the buckets of [`AckTimes`], in milliseconds; one more holds what took longer.
+pub const ACK_BOUNDS: [u64; 12] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000];
+
+/// How long the upstream took to acknowledge: how many messages in each bucket, and all times together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AckTimes {
+    /// By [`ACK_BOUNDS`].
+    pub counts: [u64; ACK_BOUNDS.len() + 1],
+    /// Summed.
+    pub sum: Duration,
+}
+
+impl AckTimes {
+    fn note(&mut self, messages: u64, took: Duration) {
+        let place = ACK_BOUNDS.iter().position(|bound| took <= Duration::from_millis(*bound));
+        if let Some(count) = self.counts.get_mut(place.unwrap_or(ACK_BOUNDS.len())) {
+            *count += messages;
+        }
+        self.sum += took.saturating_mul(u32::try_from(messages).unwrap_or(u32::MAX));
+    }
+}
+
 /// Counters of the data path. Relaxed: each is a figure of its own.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counters {
+    /// Of the session, whatever it is at.
+    pub pulse: Pulse,
+    /// Held for an addition.
+    ack_times: Mutex<AckTimes>,
     published: AtomicU64,
     batches: AtomicU64,
     batch_bytes: AtomicU64,
@@ -89,6 +115,23 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            pulse: Pulse::new(clock),
+            ack_times: Mutex::default(),
+            published: AtomicU64::default(),
+            batches: AtomicU64::default(),
+            batch_bytes: AtomicU64::default(),
+            acknowledged: AtomicU64::default(),
+            in_flight: AtomicUsize::default(),
+            quarantined: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            commands: AtomicU64::default(),
+            ignored_commands: AtomicU64::default(),
+            ack_latency_micros: AtomicU64::default(),
+        }
+    }
+
     pub fn published(&self) {
         self.published.fetch_add(1, Ordering::Relaxed);
     }
@@ -100,7 +143,9 @@ impl Counters {
         self.batch_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// So many at once, of which the last took so long.
     pub fn acknowledged(&self, messages: u64, latency: Duration) {
+        self.ack_times.lock().unwrap_or_else(PoisonError::into_inner).note(messages, latency);
         self.acknowledged.fetch_add(messages, Ordering::Relaxed);
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
         self.ack_latency_micros.store(micros.max(1), Ordering::Relaxed);
@@ -142,11 +187,11 @@ pub struct UpstreamHandle {
     counters: Arc<Counters>,
 }
 
-pub(super) fn board(now: UnixMillis) -> (Board, UpstreamHandle) {
-    let posted = Posted { state: UpstreamState::Connecting, since: now, last_error: None, connects: 0 };
+pub(super) fn board(clock: Arc<dyn Clock>) -> (Board, UpstreamHandle) {
+    let posted = Posted { state: UpstreamState::Connecting, since: clock.now(), last_error: None, connects: 0 };
     // A watch holds one value: nobody waits, readers see the newest.
     let (posted, read) = watch::channel(posted);
-    let counters = Arc::new(Counters::default());
+    let counters = Arc::new(Counters::new(clock));
     (Board { posted, counters: Arc::clone(&counters) }, UpstreamHandle { posted: read, counters })
 }
 
@@ -193,8 +238,33 @@ impl UpstreamHandle {
         }
     }
 
+    /// How long the upstream took to acknowledge, since the start.
+    pub fn ack_times(&self) -> AckTimes {
+        *self.counters.ack_times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the session still turns.
+    pub fn pulse(&self) -> &Pulse {
+        &self.counters.pulse
+    }
+
     /// Resolves when the state has changed since the last call; `false` when the upstream is gone.
     pub async fn changed(&mut self) -> bool {
         self.posted.changed().await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_fall_into_the_bucket_whose_bound_they_keep() {
+        let mut times = AckTimes::default();
+        times.note(2, Duration::from_millis(1));
+        times.note(1, Duration::from_micros(1_001));
+        times.note(3, Duration::from_secs(60));
+        assert_eq!((times.counts[0], times.counts[1], times.counts[ACK_BOUNDS.len()]), (2, 1, 3));
+        assert_eq!(times.sum, Duration::from_micros(2_000 + 1_001 + 180_000_000));
     }
 }

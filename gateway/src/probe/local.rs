@@ -157,7 +157,7 @@ pub(super) fn addresses(config: &Config, running: Option<&Running>) -> Vec<Addre
     ];
     let all = lists.into_iter().flat_map(|(key, list)| list.iter().map(move |address| (key, *address)));
     let all = all.chain(config.enrolment.map(|port| ("enrolment.listen", port.listen)));
-    let all = all.chain([("admin.listen", config.admin)]).filter(|(_, address)| address.port() != 0);
+    let all = all.chain([("admin.listen", config.admin.listen)]).filter(|(_, address)| address.port() != 0);
     let ours = |key: &str, address: &SocketAddr| {
         running.is_some_and(|running| match key {
             "admin.listen" => running.keeps_admin(),

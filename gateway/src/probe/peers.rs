@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{Driver, LinkInfo, Tasks, Update, Uplink};
-use fieldgate_types::{DeviceId, SystemClock};
+use fieldgate_types::{Clock, DeviceId, Pulse, SystemClock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -92,11 +92,13 @@ async fn poll(name: &str, mut driver: Box<dyn Driver>) -> Vec<Finding> {
     let (_commands, receiver) = mpsc::channel(1);
     let (state, watched) = watch::channel(LinkInfo::default());
     let stop = CancellationToken::new();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let tasks = Tasks {
         uplink: Uplink::new(uplink),
         commands: receiver,
         state,
-        clock: Arc::new(SystemClock::new()),
+        pulse: Pulse::new(Arc::clone(&clock)),
+        clock,
         stop: stop.clone(),
     };
     let task = tokio::spawn(async move { driver.run(tasks).await });

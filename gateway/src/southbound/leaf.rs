@@ -29,12 +29,13 @@ use crate::pipeline::record::{Destination, Upbound};
 use crate::pipeline::route::{self, Outbound};
 use crate::pipeline::topic::LocalTopic;
 
-/// How often leaves were refused something, by a closed set of words.
+/// How often something was refused, by a closed set of words.
 #[derive(Debug, Default)]
-pub struct LeafCounters(Mutex<BTreeMap<&'static str, u64>>);
+pub struct Refusals(Mutex<BTreeMap<&'static str, u64>>);
 
-impl LeafCounters {
-    fn add(&self, word: &'static str) {
+impl Refusals {
+    /// Once more.
+    pub fn add(&self, word: &'static str) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(word).or_default() += 1;
     }
 
@@ -60,7 +61,7 @@ pub struct LeafGate {
     audit: Audit,
     clock: Arc<dyn Clock>,
     outbound: Arc<Current<Outbound>>,
-    counters: Arc<LeafCounters>,
+    counters: Arc<Refusals>,
     /// What was last refused: the same again is a counter and an audit line, not a log line.
     last_refusal: Mutex<String>,
     /// Set once the router exists, which needs the broker, which needs this.
@@ -93,7 +94,7 @@ impl LeafGate {
     }
 
     /// What leaves were refused.
-    pub fn counters(&self) -> Arc<LeafCounters> {
+    pub fn counters(&self) -> Arc<Refusals> {
         Arc::clone(&self.counters)
     }
 

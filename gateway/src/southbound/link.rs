@@ -7,13 +7,14 @@ use std::time::Duration;
 use fieldgate_protocol::{
     Command, Driver, FieldDevice, LinkInfo, Outcome, Quality, Sample, Status, Tasks, Update, Uplink,
 };
-use fieldgate_types::{Backoff, Clock, DeviceId};
+use fieldgate_types::{Backoff, Clock, DeviceId, Pulse};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::birth;
 use super::drivers::MakeDriver;
+use super::leaf::Refusals;
 use super::outlet::{Document, Outlet};
 use super::presence::Presence;
 use crate::pipeline::report::Reporter;
@@ -21,6 +22,8 @@ use crate::pipeline::{document, topic};
 
 /// Births in one transaction: some of them are large.
 const BIRTHS: usize = 16;
+/// With nothing to do it turns this often, so that it can be seen that it turns.
+const TURN: Duration = Duration::from_secs(5);
 
 /// A link that runs: what the rest of the gateway knows of it.
 #[derive(Debug, Clone)]
@@ -35,6 +38,10 @@ pub struct LinkHandle {
     pub commands: mpsc::Sender<Command>,
     /// How it is.
     pub state: watch::Receiver<LinkInfo>,
+    /// Of its task and of its driver: whether they still turn.
+    pub pulses: [Pulse; 2],
+    /// Points reported as bad, by the name of their quality.
+    pub errors: Arc<Refusals>,
     /// Ends it.
     pub end: Arc<End>,
 }
@@ -80,6 +87,8 @@ pub struct Link {
     births: Vec<Document>,
     commands: mpsc::Receiver<Command>,
     state: watch::Sender<LinkInfo>,
+    pulses: [Pulse; 2],
+    errors: Arc<Refusals>,
     outlet: Outlet,
     presence: Arc<Presence>,
     clock: Arc<dyn Clock>,
@@ -118,17 +127,36 @@ impl Link {
         let (protocol, name) = (driver.protocol(), driver.link());
         let births = devices.iter().map(|device| birth::of(device, protocol, &name)).collect();
         let end = Arc::new(End::new(stop));
+        let pulses = [Pulse::new(Arc::clone(&clock)), Pulse::new(Arc::clone(&clock))];
+        let errors: Arc<Refusals> = Arc::default();
         let handle = LinkHandle {
             name: name.clone(),
             protocol,
             devices: devices.clone(),
             commands: sender,
             state: watched,
+            pulses: pulses.clone(),
+            errors: Arc::clone(&errors),
             end: Arc::clone(&end),
         };
         let reporters =
             devices.iter().map(|device| (device.id.clone(), Reporter::new(device, driver.subscribes()))).collect();
-        (Self { make, protocol, name, reporters, births, commands, state, outlet, presence, clock, end }, handle)
+        let link = Self {
+            make,
+            protocol,
+            name,
+            reporters,
+            births,
+            commands,
+            state,
+            pulses,
+            errors,
+            outlet,
+            presence,
+            clock,
+            end,
+        };
+        (link, handle)
     }
 
     /// Runs the driver, starting it again whenever it ends, and takes in what it reads.
@@ -140,6 +168,8 @@ impl Link {
         loop {
             let mut running = self.start_driver();
             loop {
+                let [pulse, _] = &self.pulses;
+                pulse.rest(TURN);
                 match self.next(&mut running).await {
                     Woke::Update(update) => {
                         backoff.reset();
@@ -157,10 +187,14 @@ impl Link {
                 let reason = self.end.reason(&device).to_owned();
                 self.offline(device, reason).await;
             }
+            let [pulse, driver] = &self.pulses;
+            driver.end();
             if stop.is_cancelled() {
+                pulse.end();
                 return;
             }
             let wait = backoff.next_wait();
+            pulse.rest(wait);
             tracing::warn!(link = self.name, wait_ms = wait.as_millis(), "the driver is started again");
             if stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
                 return;
@@ -188,6 +222,11 @@ impl Link {
             commands: receiver,
             state: self.state.clone(),
             clock: Arc::clone(&self.clock),
+            pulse: {
+                let [_, driver] = &self.pulses;
+                driver.beat();
+                driver.clone()
+            },
             stop: self.end.stop.clone(),
         };
         let task = tokio::spawn(async move { driver.run(tasks).await });
@@ -197,7 +236,7 @@ impl Link {
     async fn next(&mut self, running: &mut Running) -> Woke {
         let now = self.clock.monotonic();
         let due = self.reporters.values().filter_map(Reporter::wakes_at).min();
-        let wait = due.map_or(Duration::from_secs(3600), |at| at.saturating_sub(now));
+        let wait = due.map_or(TURN, |at| at.saturating_sub(now)).min(TURN);
         tokio::select! {
             update = running.updates.recv() => update.map_or(Woke::DriverEnded, Woke::Update),
             Some(command) = self.commands.recv() => Woke::Command(command),
@@ -251,6 +290,9 @@ impl Link {
     }
 
     async fn send(&self, device: &DeviceId, samples: Vec<Sample>) {
+        for sample in samples.iter().filter(|sample| !sample.quality.usable()) {
+            self.errors.add(point_error(&sample.quality));
+        }
         self.store(device, topic::POINTS, document::documents(&samples, self.clock.plausible()), false).await;
     }
 
@@ -262,10 +304,32 @@ impl Link {
         let document =
             |payload| Document { device: device.clone(), topic: topic.clone(), payload, retain: false, history };
         let documents: Vec<_> = payloads.into_iter().map(document).collect();
+        // The store has a pulse of its own.
+        let [pulse, _] = &self.pulses;
+        let _waiting = pulse.excuse();
         if let Err(error) = self.outlet.send(documents, Vec::new()).await {
             tracing::error!(link = self.name, %device, %error, "readings could not be stored");
         }
     }
+}
+
+/// Why a point is bad, for metrics: the qualities that happen often by name, so that their number is bounded.
+fn point_error(quality: &Quality) -> &'static str {
+    let known = [
+        "BadNoCommunication",
+        "BadTimeout",
+        "BadDeviceFailure",
+        "BadNodeIdUnknown",
+        "BadNotSupported",
+        "BadOutOfRange",
+        "BadDecodingError",
+        "BadConfigurationError",
+        "BadWaitingForInitialData",
+        "BadSensorFailure",
+        "BadUserAccessDenied",
+        "BadNotReadable",
+    ];
+    known.into_iter().find(|name| *name == quality.as_str()).unwrap_or("other")
 }
 
 fn hand_over(driver: &mpsc::Sender<Command>, command: Command) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use fieldgate_types::Clock;
+use fieldgate_types::{Clock, Pulse};
 use tokio::sync::oneshot;
 
 use crate::age::{RunningTime, millis};
@@ -69,6 +69,7 @@ impl Queue {
         crate::sqlite::require_version()?;
         let opened = opening::open_or_replace(path, &options, clock.now())?;
         let loaded = opened.loaded;
+        let pulse = Pulse::new(Arc::clone(&clock));
         let running = RunningTime::resume(clock, loaded.clock, loaded.newest_born);
         let ledger = opened.ledger;
         let next_id = ledger.given() + 1;
@@ -91,7 +92,7 @@ impl Queue {
         if opened.salvage.is_some() {
             desk.hold_back();
         }
-        let shared = Arc::new(Shared::new(desk, report));
+        let shared = Arc::new(Shared::new(desk, report, pulse));
         let inbox = Arc::new(Inbox::new(options.queued_batches, options.queued_bytes, options.spacing));
         let max_batch = AtomicUsize::new(options.largest_batch());
         let start = Start {
@@ -324,6 +325,11 @@ impl Queue {
         }
         stats.queued_batches = self.inner.inbox.waiting();
         stats
+    }
+
+    /// Whether the writer still turns.
+    pub fn pulse(&self) -> &Pulse {
+        &self.inner.shared.pulse
     }
 
     /// The loss ledger, sorted by device.

@@ -31,6 +31,8 @@ impl Writer {
         self.refuse(&error.to_string());
         let mut damaged = is_damage(error);
         loop {
+            // What keeps it is said by `health`.
+            self.shared.pulse.beat();
             // Closing may fail too; what matters is that this connection is used no more.
             self.conn = None;
             self.footing = None;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fieldgate_types::DeviceId;
+use fieldgate_types::{DeviceId, Pulse};
 use tokio::sync::Notify;
 
 use crate::desk::Desk;
@@ -24,11 +24,14 @@ pub(crate) struct Shared {
     report: Mutex<Report>,
     arrivals: [Notify; 3],
     eased: Notify,
+    /// Of the writer.
+    pub(crate) pulse: Pulse,
 }
 
 impl Shared {
-    pub(crate) fn new(desk: Desk, report: Report) -> Self {
-        Self { desk: Mutex::new(desk), report: Mutex::new(report), arrivals: Default::default(), eased: Notify::new() }
+    pub(crate) fn new(desk: Desk, report: Report, pulse: Pulse) -> Self {
+        let (arrivals, eased) = Default::default();
+        Self { desk: Mutex::new(desk), report: Mutex::new(report), arrivals, eased, pulse }
     }
 
     pub(crate) fn desk(&self) -> MutexGuard<'_, Desk> {

@@ -157,6 +157,7 @@ impl Writer {
     /// Works until the end has been asked for and all is stored.
     pub(crate) fn run(mut self) -> Result<(), CloseError> {
         loop {
+            self.shared.pulse.beat();
             let spaced = self.shared.desk().is_away(self.running.now());
             let woke = self.inbox.wait(self.rest(), spaced);
             let closing = woke.closing;

@@ -8,6 +8,7 @@
 //! - [`Problem`], [`Span`]: a located, actionable complaint.
 //! - [`Section`]: one table of a configuration file, read key by key; components own their sections.
 //! - [`Current`]: a value that is replaced as a whole while others read it.
+//! - [`Pulse`]: whether a loop still turns.
 //! - [`Backoff`]: how long to wait before trying again.
 
 mod backoff;
@@ -16,6 +17,7 @@ mod current;
 mod device_id;
 pub mod duration;
 mod problem;
+pub mod pulse;
 mod secret;
 mod section;
 mod size;
@@ -25,6 +27,7 @@ pub use clock::{BUILD_FLOOR, Clock, ManualClock, SystemClock, UnixMillis};
 pub use current::Current;
 pub use device_id::{DeviceId, InvalidDeviceId};
 pub use problem::{Problem, Span};
+pub use pulse::Pulse;
 pub use secret::Secret;
 pub use section::{FromToml, Loader, Located, Origin, Override, Section, Setting, Sources, Wrong, nearest};
 pub use size::{InvalidSize, Size};

@@ -4,8 +4,9 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use fieldgate_types::{Clock, DeviceId};
+use fieldgate_types::{Clock, DeviceId, Pulse};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,8 @@ pub struct Tasks {
     pub state: watch::Sender<LinkInfo>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// To be stamped at each turn of the driver's loop: one that hangs is found by it, and named.
+    pub pulse: Pulse,
     /// Cancelled when the gateway stops: close the connection and return within a second.
     pub stop: CancellationToken,
 }
@@ -150,6 +153,8 @@ pub struct LinkInfo {
     pub answers: u64,
     /// Requests that failed: time-outs, exceptions, bad frames.
     pub failures: u64,
+    /// How long all those answers took together; zero where nothing is asked for each.
+    pub response: Duration,
     /// Polls that began late because the one before had not ended.
     pub overruns: u64,
     /// What the far side does otherwise than it was asked, in words; since the last connect.
@@ -164,6 +169,7 @@ impl Default for LinkInfo {
             connects: 0,
             answers: 0,
             failures: 0,
+            response: Duration::ZERO,
             overruns: 0,
             notes: Vec::new(),
         }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use fieldgate_protocol::{
     Command, Driver, Event, FieldDevice, LinkInfo, LinkState, Outcome, PointName, Sample, Status, Tasks, Update, Uplink,
 };
-use fieldgate_types::{Backoff, Clock, DeviceId};
+use fieldgate_types::{Backoff, Clock, DeviceId, Pulse};
 use opcua::types::DateTime;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ use crate::pki::Pki;
 
 /// How often a refused link is tried.
 const REFUSED_WAIT: Duration = Duration::from_mins(1);
+/// Opening a session with thousands of points takes many requests, each with a time limit of its own.
+const OPENING: Duration = Duration::from_mins(5);
 /// How often the file that can mend a refusal is looked at.
 const MEND_LOOK: Duration = Duration::from_secs(1);
 
@@ -65,7 +67,7 @@ impl Driver for OpcuaDriver {
     }
 
     fn run<'a>(&'a mut self, tasks: Tasks) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
-        let Tasks { uplink, commands, state, clock, stop } = tasks;
+        let Tasks { uplink, commands, state, clock, pulse, stop } = tasks;
         let devices = self.config.devices.iter().map(|device| device.id.clone()).collect();
         let link = Link {
             name: self.link(),
@@ -73,6 +75,7 @@ impl Driver for OpcuaDriver {
             uplink,
             commands,
             state,
+            pulse,
             presence: Presence::Unknown,
             delivered: Delivered::new(),
         };
@@ -93,6 +96,7 @@ impl Runner<'_> {
     async fn run(mut self) {
         let mut backoff = Backoff::field_link();
         loop {
+            self.link.pulse.rest(OPENING);
             // 16 KiB of state while connecting: on the heap, and gone afterwards.
             let delivered = self.link.delivered.clone();
             let opening = Box::pin(Live::open(self.config, self.pki, &self.clock, delivered));
@@ -123,6 +127,7 @@ impl Runner<'_> {
                 LinkState::Refused => REFUSED_WAIT,
                 LinkState::Connecting | LinkState::Up | LinkState::Down => backoff.next_wait(),
             };
+            self.link.pulse.rest(wait);
             if unless(&self.stop, self.link.while_away(pause(&fault, wait))).await.is_none() {
                 return;
             }
@@ -166,6 +171,7 @@ pub(crate) struct Link {
     uplink: Uplink,
     pub(crate) commands: mpsc::Receiver<Command>,
     state: watch::Sender<LinkInfo>,
+    pub(crate) pulse: Pulse,
     presence: Presence,
     /// When the last value arose of each point whose history is wanted, as its server says.
     delivered: Delivered,
@@ -177,6 +183,7 @@ pub(crate) type Delivered = HashMap<(usize, PointName), DateTime>;
 impl Link {
     async fn tell(&self, update: Update) -> Result<(), Ended> {
         // Waits while the gateway can't take more; the feed drops and re-reads meanwhile.
+        let _waiting = self.pulse.excuse();
         if self.uplink.send(update).await { Ok(()) } else { Err(Ended::Unheard) }
     }
 

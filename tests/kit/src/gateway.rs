@@ -189,7 +189,8 @@ impl Gateway {
         let admin = line.split_whitespace().find_map(|word| word.strip_prefix("admin="));
         let admin: SocketAddr = admin.with_context(|| format!("no admin address in {line}"))?.parse()?;
         self.running = Some(Running { child, admin, took: Duration::ZERO, started });
-        eventually("/readyz", PATIENCE, async || Ok((self.get("/readyz").await?.status == 200).then_some(()))).await?;
+        let ready = async || Ok((self.ask("GET", "/readyz", "").await?.status == 200).then_some(()));
+        eventually("/readyz", PATIENCE, ready).await?;
         let took = started.elapsed();
         self.running.iter_mut().for_each(|running| running.took = took);
         Ok(())
@@ -294,7 +295,24 @@ impl Gateway {
 
     /// Asks the admin address.
     pub async fn request(&self, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
-        http::tcp(self.admin()?, method, path, body).await
+        http::tcp(self.admin()?, None, method, path, body).await
+    }
+
+    /// Asks the admin address with a token.
+    pub async fn request_as(&self, token: &str, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
+        http::tcp(self.admin()?, Some(token), method, path, body).await
+    }
+
+    /// `GET` at the admin address over TLS, checked with what `ca export` gives.
+    pub async fn get_tls(&self, token: Option<&str>, path: &str) -> anyhow::Result<Answer> {
+        let ca = self.verb(&["ca", "export"]).await?.ok()?;
+        http::tls(self.admin()?, ca.as_bytes(), token, "GET", path).await
+    }
+
+    /// `fieldgate token add NAME --scope SCOPE`; the token.
+    pub async fn token(&self, name: &str, scope: &str) -> anyhow::Result<String> {
+        let made = self.verb(&["token", "add", name, "--scope", scope]).await?.ok()?;
+        Ok(made.split_whitespace().last().context("no token")?.to_owned())
     }
 
     /// `GET` at the admin address.

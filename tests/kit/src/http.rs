@@ -2,11 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::PATIENCE;
 
@@ -33,32 +38,53 @@ impl Answer {
     }
 }
 
-/// Asks over TCP.
-pub async fn tcp(to: SocketAddr, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
+/// Asks over TCP, with a token or without.
+pub async fn tcp(to: SocketAddr, token: Option<&str>, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
     let stream = TcpStream::connect(to).await.with_context(|| format!("can't reach {to}"))?;
-    timeout(PATIENCE, ask(stream, method, path, body)).await.context("no HTTP answer")?
+    timeout(PATIENCE, ask(stream, token, method, path, body)).await.context("no HTTP answer")?
+}
+
+/// Asks over TLS: the server must be `localhost` by a certificate of `ca` (PEM).
+pub async fn tls(to: SocketAddr, ca: &[u8], token: Option<&str>, method: &str, path: &str) -> anyhow::Result<Answer> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        roots.add(certificate?)?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let stream = TcpStream::connect(to).await.with_context(|| format!("can't reach {to}"))?;
+    let stream = TlsConnector::from(Arc::new(config)).connect("localhost".try_into()?, stream).await?;
+    timeout(PATIENCE, ask(stream, token, method, path, "")).await.context("no HTTP answer")?
 }
 
 /// Asks through a Unix socket.
 pub async fn unix(to: &Path, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
     let stream = UnixStream::connect(to).await.with_context(|| format!("can't reach {}", to.display()))?;
-    timeout(PATIENCE, ask(stream, method, path, body)).await.context("no HTTP answer")?
+    timeout(PATIENCE, ask(stream, None, method, path, body)).await.context("no HTTP answer")?
 }
 
 async fn ask(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    token: Option<&str>,
     method: &str,
     path: &str,
     body: &str,
 ) -> anyhow::Result<Answer> {
     let length = body.len();
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\nContent-Type: application/json\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}Connection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).await?;
+    // A refusal may come before all of the request has gone, and an end without close_notify is one too.
+    if let Err(error) = stream.read_to_end(&mut bytes).await
+        && bytes.is_empty()
+    {
+        return Err(error.into());
+    }
     parse(&String::from_utf8(bytes)?)
 }
 

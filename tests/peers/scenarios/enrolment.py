@@ -93,11 +93,14 @@ def revocation_lists(stage: Stage) -> None:
         said = judge(bundle)
         wanted = "revoked" if bundle.device.startswith("gone") else "good"
         expect(wanted in said, f"{bundle.device}: {said}")
+    token = gateway.verb("token", "add", "lists", "--scope", "read").split()[-1]
     for name in names:
         on_disk = (gateway.data_dir / "crl" / f"{name}.crl").read_bytes()
+        # The enrolment port asks for no token, and doesn't look at one.
         for url in (f"https://127.0.0.1:{port}", f"http://127.0.0.1:{gateway.admin_port}"):
             got = stage.folder / "fetched.crl"
-            done = command(["curl", "-sSf", "--cacert", str(ca), "-o", str(got), f"{url}/crl/{name}.crl"])
+            bearer = ["-H", f"Authorization: Bearer {token}"]
+            done = command(["curl", "-sSf", *bearer, "--cacert", str(ca), "-o", str(got), f"{url}/crl/{name}.crl"])
             expect(done.returncode == 0 and got.read_bytes() == on_disk, f"{url}/crl/{name}.crl: {done.stderr}")
     missing = command(["curl", "-sSf", "--cacert", str(ca), f"https://127.0.0.1:{port}/crl/../ca/root-1.key", "--path-as-is"])
     expect(missing.returncode != 0, "a file that is no list was served")

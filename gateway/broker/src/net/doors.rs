@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fieldgate_types::Current;
+use fieldgate_types::{Current, Pulse};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -136,6 +136,7 @@ struct Open {
     wanted: Wanted,
     bound: SocketAddr,
     entrance: Arc<Current<Entrance>>,
+    pulse: Pulse,
     stop: CancellationToken,
     closed: CancellationToken,
 }
@@ -176,18 +177,25 @@ impl Doors {
         addresses
     }
 
+    /// One for each address: whether it still accepts.
+    pub(crate) fn pulses(&self) -> Vec<Pulse> {
+        self.open().iter().map(|open| open.pulse.clone()).collect()
+    }
+
     fn begin(&self, (wanted, socket, bound): Bound, hall: &Hall) -> Open {
         let entrance = Arc::new(Current::new(self.entrances.entrance(wanted.0, hall, &self.core)));
         let (stop, closed) = (self.core.stopping.child_token(), CancellationToken::new());
+        let pulse = Pulse::new(Arc::clone(&self.core.clock));
         let listener = Listener {
             entrance: Arc::clone(&entrance),
             socket,
             pending: Arc::clone(&self.pending),
+            pulse: pulse.clone(),
             stop: stop.clone(),
             closed: closed.clone().drop_guard(),
         };
         self.core.tasks.spawn(listener.run());
-        Open { wanted, bound, entrance, stop, closed }
+        Open { wanted, bound, entrance, pulse, stop, closed }
     }
 
     /// Opens and closes addresses until they are those of `config`. Those that stay are not touched, but for what newcomers

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use fieldgate_types::Current;
+use fieldgate_types::{Current, Pulse};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +25,8 @@ use crate::core::Core;
 const BACKLOG: i32 = 1_024;
 /// When accepting fails (out of file descriptors) there is nothing better to do than to try again a little later.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+/// A turn at least this often, so that it can be seen that the loop turns.
+const TURN: Duration = Duration::from_secs(5);
 
 /// Binds an address.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -123,6 +125,7 @@ pub(super) struct Listener {
     pub entrance: Arc<Current<Entrance>>,
     pub socket: TcpListener,
     pub pending: Arc<Pending>,
+    pub pulse: Pulse,
     /// Ends it; those that came in stay.
     pub stop: CancellationToken,
     /// Cancelled once the address is free again.
@@ -132,7 +135,13 @@ pub(super) struct Listener {
 impl Listener {
     /// Accepts until it is stopped.
     pub(super) async fn run(self) {
-        while let Some(accepted) = self.stop.run_until_cancelled(self.socket.accept()).await {
+        loop {
+            self.pulse.rest(TURN);
+            let accepted = tokio::select! {
+                () = self.stop.cancelled() => break,
+                accepted = self.socket.accept() => accepted,
+                () = tokio::time::sleep(TURN) => continue,
+            };
             match accepted {
                 Ok((stream, peer)) => self.welcome(stream, peer),
                 Err(error) => {
@@ -141,6 +150,7 @@ impl Listener {
                 }
             }
         }
+        self.pulse.end();
         // Before anybody hears of it.
         drop(self.socket);
         drop(self.closed);

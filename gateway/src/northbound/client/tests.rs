@@ -54,7 +54,7 @@ async fn bench(protocol: Protocol, pipe: usize, behind_connack: &[u8]) -> Bench 
         let _taken = far.write_all(&answer).await.is_ok();
         far
     };
-    let (board, _) = status::board(fieldgate_types::UnixMillis(0));
+    let (board, _) = status::board(Arc::new(fieldgate_types::SystemClock::new()));
     // Nobody takes more than this here.
     let (sender, arrivals) = mpsc::channel(128);
     let inward = Inward { arrivals: sender, counters: Arc::clone(&board.counters) };

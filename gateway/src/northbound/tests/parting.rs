@@ -44,7 +44,7 @@ async fn what_was_never_sent_is_lost_once_the_wire_is_gone() {
             keep_alive: Duration::from_secs(60),
             will: packet.clone(),
         };
-        let (board, _) = status::board(fieldgate_types::UnixMillis(0));
+        let (board, _) = status::board(Arc::new(fieldgate_types::SystemClock::new()));
         // Nothing comes down here.
         let (arrivals, _down) = mpsc::channel(1);
         let inward = Inward { arrivals, counters: Arc::clone(&board.counters) };

@@ -8,6 +8,20 @@ use crate::{Batch, CommitError, Delete, Lane, LeaseError, Put, SettleError};
 use super::{Bench, UP, append, assert_sums, batch, bodies, ids, lease, lease_all, settled, until, within};
 
 #[tokio::test]
+async fn the_writer_shows_that_it_turns_with_nothing_to_do() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    for _ in 0..2 {
+        bench.clock.advance(Duration::from_secs(600));
+        until("a turn of the writer", || queue.pulse().overdue().is_none()).await;
+    }
+    let pulse = queue.pulse().clone();
+    within(queue.close()).await.unwrap();
+    bench.clock.advance(Duration::from_secs(600));
+    assert!(pulse.overdue().is_some(), "a writer that has ended makes no turns");
+}
+
+#[tokio::test]
 async fn records_come_back_in_commit_order_with_their_headers() {
     let bench = Bench::new();
     let queue = bench.open(7);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use fieldgate_protocol::{Command, Driver, LinkInfo, LinkState, Outcome, PointName, Quality, Request, Status};
 use fieldgate_protocol::{Tasks, Update, Uplink, Value};
-use fieldgate_types::{DeviceId, Sources, SystemClock};
+use fieldgate_types::{DeviceId, Pulse, Sources, SystemClock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,7 @@ fn start(mut driver: impl Driver) -> Running {
         commands: receiver,
         state,
         clock: Arc::new(SystemClock::new()),
+        pulse: Pulse::new(Arc::new(SystemClock::new())),
         stop: stop.clone(),
     };
     let task = tokio::spawn(async move { driver.run(tasks).await });

@@ -54,6 +54,8 @@ pub(super) struct Task {
     backoff: Backoff,
     reconnect_at: Instant,
     overload: Overload,
+    /// How long one step may take at most: a command may ask for many points.
+    longest: Duration,
 }
 
 impl Task {
@@ -73,6 +75,7 @@ impl Task {
             backoff: Backoff::field_link(),
             reconnect_at: now,
             overload: Overload::new(now),
+            longest: config.link.timeout.saturating_mul(64),
         }
     }
 
@@ -86,6 +89,8 @@ impl Task {
     async fn work(&mut self) {
         loop {
             let woke = self.next().await;
+            // Each step of what follows has a time limit of its own.
+            self.tasks.pulse.rest(self.longest);
             self.apply(woke).await;
             if !self.hand_up().await {
                 return;
@@ -99,6 +104,7 @@ impl Task {
             if now >= self.reconnect_at {
                 return Woke::Connect;
             }
+            self.tasks.pulse.rest(self.reconnect_at - now);
             return tokio::select! {
                 command = receive(&mut self.tasks.commands, self.commands_end) => command,
                 () = sleep_until(self.reconnect_at) => Woke::Connect,
@@ -133,6 +139,7 @@ impl Task {
             return Woke::Poll(unit, job);
         }
         let wake_at = self.units.iter().map(Unit::wake_at).min().unwrap_or(now + Duration::from_hours(1));
+        self.tasks.pulse.rest(wake_at.saturating_duration_since(now));
         tokio::select! {
             command = receive(&mut self.tasks.commands, self.commands_end) => command,
             error = self.link.lost() => Woke::Lost(error),
@@ -166,6 +173,7 @@ impl Task {
 
     /// Waits for room upstream. False when nobody listens any more.
     async fn hand_up(&mut self) -> bool {
+        let _waiting = self.tasks.pulse.excuse();
         for unit in &mut self.units {
             for update in unit.updates.drain(..) {
                 if !self.tasks.uplink.send(update).await {
@@ -220,6 +228,7 @@ impl Task {
         match result {
             Ok(Ok(data)) => {
                 unit.answered(job, &data, now, clock);
+                self.tasks.state.send_modify(|info| info.response += now - began);
                 self.link_good(true);
             }
             Ok(Err(code)) => {

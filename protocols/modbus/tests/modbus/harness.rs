@@ -8,7 +8,7 @@ use fieldgate_modbus::{ModbusConfig, ModbusDriver};
 use fieldgate_protocol::{
     Command, Driver, LinkInfo, LinkState, Outcome, PointName, Request, Sample, Tasks, Update, Uplink, Value,
 };
-use fieldgate_types::{DeviceId, Sources, SystemClock};
+use fieldgate_types::{DeviceId, ManualClock, Pulse, Sources, SystemClock, UnixMillis};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -24,6 +24,9 @@ pub struct Rig {
     commands: mpsc::Sender<Command>,
     stop: CancellationToken,
     driver: JoinHandle<()>,
+    /// What the driver stamps, and the clock by which it does.
+    pub pulse: Pulse,
+    pub pulse_clock: Arc<ManualClock>,
     /// Everything received so far.
     pub seen: Vec<Update>,
 }
@@ -61,16 +64,19 @@ impl Rig {
         let (commands, receiver) = mpsc::channel(4);
         let (state_sender, state) = watch::channel(LinkInfo::default());
         let stop = CancellationToken::new();
+        let pulse_clock = Arc::new(ManualClock::new(UnixMillis(0)));
+        let pulse = Pulse::new(Arc::clone(&pulse_clock) as _);
         let tasks = Tasks {
             uplink: Uplink::new(uplink),
             commands: receiver,
             state: state_sender,
             clock: Arc::new(SystemClock::new()),
+            pulse: pulse.clone(),
             stop: stop.clone(),
         };
         let mut driver = ModbusDriver::new(config);
         let driver = tokio::spawn(async move { driver.run(tasks).await });
-        Self { updates, state, commands, stop, driver, seen: Vec::new() }
+        Self { updates, state, commands, stop, driver, pulse, pulse_clock, seen: Vec::new() }
     }
 
     /// The next update.

@@ -40,6 +40,28 @@ interval = "80ms"
 "#;
 
 #[tokio::test]
+async fn the_driver_shows_that_it_turns_and_one_that_is_held_up_by_the_gateway_is_excused() {
+    let sim = Simulator::start(ANY.parse().unwrap()).unwrap();
+    let mut rig = Rig::start(sim.addr(), PRESS);
+    rig.next().await;
+    for _ in 0..2 {
+        rig.pulse_clock.advance(Duration::from_secs(3_600));
+        // What it has read is taken, so that it goes on.
+        while rig.pulse.overdue().is_some() {
+            rig.next().await;
+        }
+    }
+    // Nobody takes anything: it waits for room, and an hour more or less is nothing to it.
+    let mut in_a_row = 0;
+    let held_up = || {
+        rig.pulse_clock.advance(Duration::from_secs(3_600));
+        in_a_row = if rig.pulse.overdue().is_none() { in_a_row + 1 } else { 0 };
+        in_a_row == 5
+    };
+    eventually("the driver waits for room", held_up).await;
+}
+
+#[tokio::test]
 async fn the_first_batch_after_coming_online_holds_every_point() {
     let sim = Simulator::start(ANY.parse().unwrap()).unwrap();
     sim.set_holding(100, &[0x41AC, 0x0000, 0, 0, 9]);

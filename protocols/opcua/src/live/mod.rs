@@ -40,6 +40,9 @@ use crate::value;
 /// How often the watchdog looks.
 const TICK: Duration = Duration::from_millis(500);
 
+/// What one turn may take: requests to the server, each with a time limit of its own.
+const ROUND: Duration = Duration::from_mins(2);
+
 /// Why a session ended.
 #[derive(Debug)]
 pub(crate) enum Ended {
@@ -263,6 +266,7 @@ impl Live {
         let mut running: JoinSet<bool> = JoinSet::new();
         loop {
             let next_poll = self.next_poll();
+            link.pulse.rest(ROUND);
             tokio::select! {
                 fault = self.connection.lost() => return Err(fault.into()),
                 batch = self.batches.recv() => if let Some(batch) = batch {

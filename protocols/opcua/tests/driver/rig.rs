@@ -11,7 +11,7 @@ use fieldgate_opcua::{OpcuaConfig, OpcuaDriver};
 use fieldgate_protocol::{
     Command, Driver, LinkInfo, LinkState, Outcome, Request, Sample, Tasks, Update, Uplink, Value,
 };
-use fieldgate_types::{DeviceId, Sources, SystemClock};
+use fieldgate_types::{DeviceId, Pulse, Sources, SystemClock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,7 @@ impl Rig {
             commands: receiver,
             state,
             clock: Arc::new(SystemClock::new()),
+            pulse: Pulse::new(Arc::new(SystemClock::new())),
             stop: stop.clone(),
         };
         let task = tokio::spawn(async move { driver.run(tasks).await });
