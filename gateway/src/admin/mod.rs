@@ -8,7 +8,7 @@
 //! - [`access`]: who may ask what.
 //! - [`api`]: what is answered; [`quarantine`] and [`tokens`]: about records kept aside, about tokens.
 //! - [`metrics`]: the figures of the overview for Prometheus.
-//! - [`serve`]: the two doors and their bounds; [`patience`]: with who takes nothing.
+//! - [`serve`]: the two doors and their bounds; `patience`: with who takes nothing.
 //! - [`sys`]: a few of the figures on `$SYS`, for programs.
 
 pub mod access;
