@@ -130,17 +130,17 @@ class Gateway:
     def log_says(self, pattern: str) -> bool:
         return re.search(pattern, self.log_text(), re.IGNORECASE) is not None
 
-    def resident_mb(self) -> float:
-        """RSS in MB (10^6 bytes), as Linux accounts it."""
+    def resident_mb(self, what: str = "VmRSS") -> float:
+        """RSS, or a part of it, in MB (10^6 bytes), as Linux accounts it."""
         text = Path(f"/proc/{self.running().pid}/status").read_text()
-        match = re.search(r"^VmRSS:\s+(\d+) kB", text, re.MULTILINE)
+        match = re.search(rf"^{what}:\s+(\d+) kB", text, re.MULTILINE)
         assert match is not None
         return int(match.group(1)) * 1024 / 1e6
 
-    def settled_mb(self, seconds: float) -> float:
-        """The highest RSS seen within `seconds` of doing nothing."""
+    def settled_mb(self, seconds: float, what: str = "VmRSS") -> float:
+        """The most resident memory seen within `seconds` of doing nothing: all, or what is not the program's file (`RssAnon`)."""
         highest, end = 0.0, time.monotonic() + seconds
         while time.monotonic() < end:
-            highest = max(highest, self.resident_mb())
+            highest = max(highest, self.resident_mb(what))
             time.sleep(0.25)
         return highest

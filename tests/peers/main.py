@@ -42,6 +42,7 @@ class Outcome:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/peers/run", description="Drives the gateway's binary against independent peers.")
     parser.add_argument("--binary", type=Path, metavar="PATH", help="the gateway; built with `cargo build --release` if left out")
+    parser.add_argument("--debug-build", action="store_true", help="the binary is not optimised: of its memory the heap alone is judged")
     parser.add_argument("--only", action="append", metavar="NAME", choices=ALL, help="run this scenario alone; may be repeated")
     parser.add_argument("--long", action="store_true", help="the full load (60 s, 20 s away) and the dist binary's size")
     parser.add_argument("--list", action="store_true", help="name the scenarios and end")
@@ -148,7 +149,7 @@ def main() -> int:
     seed = secrets.randbelow(1 << 32) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-    options = Options(given.binary.resolve(), REPOSITORY, target, given.long, seed)
+    options = Options(given.binary.resolve(), REPOSITORY, target, given.long, given.debug_build, seed)
     base = Path(tempfile.mkdtemp(prefix="fgpeers-"))
     run = Run(base, options, given.keep)
     wanted = given.only or [name for name in ALL if given.long or name not in LONG]

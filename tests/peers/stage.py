@@ -31,6 +31,8 @@ class Options:
     repository: Path
     cargo_target: Path
     long: bool
+    # Not optimised: its program takes more memory.
+    debug_build: bool
     seed: int
 
 
