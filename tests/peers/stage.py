@@ -217,7 +217,9 @@ def command(argv: Sequence[str], seconds: float = 30, cwd: Path | None = None, t
 
 
 def environment() -> dict[str, str]:
-    """Ours, with a path that has Debian's mosquitto and without settings that would colour or change logs."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("RUST_LOG", "RUST_BACKTRACE")}
+    """Ours, with a path that has Debian's mosquitto and without settings that would change logs or the gateway's configuration."""
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("RUST_LOG", "RUST_BACKTRACE") and not key.startswith("FIELDGATE_")
+    }
     kept["PATH"] = f"{kept.get('PATH', '')}:/usr/sbin:/usr/bin:/sbin:/bin"
     return kept

@@ -2,7 +2,8 @@
 //!
 //! The environment goes before the file, the file before the default. A value is written as in the file, a string without
 //! its quotes too: `FIELDGATE_BROKER__LISTEN='["0.0.0.0:8883"]'`, `FIELDGATE_BUFFER__MAX_SIZE=64MiB`. What stands in `[[tables]]`
-//! has no variable. A name that begins so and stands for nothing is a mistake.
+//! has no variable. A name with `__` that stands for nothing is a mistake, and so is a key's with `_` in its place; others are not
+//! ours: container platforms set `FIELDGATE_SERVICE_HOST` and the like for a service of this name.
 
 use fieldgate_types::{Override, Problem, nearest};
 
@@ -32,18 +33,22 @@ pub fn overrides(variables: impl IntoIterator<Item = (String, String)>) -> (Vec<
                 let path = entry.key.split('.').map(str::to_owned).collect();
                 overrides.push(Override { path, name, variable, text });
             }
-            None => problems.push(unknown(&variable, name, &known)),
+            None => problems.extend(unknown(&variable, name, &known)),
         }
     }
     overrides.sort_by(|one, other| one.variable.cmp(&other.variable));
     (overrides, problems)
 }
 
-fn unknown(variable: &str, file: String, known: &[(String, &Entry)]) -> Problem {
+/// What is wrong with a name that stands for no key, if it is meant to.
+fn unknown(variable: &str, file: String, known: &[(String, &Entry)]) -> Option<Problem> {
     let key = variable.strip_prefix(PREFIX).unwrap_or(variable).to_ascii_lowercase().replace("__", ".");
     // With one `_` for two, too.
     let flat = |name: &str| name.replace("__", "_");
     let same = known.iter().find(|(name, _)| flat(name) == flat(&variable.to_ascii_uppercase()));
+    if same.is_none() && !variable.contains("__") {
+        return None;
+    }
     let near =
         same.map(|(name, _)| name.as_str()).or_else(|| nearest(variable, known.iter().map(|(name, _)| name.as_str())));
     let repeated = entries().iter().any(|entry| entry.repeated && entry.key == key);
@@ -52,7 +57,7 @@ fn unknown(variable: &str, file: String, known: &[(String, &Entry)]) -> Problem 
         Some(near) => format!("is no key of the configuration, did you mean {near}?"),
         None => "is no key of the configuration; `fieldgate config show` names the variable of each".to_owned(),
     };
-    Problem { file, span: None, key: String::new(), message }
+    Some(Problem { file, span: None, key: String::new(), message })
 }
 
 #[cfg(test)]
@@ -125,11 +130,12 @@ mod tests {
             ]
         );
         assert_eq!(
-            one("FIELDGATE_NONSENSE", "1"),
+            one("FIELDGATE_NONSENSE__X", "1"),
             [
-                "environment FIELDGATE_NONSENSE: is no key of the configuration; `fieldgate config show` names the variable of each"
+                "environment FIELDGATE_NONSENSE__X: is no key of the configuration; `fieldgate config show` names the variable of each"
             ]
         );
+        assert_eq!(one("FIELDGATE_SERVICE_HOST", "10.0.0.1"), Vec::<String>::new(), "of somebody else");
         assert_eq!(
             problems(&[("FIELDGATE_BUFFER__MAX_SIZE", "1GiB")], "buffer = 5\n").len(),
             1,
