@@ -14,13 +14,13 @@ from wait import expect
 
 IDLE_MB = 40
 # Without the program's own pages, which in a debug build are several times as many.
-IDLE_HEAP_MB = 30
+IDLE_HEAP_MB = 20
 DIST_MB = 25
 LEAVES = 5
 
 
 def idle_with_ten_devices(stage: Stage) -> None:
-    """RSS of `run` at rest with five leaf devices, four Modbus devices and one OPC UA device connected: below 40 MB, and 30 without the program's pages."""
+    """RSS of `run` at rest with five leaf devices, four Modbus devices and one OPC UA device connected: below 40 MB, and 20 without the program's pages."""
     gateway, _cloud = ten_devices(stage, "gateway", stage.options.binary)
     idle, heap = gateway.settled_mb(5), gateway.settled_mb(1, "RssAnon")
     stage.figure("idle_rss_mb", idle)
