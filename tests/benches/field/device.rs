@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Two registers each, the high word first.
 type Memory = Arc<Mutex<Vec<u16>>>;
 
+/// Floats at the beginning that change by writes alone: one that changed by itself meanwhile would be a failed write.
+pub const WRITTEN: usize = 50;
+
 /// A device that serves until the process ends.
 pub struct Device {
     pub address: SocketAddr,
@@ -31,12 +34,12 @@ impl Device {
         Ok(Self { address, memory })
     }
 
-    /// Sets every tenth float, beginning with `first`, to `value`.
+    /// Sets every tenth float behind [`WRITTEN`], beginning with `first`, to `value`.
     pub fn change_a_tenth(&self, first: usize, value: f32) {
         let bits = value.to_bits();
         let [high, low] = [(bits >> 16) as u16, (bits & 0xFFFF) as u16];
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        for float in memory.chunks_exact_mut(2).skip(first).step_by(10) {
+        for float in memory.chunks_exact_mut(2).skip(WRITTEN + first).step_by(10) {
             float.copy_from_slice(&[high, low]);
         }
     }

@@ -11,7 +11,7 @@ use fieldgate_testkit::cloud::{Cloud, Upstream};
 use fieldgate_testkit::{Gateway, eventually, wait_until};
 use rumqttc::PublishProperties;
 
-use crate::device::Device;
+use crate::device::{Device, WRITTEN};
 use crate::report::{Goal, Report, Row, mebibytes, percentile};
 use crate::{Settings, process, scrape};
 
@@ -152,7 +152,7 @@ impl Round {
             let (rid, device) = (format!("w{number}"), number % DEVICES);
             let topic = format!("fieldgate/bench/devices/plc-{device}/commands/write/{rid}");
             sent.insert(rid, Instant::now());
-            let point = number % 500;
+            let point = number % WRITTEN;
             let payload = format!("{{\"point\":\"p{point}\",\"value\":{number}}}");
             self.cloud.publish(&topic, &payload, PublishProperties::default()).await?;
         }
