@@ -1,4 +1,4 @@
-//! What the service manager is told (sd_notify(3)): that the gateway is ready, reloads, stops, and that its loops turn.
+//! What the service manager is told (sd_notify(3)): that the gateway is ready, stops, and that its loops turn.
 //!
 //! Without `NOTIFY_SOCKET` in the environment nobody is told anything. With `WATCHDOG_USEC` a datagram goes out three times
 //! within that time, for as long as no loop hangs; then the manager ends the process and starts it anew. That the store
@@ -11,7 +11,6 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Overview;
@@ -59,13 +58,6 @@ impl Manager {
 /// The listeners serve and the store accepts.
 pub fn ready() {
     tell("READY=1\nSTATUS=running");
-}
-
-/// The configuration is being read anew; [`ready`] follows.
-pub fn reloading() {
-    let now = clock_gettime(ClockId::Monotonic);
-    let micros = Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or_default()).as_micros();
-    tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
 }
 
 /// The stop has begun.
