@@ -12,6 +12,8 @@ pub enum Goal {
     Times(f64),
     /// Ours at most so many times the first peer's.
     Share(f64),
+    /// Ours at least this.
+    AtLeast(f64),
     /// Ours at most this.
     AtMost(f64),
     /// For information.
@@ -56,6 +58,7 @@ impl Row {
         match self.goal {
             Goal::Times(times) => Some(self.ratio()? >= times),
             Goal::Share(share) => Some(self.ratio()? <= share),
+            Goal::AtLeast(least) => Some(self.median(0)? >= least),
             Goal::AtMost(most) => Some(self.series.first()?.1.iter().all(|value| *value <= most)),
             Goal::None => None,
         }
@@ -77,6 +80,7 @@ impl Row {
         let goal = match self.goal {
             Goal::Times(times) => format!("goal at least {times} x"),
             Goal::Share(share) => format!("goal at most {share} x"),
+            Goal::AtLeast(least) => format!("goal at least {}", number(least)),
             Goal::AtMost(most) => format!("goal at most {}", number(most)),
             Goal::None => String::new(),
         };
@@ -112,6 +116,7 @@ impl Row {
         let goal = match self.goal {
             Goal::Times(times) => json!({ "at_least_times": times }),
             Goal::Share(share) => json!({ "at_most_times": share }),
+            Goal::AtLeast(least) => json!({ "at_least": least }),
             Goal::AtMost(most) => json!({ "at_most": most }),
             Goal::None => Json::Null,
         };

@@ -1,8 +1,8 @@
 //! `replay = "live-first"`: what happens now is seen upstream at once, while what waited drains beside it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fieldgate_testkit::{Load, Observed, Options, PATIENCE, Version, eventually, history, wait_until};
+use fieldgate_testkit::{Load, Observed, Options, PATIENCE, Standstill, Version, eventually, history, wait_until};
 
 use crate::stage::{Stage, Told, now_millis};
 
@@ -44,6 +44,7 @@ async fn live_messages_pass_a_backlog_that_drains_beside_them() -> Told {
     }
     let load = Load::start(&live, stage.gateway.broker(), Options::new(Version::V5), RATE);
     wait_until("live messages that wait, too", PATIENCE, || (load.count() > 100).then_some(())).await?;
+    let (machine, mended) = (Standstill::watch()?, Instant::now());
     stage.relay.mend();
     stage.wait_up().await?;
     // Of a fixed number of messages: when the fillers' are all there, the backlog is through.
@@ -83,6 +84,7 @@ async fn live_messages_pass_a_backlog_that_drains_beside_them() -> Told {
         latencies.len(),
         latencies[latencies.len() / 2]
     );
-    assert!(p99 <= LIVE_WITHIN, "live p99 {p99:?}");
+    let allowed = machine.allowing(LIVE_WITHIN, mended);
+    assert!(p99 <= allowed, "live p99 {p99:?} of {allowed:?}");
     Ok(())
 }

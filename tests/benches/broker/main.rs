@@ -6,6 +6,8 @@ mod drain;
 mod half_open;
 mod identities;
 mod idle;
+mod latency;
+mod line;
 mod load;
 mod peers;
 #[path = "../process.rs"]
@@ -73,7 +75,23 @@ async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     }
     if settings.wants(Bench::Drain) {
         for settings in settings.transports() {
-            drain::drain(&settings, &mut report).await?;
+            drain::drain(&settings, upstream::SINGLY, &mut report).await?;
+        }
+    }
+    if settings.wants(Bench::DrainBatch) {
+        for settings in settings.transports() {
+            drain::drain(&settings, upstream::BATCHED, &mut report).await?;
+        }
+    }
+    if settings.wants(Bench::Latency) {
+        for settings in settings.transports() {
+            latency::latency(&settings, &mut report).await?;
+        }
+    }
+    if settings.wants(Bench::Far) {
+        for settings in settings.transports() {
+            upstream::bridge(&settings, upstream::FAR, &mut report).await?;
+            upstream::bridge(&settings, upstream::FAR_BATCHED, &mut report).await?;
         }
     }
     if settings.wants(Bench::Idle) {

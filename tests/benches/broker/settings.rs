@@ -38,6 +38,12 @@ pub enum Bench {
     Batch,
     /// A million messages that waited, drained while a device goes on publishing: ours from disk, mosquitto's bridge from memory.
     Drain,
+    /// The same with `batch = "zstd"`.
+    DrainBatch,
+    /// From a device to the cloud at a thousand messages a second.
+    Latency,
+    /// `bridge` and `batch` over a line of 50 ms there and back.
+    Far,
     /// One publisher to 200 subscribers, QoS 0 and 1.
     FanOut,
     /// Memory of idle mTLS clients.

@@ -9,6 +9,7 @@ use fieldgate_testkit::eventually;
 use serde_json::Value as Json;
 
 use crate::identities::Identities;
+use crate::line::Line;
 use crate::load::{Load, Outcome};
 use crate::peers::{FILTER, Mosquitto, Peer, Who, topic};
 use crate::process;
@@ -84,23 +85,41 @@ pub struct Way {
     bench: &'static str,
     /// More keys of `[upstream]`.
     pub keys: &'static str,
-    words: &'static str,
+    pub words: &'static str,
     /// Where its messages are, below `fieldgate/bench/`.
-    topics: &'static str,
+    pub topics: &'static str,
+    /// Of the bench that drains what waited.
+    pub draining: &'static str,
+    /// To the cloud, one way.
+    delay: Duration,
     goal: Goal,
 }
 
 /// One message per publish.
-pub const SINGLY: Way =
-    Way { bench: "bridge", keys: "", words: "one message per publish", topics: FILTER, goal: Goal::Times(1.2) };
+pub const SINGLY: Way = Way {
+    bench: "bridge",
+    keys: "",
+    words: "one message per publish",
+    topics: FILTER,
+    draining: "drain",
+    delay: Duration::ZERO,
+    goal: Goal::Times(1.2),
+};
 /// Many.
 pub const BATCHED: Way = Way {
     bench: "batch",
     keys: "batch = \"zstd\"\n",
     words: "batches, opened by the subscriber",
     topics: "batch",
+    draining: "drain-batch",
+    delay: Duration::ZERO,
     goal: Goal::Times(3.0),
 };
+
+/// One message per publish, 50 ms there and back.
+pub const FAR: Way = Way { bench: "far", delay: Duration::from_millis(25), goal: Goal::AtLeast(50_000.0), ..SINGLY };
+/// Many, 50 ms there and back.
+pub const FAR_BATCHED: Way = Way { bench: "far-batch", delay: FAR.delay, goal: FAR.goal, ..BATCHED };
 
 /// From leaves to a subscriber at the cloud: each edge has a cloud of its own.
 pub async fn bridge(settings: &Settings, way: Way, report: &mut Report) -> anyhow::Result<()> {
@@ -109,12 +128,22 @@ pub async fn bridge(settings: &Settings, way: Way, report: &mut Report) -> anyho
         Mosquitto::start(Transport::Plain, &identities).await?,
         Mosquitto::start(Transport::Plain, &identities).await?,
     );
-    let site = edge(settings, way, ours.address, &mut identities).await?;
+    let mut lines = [Line::new(ours.address, way.delay)?, Line::new(theirs.address, way.delay)?];
+    let [our_line, their_line] = &mut lines;
+    our_line.open().await?;
+    their_line.open().await?;
+    let (to_ours, to_theirs) = if way.delay.is_zero() {
+        (ours.address, theirs.address)
+    } else {
+        report.note(format!("{}: a relay of the bench holds each byte back for {:?}, each way", way.bench, way.delay));
+        (our_line.address, their_line.address)
+    };
+    let site = edge(settings, way, to_ours, &mut identities).await?;
     report.note(format!("fieldgate: {}, everything else at its default", site.configuration));
     report.note(
         "bridge, batch: each edge has a mosquitto of its own as its cloud; mosquitto's bridge: topic # out 1, mqttv311",
     );
-    let bridging = Mosquitto::start_bridging(settings.transport, &identities, theirs.address).await?;
+    let bridging = Mosquitto::start_bridging(settings.transport, &identities, to_theirs).await?;
     let peers = [(Peer::Fieldgate(Box::new(site)), &ours), (Peer::Mosquitto(bridging), &theirs)];
     for version in settings.versions() {
         let what = format!(

@@ -9,6 +9,7 @@
 //! - [`leaf`]: an MQTT client over mTLS that knows what was acknowledged to it. [`bundle`]: its certificate.
 //! - [`load`]: a leaf that publishes numbers and goes on after every loss of its connection.
 //! - [`history`]: whether every acknowledged number arrived, once and in order.
+//! - [`standstill`]: how long the machine itself stood still, for limits in time.
 //! - [`wait`]: waiting for a condition, with a deadline. [`port`]: ports that nobody else takes.
 
 pub mod bundle;
@@ -20,6 +21,7 @@ pub mod leaf;
 pub mod load;
 pub mod port;
 pub mod relay;
+pub mod standstill;
 pub mod wait;
 
 use std::time::Duration;
@@ -31,6 +33,7 @@ pub use http::Answer;
 pub use leaf::{Ack, ConnectError, Leaf, Options, Received, Version};
 pub use load::Load;
 pub use relay::Relay;
+pub use standstill::Standstill;
 pub use wait::{eventually, wait_until};
 
 /// How long anything that should happen soon may take, on a machine that is busy with other tests.

@@ -1,9 +1,5 @@
 //! Live messages first, what waited for the connection beside them.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
-
 use super::super::{Protocol, Replay};
 use super::liar::{Liar, Published, Reply, Script};
 use super::{Bench, config, eventually};
@@ -42,10 +38,8 @@ async fn live_messages_pass_what_waited_and_both_keep_their_order() {
     let running = bench.start_replaying(config(liar.port, Protocol::V5), replay);
     eventually("history has begun", || !arrived(&liar).1.is_empty()).await;
     for number in 1000..1020 {
-        let begin = Instant::now();
         bench.fill("press-1", number, number + 1).await;
         eventually("the live message", || arrived(&liar).0.last() == Some(&number)).await;
-        assert!(begin.elapsed() < Duration::from_secs(1), "{number}: {:?}", begin.elapsed());
     }
     assert!(arrived(&liar).1.len() < 1000, "history went first");
     bench.emptied().await;

@@ -71,6 +71,6 @@ async fn a_stop_without_a_connection_ends_at_once() {
     eventually("down", || running.handle.status().state == UpstreamState::Down).await;
     let begin = Instant::now();
     running.stopped().await;
-    assert!(begin.elapsed() < Duration::from_millis(500));
+    assert!(begin.elapsed() < Duration::from_secs(3), "less than a drain: {:?}", begin.elapsed());
     assert_eq!(bench.queue.stats().messages, 5);
 }
