@@ -160,6 +160,15 @@ async fn status_is_watched_and_nothing_is_coloured_where_there_is_no_terminal() 
     let watch = gateway.verb(&["status", "--watch", "--every", "20ms", "--count", "3"]).await?.ok()?;
     assert_eq!(watch.matches("gateway   line-1").count(), 3, "{watch}");
     assert!(watch.contains("PROBLEM") && !watch.contains('\u{1b}'), "{watch}");
+    let drain = ["buffer", "status", "--watch", "--every", "20ms", "--count", "2"];
+    let lines = gateway.verb(&drain).await?.ok()?;
+    assert!(lines.lines().count() == 2 && lines.lines().all(|line| line.contains(" messages waiting, ")), "{lines}");
+    assert!(!lines.contains('\x1b') && !lines.contains('['), "no bar in a pipe: {lines}");
+    let lines = gateway.verb(&[&drain[..], &["--json"]].concat()).await?.ok()?;
+    for line in lines.lines() {
+        let look: serde_json::Value = serde_json::from_str(line)?;
+        assert!(look["messages"].is_u64() && look["seconds_to_go"].is_null(), "{line}");
+    }
     let json = gateway.verb(&["status", "--watch", "--every", "20ms", "--count", "2", "--json"]).await?.ok()?;
     let lines: Vec<Json> = json.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     assert!(lines.len() == 2 && lines.iter().all(|line| line["gateway"] == "line-1"), "{json}");

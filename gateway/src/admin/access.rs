@@ -3,7 +3,7 @@
 //! What comes in by admin.sock was let in by the file's mode. At the admin address a request must name this gateway in
 //! its `Host` header, or a page elsewhere could make a browser ask in its name (DNS rebinding), and must carry a
 //! token, except for what is [`Access::Open`] to this machine. A refusal is counted, and a line in the audit log where a
-//! token was presented.
+//! token was presented; unknown tokens, which cost nothing to invent, are gathered there by address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -160,9 +160,16 @@ pub async fn guard(
         }
         Err(denied) => {
             overview.refused_requests.add(denied.label());
-            if denied != Denied::NoToken {
+            let event = || {
                 let (token, reason) = (denied.token().cloned(), denied.to_string());
-                overview.audit.record(Event::ApiRefused { token, peer: peer.to_string(), route: words(), reason });
+                Event::ApiRefused { token, peer: peer.to_string(), route: words(), reason }
+            };
+            match &denied {
+                Denied::NoToken => {}
+                Denied::Token(ApiTokenRefused::Unknown) => overview.audit.record_stranger(peer.ip(), event),
+                Denied::Token(ApiTokenRefused::Expired { .. }) | Denied::Scope(_) | Denied::SocketOnly(_) => {
+                    overview.audit.record(event());
+                }
             }
             let mut response = refused(denied.status(), denied.to_string());
             if denied.status() == StatusCode::UNAUTHORIZED {

@@ -180,7 +180,11 @@ impl Figures {
     /// Summed over devices: one series per device would grow with the plant. `buffer status` has each.
     fn ledger(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut sums = [0_u64; 5];
+        let mut reasons: BTreeMap<String, u64> = BTreeMap::new();
         for device in self.0.queue.ledger() {
+            for loss in device.losses {
+                *reasons.entry(loss.reason.into_owned()).or_default() += loss.count;
+            }
             let fates = [device.received, device.delivered, device.expired, device.evicted, device.quarantined];
             for (sum, fate) in sums.iter_mut().zip(fates) {
                 *sum += fate;
@@ -188,7 +192,9 @@ impl Figures {
         }
         let names = ["received", "delivered", "expired", "evicted", "quarantined"];
         let values = names.iter().zip(sums).map(|(name, sum)| ([("fate", (*name).to_owned())], sum));
-        counters(out, "fieldgate_buffer_ledger_messages", "What became of messages since the buffer was made", values)
+        counters(out, "fieldgate_buffer_ledger_messages", "What became of messages since the buffer was made", values)?;
+        let reasons = reasons.into_iter().map(|(reason, count)| ([("reason", reason)], count));
+        counters(out, "fieldgate_buffer_lost_messages", "Messages expired, evicted and quarantined, by reason", reasons)
     }
 
     fn broker(&self, out: &mut DescriptorEncoder<'_>) -> fmt::Result {

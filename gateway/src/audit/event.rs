@@ -72,6 +72,16 @@ pub enum Event {
         /// In words.
         reason: String,
     },
+    /// Requests with unknown tokens were refused at the admin address, after one from there that was a line of its own.
+    ApiRefusedMore {
+        /// From where; none for all addresses beyond those that are told apart.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// How many, in a minute.
+        count: u64,
+        /// In words.
+        reason: String,
+    },
     /// A device got a certificate with its token.
     DeviceEnrolled {
         /// Which.

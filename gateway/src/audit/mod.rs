@@ -2,7 +2,8 @@
 //!
 //! Events are typed, so that a line can't be forgotten or misspelt. A thread of its own writes them; its channel
 //! is bounded, and when a flood fills it, lines are dropped, counted, and the count is written as a line. Files
-//! are rotated at 8 MiB, four old ones are kept. Never payloads, never keys.
+//! are rotated at 8 MiB, four old ones are kept. What anybody can cause is gathered by address (`strangers`), so that a
+//! flood of it doesn't push older lines out. Never payloads, never keys.
 //!
 //! Each line carries a number and the hash of the line before (`chain`), over files and restarts; where the chain
 //! ended stands in state.db too, a few seconds late (`anchor`), after the lines are on the disk. So `verify` finds what
@@ -12,9 +13,11 @@ mod anchor;
 mod chain;
 mod event;
 mod files;
+mod strangers;
 mod verify;
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -32,6 +35,7 @@ pub use self::chain::End;
 pub use self::event::Event;
 use self::files::LogFile;
 pub use self::files::tail;
+use self::strangers::Strangers;
 pub use self::verify::{Break, Place, Verdict, What, verify};
 
 /// How long lines may be there before the anchor says so.
@@ -53,6 +57,7 @@ pub enum OpenError {
 pub struct Audit {
     lines: SyncSender<Message>,
     lost: Arc<AtomicU64>,
+    strangers: Arc<Mutex<Strangers>>,
     clock: Arc<dyn Clock>,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     end: Arc<Mutex<Option<End>>>,
@@ -71,12 +76,14 @@ impl Audit {
         // Full: the line is dropped and counted, see `record`. A flood of refusals must not stop the broker.
         let (lines, queue) = sync_channel(4096);
         let lost = Arc::new(AtomicU64::new(0));
+        let strangers = Arc::default();
         let end = Arc::new(Mutex::new(file.end()));
         let writer = Writer {
             queue,
             file,
             anchor: Anchor(state),
             lost: Arc::clone(&lost),
+            strangers: Arc::clone(&strangers),
             end: Arc::clone(&end),
             clock: Arc::clone(&clock),
             // What opening wrote.
@@ -84,7 +91,7 @@ impl Audit {
             failing: false,
         };
         let thread = std::thread::Builder::new().name("audit".to_owned()).spawn(move || writer.run())?;
-        Ok(Self { lines, lost, clock, writer: Arc::new(Mutex::new(Some(thread))), end })
+        Ok(Self { lines, lost, strangers, clock, writer: Arc::new(Mutex::new(Some(thread))), end })
     }
 
     /// Adds a line. Never waits.
@@ -94,6 +101,14 @@ impl Audit {
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.lost.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Adds the refusal of somebody unknown at `peer`: a line of its own where that is the first for a minute, else one more in
+    /// the count that is written each minute. Never waits.
+    pub fn record_stranger(&self, peer: IpAddr, event: impl FnOnce() -> Event) {
+        if held(&self.strangers).note(peer.to_canonical(), self.clock.monotonic()) {
+            self.record(event());
         }
     }
 
@@ -123,6 +138,7 @@ struct Writer {
     file: LogFile,
     anchor: Anchor,
     lost: Arc<AtomicU64>,
+    strangers: Arc<Mutex<Strangers>>,
     end: Arc<Mutex<Option<End>>>,
     clock: Arc<dyn Clock>,
     /// When the end is to be written down; `None` when it is.
@@ -133,20 +149,43 @@ struct Writer {
 impl Writer {
     fn run(mut self) {
         loop {
-            let wait = self.anchor_due.map(|due| due.saturating_duration_since(Instant::now()));
-            let message = match wait {
+            let message = match self.rest() {
                 Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
                 Some(wait) => self.queue.recv_timeout(wait),
                 None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match message {
                 Ok(Message::Line(ts, event)) => self.write(ts, Some(&event)),
-                Err(RecvTimeoutError::Timeout) => self.write_end(),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tell_strangers(self.clock.monotonic());
+                    if self.anchor_due.is_some_and(|due| due <= Instant::now()) {
+                        self.write_end();
+                    }
+                }
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        self.tell_strangers(Duration::MAX);
         self.write(self.clock.now(), None);
         self.write_end();
+    }
+
+    /// How long there is nothing to do but what comes. The first refusal that is counted came after a line, which woke this.
+    fn rest(&self) -> Option<Duration> {
+        let anchor = self.anchor_due.map(|due| due.saturating_duration_since(Instant::now()));
+        let strangers = held(&self.strangers).due().map(|due| due.saturating_sub(self.clock.monotonic()));
+        anchor.into_iter().chain(strangers).min()
+    }
+
+    /// Writes what was counted of them up to `now`.
+    fn tell_strangers(&mut self, now: Duration) {
+        let told = held(&self.strangers).take(now);
+        for (peer, count) in told {
+            let from = peer.map_or_else(|| "further addresses".to_owned(), |peer| peer.to_string());
+            let reason = format!("{count} more refusals of unknown tokens from {from} in the last minute");
+            let event = Event::ApiRefusedMore { peer: peer.map(|peer| peer.to_string()), count, reason };
+            self.write(self.clock.now(), Some(&event));
+        }
     }
 
     /// How many were lost, where some were; then `event`.
@@ -267,6 +306,30 @@ mod tests {
         }
         assert_eq!(anchored(&state).unwrap(), audit.end());
         audit.close();
+    }
+
+    #[test]
+    fn a_flood_from_one_address_is_a_line_and_a_count_each_minute() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(UnixMillis(5)));
+        let audit = Audit::open(folder.path(), state(folder.path()), Arc::clone(&clock) as _).unwrap();
+        let peer: IpAddr = "192.0.2.7".parse().unwrap();
+        let refuse = || audit.record_stranger(peer, || Event::RootKeyExported);
+        let lines = |of: &str| tail(folder.path(), 100).unwrap().into_iter().filter(|line| line.contains(of)).count();
+        (0..10_000).for_each(|_| refuse());
+        clock.advance(Duration::from_secs(61));
+        audit.record(Event::Stopped);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while lines("9999 more refusals of unknown tokens from 192.0.2.7 in the last minute") == 0 {
+            assert!(Instant::now() < deadline, "no count");
+            std::thread::yield_now();
+        }
+        (0..3).for_each(|_| refuse());
+        audit.close();
+        assert_eq!(lines("root_key_exported"), 1);
+        assert_eq!(lines(r#""event":"api_refused_more","peer":"192.0.2.7","count":"#), 2);
+        assert_eq!(lines(r#""count":3"#), 1, "what was counted is told before the log ends");
+        assert!(verify(folder.path(), audit.end()).unwrap().ok);
     }
 
     #[test]

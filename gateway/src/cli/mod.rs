@@ -14,6 +14,7 @@ mod completions;
 mod config;
 mod device;
 mod diag;
+mod drain;
 mod explain;
 mod lists;
 mod offline;
@@ -383,7 +384,15 @@ struct RestoreArgs {
 #[derive(Debug, Subcommand)]
 enum Buffer {
     /// What waits, and what became of the rest, per device
-    Status(Json),
+    Status {
+        /// Again and again: how much is left, how fast it leaves and how long that takes yet; on a terminal in place
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        rounds: screen::Rounds,
+        #[command(flatten)]
+        json: Json,
+    },
     /// Messages that the upstream refused for good, or that damage has spoiled; the youngest 1,000 are kept
     #[command(subcommand)]
     Quarantine(Quarantine),
@@ -458,7 +467,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Verb::Token(token) => verb(&path, async |config| token::run(config, token).await),
         Verb::User(User::Hash { out }) => user::hash(out),
-        Verb::Buffer(Buffer::Status(json)) => verb(&path, async |config| show::buffer(config, json.json).await),
+        Verb::Buffer(Buffer::Status { watch: false, json, .. }) => {
+            verb(&path, async |config| show::buffer(config, json.json).await)
+        }
+        Verb::Buffer(Buffer::Status { rounds, json, .. }) => {
+            verb(&path, async |config| drain::watch(config, rounds, json.json).await)
+        }
         Verb::Buffer(Buffer::Quarantine(aside)) => verb(&path, async |config| match aside {
             Quarantine::List { only, json } => quarantine::list(config, &only, json.json).await,
             Quarantine::Retry(args) => quarantine::judge(config, quarantine::Verdict::Retry, args).await,

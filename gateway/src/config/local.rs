@@ -6,7 +6,7 @@ use std::time::Duration;
 use fieldgate_certs::ExternalTrust;
 use fieldgate_certs::est::EST_VALIDITY;
 use fieldgate_store::{Options, Overflow};
-use fieldgate_types::{Section, Size};
+use fieldgate_types::{Percent, Section, Size};
 
 use super::external;
 use super::load::Ids;
@@ -62,6 +62,8 @@ pub struct BufferConfig {
     pub max_age: Duration,
     /// What happens when it is full.
     pub overflow: Overflow,
+    /// A device that holds more of what waits gives way first then.
+    pub device_share: Percent,
     /// How long a message waits for the upstream's word before it is written; zero with `acknowledge = "durable"`.
     pub hold: Duration,
     /// Interval of transactions while the upstream is away.
@@ -73,8 +75,8 @@ pub struct BufferConfig {
 impl BufferConfig {
     /// The bounds of the store.
     pub fn options(&self) -> Options {
-        let Self { max_size, max_age, overflow, commit_spacing: spacing, hold, .. } = *self;
-        Options { max_size, max_age, overflow, spacing, hold, ..Options::default() }
+        let Self { max_size, max_age, overflow, device_share, commit_spacing: spacing, hold, .. } = *self;
+        Options { max_size, max_age, overflow, device_share, spacing, hold, ..Options::default() }
     }
 
     /// Reads the section.
@@ -91,6 +93,7 @@ impl BufferConfig {
             max_size,
             max_age: section.duration("max_age", Duration::from_secs(60)..=DAY * 3650, DAY * 7),
             overflow: section.choice("overflow", &words, Overflow::DropOldest),
+            device_share: section.get_or("device_share", Options::default().device_share),
             hold: section.choice("acknowledge", &words_of_acknowledge, Duration::ZERO),
             commit_spacing: section.duration(
                 "commit_spacing",

@@ -3,7 +3,7 @@
 //! Order inside: removals, then records whose time is over, then eviction, then the batches. So each step finds the room
 //! that the one before has made.
 
-use fieldgate_types::UnixMillis;
+use fieldgate_types::{Percent, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::age::RunningTime;
@@ -14,8 +14,15 @@ use crate::ledger::Ledger;
 use crate::record::{Batch, Lane, RECORD_OVERHEAD};
 use crate::schema::{index, kind, number, table};
 use crate::shared::Shared;
+use crate::shares::{self, Shares};
 use crate::sqlite::{signed, unsigned};
 use crate::stats::{Gap, LossKind};
+use crate::swath::{self, Swath};
+
+/// Why a record was evicted while older ones of others were spared.
+const DEVICE_SHARE: &str = "device-share";
+/// The lane that gives way first in front.
+pub(crate) const BY_URGENCY: [Lane; 3] = [Lane::History, Lane::Live, Lane::Priority];
 
 /// What a transaction changes in memory once it is durable, or takes back when it isn't.
 #[derive(Debug)]
@@ -38,6 +45,12 @@ pub(crate) struct Attempt {
     pub counted: bool,
     /// Where the cursors stood before records were dropped.
     claims: Vec<(Lane, u64)>,
+    /// Where records were dropped among others: all below these ids.
+    strikes: Vec<(Lane, u64)>,
+    /// What was gone over for devices that give way, and changed.
+    swept: Vec<(Lane, u64, u64)>,
+    /// Bytes that came into the priority lane with it, and that left it.
+    pub urgent: (u64, u64),
     /// One of the dropped records.
     dropped: Option<(Lane, u64)>,
 }
@@ -54,6 +67,9 @@ impl Attempt {
             told: false,
             counted: true,
             claims: Vec::new(),
+            strikes: Vec::new(),
+            swept: Vec::new(),
+            urgent: (0, 0),
             dropped: None,
         }
     }
@@ -74,6 +90,9 @@ impl Attempt {
         let mut quarantined = false;
         for removal in &self.removals {
             let bytes = removal.bytes as u64;
+            if removal.lane == Lane::Priority {
+                self.urgent.1 += bytes + RECORD_OVERHEAD as u64;
+            }
             match &removal.exit {
                 Exit::Delivered => ledger.deliver(removal.row, 1, bytes),
                 Exit::Lost(lost, reason) => {
@@ -132,20 +151,20 @@ impl Attempt {
         Ok(more)
     }
 
-    /// Drops the oldest records, the least urgent lane first, until `pages` are free or nothing is left; whole batches
+    /// Drops the oldest records, of the `lanes` in their order, until `pages` are free or nothing is left; whole batches
     /// only. `false`: nothing was dropped.
     pub(crate) fn evict(
         &mut self,
         conn: &Connection,
         ledger: &mut Ledger,
         shared: &Shared,
-        pages: u64,
+        (lanes, pages): ([Lane; 3], u64),
         reason: &'static str,
     ) -> Result<bool, rusqlite::Error> {
         let target = pages * crate::room::PAGE;
         let mut freed = aside::prune(conn)?;
         let mut any = freed > 0;
-        for (lane, from, to) in unleased(shared, [Lane::History, Lane::Live, Lane::Priority]) {
+        for (lane, from, to) in unleased(shared, lanes) {
             if freed >= target {
                 break;
             }
@@ -189,10 +208,76 @@ impl Attempt {
         self.dropped = Some((lane, first.id));
         self.claims.push((lane, cursor));
         for candidate in &candidates {
-            ledger.lose(candidate.row, lost, reason, candidate.bytes as u64, candidate.time);
+            self.lose(ledger, lane, candidate, (lost, reason));
         }
         delete(conn, lane, candidates.iter().map(|candidate| candidate.id))?;
         Ok(true)
+    }
+
+    fn lose(
+        &mut self,
+        ledger: &mut Ledger,
+        lane: Lane,
+        candidate: &Candidate,
+        (lost, reason): (LossKind, &'static str),
+    ) {
+        let bytes = candidate.bytes as u64;
+        if lane == Lane::Priority {
+            self.urgent.1 += bytes + RECORD_OVERHEAD as u64;
+        }
+        ledger.lose(candidate.row, lost, reason, bytes, candidate.time);
+    }
+
+    /// Goes over one stretch of the lanes for whoever has more than its `share` of what waits, `most` bytes of it, and drops what
+    /// it has there. `reason` is that of the oldest of all, which would go anyhow. Bytes that were written anew; `None`:
+    /// nobody has more, or has anything that was not gone over.
+    pub(crate) fn give_way(
+        &mut self,
+        conn: &Connection,
+        ledger: &mut Ledger,
+        shared: &Shared,
+        shares: &mut Shares,
+        (share, most, reason): (Percent, usize, &'static str),
+    ) -> Result<Option<usize>, rusqlite::Error> {
+        let heavy = ledger.above(share, shares::MOST);
+        if heavy.is_empty() {
+            return Ok(None);
+        }
+        let gives_way = |row: usize| heavy.binary_search(&row).is_ok();
+        let mut oldest = true;
+        for (lane, begin, end) in unleased(shared, BY_URGENCY) {
+            let (from, until) = shares.next(&heavy, lane, begin);
+            let bare = shares.is_bare(lane, begin, from);
+            let there = from < end;
+            let swath = if there { Swath::read(conn, lane, (from, until.min(end)), most, gives_way)? } else { None };
+            let Some(mut swath) = swath else {
+                oldest &= bare;
+                continue;
+            };
+            shares.add(&heavy, lane, from, swath.to);
+            if swath.is_thin(share) {
+                return Ok(Some(0));
+            }
+            // Consumers lease from memory meanwhile: what they took since the read is no longer among the candidates.
+            shared.desk().strike(lane, &mut swath.candidates);
+            let Some((first, last)) = swath.candidates.first().zip(swath.candidates.last()) else {
+                return Ok(Some(0));
+            };
+            self.swept.push((lane, from, swath.to));
+            self.dropped = Some((lane, first.id));
+            self.strikes.push((lane, last.id + 1));
+            let spared = swath.spared.unwrap_or(u64::MAX);
+            for candidate in &swath.candidates {
+                let is_oldest = oldest && bare && candidate.id < spared;
+                let reason = if is_oldest { reason } else { DEVICE_SHARE };
+                self.lose(ledger, lane, candidate, (LossKind::Evicted, reason));
+            }
+            if bare && swath.spared.is_none() {
+                shares.bare(lane, swath.to);
+            }
+            return swath::rewrite(conn, lane, &swath.candidates).map(Some);
+        }
+        Ok(None)
     }
 
     /// Adds what is left of a batch that was held.
@@ -217,6 +302,9 @@ impl Attempt {
     /// Writes a record.
     pub(crate) fn write(&mut self, conn: &Connection, entry: &Entry) -> Result<(), rusqlite::Error> {
         insert(conn, entry)?;
+        if entry.lane == Lane::Priority {
+            self.urgent.0 += entry.bytes() as u64;
+        }
         self.first = self.first.or(Some((entry.lane, entry.id)));
         self.written.0 += 1;
         self.written.1 += entry.body.len();
@@ -313,11 +401,23 @@ impl Attempt {
     }
 
     /// Gives back to the desk what was claimed.
-    pub(crate) fn unclaim(&self, shared: &Shared) {
+    pub(crate) fn unclaim(&self, shared: &Shared, shares: &mut Shares) {
+        for (lane, from, to) in &self.swept {
+            shares.take(*lane, *from, *to);
+        }
+        if self.claims.is_empty() && self.strikes.is_empty() {
+            return;
+        }
         let mut desk = shared.desk();
         for (lane, cursor) in self.claims.iter().rev() {
             desk.unclaim(*lane, *cursor);
         }
+        for (lane, end) in &self.strikes {
+            desk.unstrike(*lane, *end);
+        }
+        desk.lift();
+        drop(desk);
+        shared.arrived();
     }
 }
 
@@ -341,7 +441,7 @@ fn write_gap(conn: &Connection, device: i64, gap: &Gap) -> Result<(), rusqlite::
     Ok(())
 }
 
-fn candidate(row: &rusqlite::Row<'_>) -> Result<Option<Candidate>, rusqlite::Error> {
+pub(crate) fn candidate(row: &rusqlite::Row<'_>) -> Result<Option<Candidate>, rusqlite::Error> {
     let Some(at) = index(row.get(1)?) else { return Ok(None) };
     let bytes: Option<i64> = row.get(2)?;
     let bytes = usize::try_from(bytes.unwrap_or(0)).unwrap_or(0);

@@ -145,6 +145,8 @@ pub(crate) struct Desk {
     waiting: usize,
     /// Older records are on their way into the file: nothing is leased, and nothing removed. Where each lane goes on then.
     held_back: Option<[u64; 4]>,
+    /// The first record of each lane that the open transaction drops: nobody passes it before the transaction has ended.
+    barred: [Option<u64>; 3],
     seen: u64,
     pub consumer: Option<&'static str>,
     pub closed: bool,
@@ -169,6 +171,7 @@ impl Desk {
             max_age,
             waiting: 0,
             held_back: None,
+            barred: [None; 3],
             seen: now,
             consumer: None,
             closed: false,
@@ -290,7 +293,12 @@ impl Desk {
         let mut bytes = 0;
         while taken.records.len() < ask.max_messages.max(1) {
             let road = self.next_road(lane);
-            let Some(next) = self.on(road).next_bytes() else { break };
+            let barred = *bar(road.lane(), &mut self.barred);
+            let Some(next) = self.on(road).next() else { break };
+            if barred.is_some_and(|barred| next.id >= barred) {
+                break;
+            }
+            let next = next.body.len();
             let full = self.held.len() >= MAX_LEASED
                 || (!self.held.is_empty() && self.held_bytes + next > self.max_held_bytes);
             if full || (!taken.records.is_empty() && bytes + next > ask.max_bytes) {
@@ -502,7 +510,8 @@ impl Desk {
     }
 
     /// Keeps of `candidates` (all records of `lane` from `begin` on, ids ascending) those that may be dropped, and sees to it
-    /// that nobody leases them any more. Leased records may be on the wire and stay. Gives the cursor to return to, should
+    /// that nobody leases them any more, nor what comes after them before [`Desk::lift`]. Leased records may be on the wire
+    /// and stay. Gives the cursor to return to, should
     /// the transaction fail; `None`: others may be leased before them again, they must be looked for anew.
     pub(crate) fn claim(&mut self, lane: Lane, begin: u64, candidates: &mut Vec<Candidate>) -> Option<u64> {
         let first = candidates.first()?.id;
@@ -512,6 +521,7 @@ impl Desk {
             return None;
         }
         candidates.retain(|candidate| candidate.id >= from && !self.leaving.contains(&candidate.id));
+        self.bar(lane, candidates);
         let shelf = self.on(road);
         if let Some(last) = candidates.last() {
             let next = last.id + 1;
@@ -534,6 +544,48 @@ impl Desk {
         let shelf = self.on(road);
         shelf.back_to(from);
         shelf.wanted = true;
+    }
+
+    /// As [`Desk::claim`], for `candidates` that lie anywhere in `lane` (ids ascending): what lies between them can be leased.
+    pub(crate) fn strike(&mut self, lane: Lane, candidates: &mut Vec<Candidate>) {
+        let mut cursors = self.shelves.each_ref().map(|shelf| shelf.cursor);
+        candidates.retain(|candidate| {
+            let cursor = *Road::of(self.parted, lane, candidate.id).pick(&mut cursors);
+            candidate.id >= cursor && !self.leaving.contains(&candidate.id)
+        });
+        self.bar(lane, candidates);
+        for road in Road::ALL.into_iter().filter(|road| road.lane() == lane) {
+            self.on(road).strike(candidates);
+        }
+    }
+
+    /// What was struck of `lane`, all below `end`, stays after all.
+    pub(crate) fn unstrike(&mut self, lane: Lane, end: u64) {
+        for road in Road::ALL.into_iter().filter(|road| road.lane() == lane) {
+            self.on(road).unstrike(end);
+        }
+    }
+
+    /// Should the transaction fail, what comes after the candidates must not have gone before them.
+    fn bar(&mut self, lane: Lane, candidates: &[Candidate]) {
+        if let Some(first) = candidates.first() {
+            let barred = bar(lane, &mut self.barred);
+            *barred = Some(barred.map_or(first.id, |barred| barred.min(first.id)));
+        }
+    }
+
+    /// The transaction has ended, one way or the other.
+    pub(crate) fn lift(&mut self) {
+        self.barred = [None; 3];
+    }
+}
+
+fn bar(lane: Lane, barred: &mut [Option<u64>; 3]) -> &mut Option<u64> {
+    let [priority, live, history] = barred;
+    match lane {
+        Lane::Priority => priority,
+        Lane::Live => live,
+        Lane::History => history,
     }
 }
 

@@ -190,7 +190,7 @@ impl Writer {
         while let Some(first) = self.first_held() {
             self.flush = true;
             self.transact(false)?;
-            if self.first_held() == Some(first) {
+            if self.first_held() == Some(first) && self.searching.is_none() {
                 return Ok(false);
             }
         }

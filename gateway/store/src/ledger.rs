@@ -13,7 +13,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use fieldgate_types::{DeviceId, UnixMillis};
+use fieldgate_types::{DeviceId, Percent, UnixMillis};
 
 use crate::record::RECORD_OVERHEAD;
 use crate::stats::{DeviceLedger, Gap, Loss, LossKind};
@@ -86,6 +86,11 @@ impl Row {
     /// Records in the queue, held ones included.
     fn present(&self) -> u64 {
         self.waiting() + self.held
+    }
+
+    /// What its records take, held ones included, about.
+    fn weight(&self) -> u64 {
+        self.bytes + self.held_bytes + self.present() * RECORD_OVERHEAD as u64
     }
 
     /// As others see it.
@@ -226,6 +231,20 @@ impl Ledger {
     /// The device at `row`, if there is one.
     pub(crate) fn device(&self, row: usize) -> Option<&DeviceId> {
         self.rows.get(row).map(|row| &row.device)
+    }
+
+    /// The rows of devices that hold more than the `share` of all that waits, the heaviest `most` of them, ascending; none where
+    /// nobody else has anything.
+    pub(crate) fn above(&self, share: Percent, most: usize) -> Vec<usize> {
+        let all = self.bytes + self.messages * RECORD_OVERHEAD as u64;
+        let weights = self.rows.iter().map(Row::weight).enumerate();
+        let heavy = weights.filter(|(_, weight)| weight * 100 > all * u64::from(share.hundredths()) && *weight < all);
+        let mut heavy: Vec<(usize, u64)> = heavy.collect();
+        heavy.sort_unstable_by_key(|(_, weight)| std::cmp::Reverse(*weight));
+        heavy.truncate(most);
+        let mut rows: Vec<usize> = heavy.into_iter().map(|(at, _)| at).collect();
+        rows.sort_unstable();
+        rows
     }
 
     /// All rows.
@@ -483,6 +502,25 @@ mod tests {
         ledger.deliver(0, 1, 10);
         let row = ledger.reports().remove(0);
         assert_eq!((row.received, row.delivered, row.quarantined, row.losses), (1, 1, 0, vec![]));
+    }
+
+    #[test]
+    fn whoever_holds_more_than_its_share_is_named_unless_it_is_alone() {
+        let mut ledger = Ledger::default();
+        let ids = ["a", "b", "c"].map(|id| DeviceId::new(id).unwrap());
+        let [a, b, c] = &ids;
+        for _ in 0..6 {
+            ledger.receive(b, 1, 4);
+        }
+        assert_eq!(ledger.above(Percent::clamped(1), 9), [], "there is nobody to give way to");
+        for device in [a, a, a, c] {
+            ledger.receive(device, 1, 4);
+        }
+        let above = |percent| ledger.above(Percent::clamped(percent), 9);
+        assert_eq!([above(60), above(59), above(29), above(9)], [vec![], vec![0], vec![0, 1], vec![0, 1, 2]]);
+        assert_eq!(ledger.above(Percent::clamped(9), 2), [0, 1], "the heaviest");
+        ledger.deliver(0, 4, 16);
+        assert_eq!(ledger.above(Percent::clamped(40), 9), [1]);
     }
 
     #[test]

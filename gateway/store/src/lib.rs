@@ -48,8 +48,10 @@
 //! # Deletion
 //! Settled, expired and quarantined records leave with the next transaction, at most 50 ms later, in runs of neighbouring
 //! ids. Until that is durable they count as waiting, and a crash sends them again: [`QueueStats::settling`] says how many.
-//! At the size limit the oldest records are evicted in the same transaction that needs the room: history lane first, whole
-//! batches, never a leased record, which may be on the wire. With [`Overflow::Refuse`], or with nothing left to evict, commits wait.
+//! At the size limit records are evicted in the same transaction that needs the room: whole batches, never a leased record, which
+//! may be on the wire. A device that holds more than its share of what waits gives way first (modules `overflow`, `shares`,
+//! `swath`, `docs/decisions/0019-device-shares.md`); then the oldest of all go: history lane first, and the priority lane last
+//! unless it has more than a quarter of the room. With [`Overflow::Refuse`], or with nothing left to evict, commits wait.
 //! Ages count in running time (module `age`): a step of the clock expires nothing.
 //!
 //! # When the disk is full
@@ -84,6 +86,7 @@ mod migrations;
 mod opening;
 mod options;
 mod outcome;
+mod overflow;
 mod queue;
 mod rate;
 mod reading;
@@ -94,11 +97,13 @@ mod room;
 mod salvage;
 mod schema;
 mod shared;
+mod shares;
 mod shelf;
 mod spacing;
 mod sqlite;
 mod state;
 mod stats;
+mod swath;
 #[cfg(test)]
 mod tests;
 mod writer;

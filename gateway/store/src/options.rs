@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use fieldgate_types::Size;
+use fieldgate_types::{Percent, Size};
 
 /// What happens when the queue has reached its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Overflow {
-    /// The oldest records make room, counted per device.
+    /// The oldest records make room, counted per device; those of a device above its share first.
     DropOldest,
     /// Commits wait, and with them the acknowledgements of whoever sent the messages.
     Refuse,
@@ -22,6 +22,9 @@ pub struct Options {
     pub max_age: Duration,
     /// What happens at `max_size`.
     pub overflow: Overflow,
+    /// With [`Overflow::DropOldest`]: a device that holds more than this of what waits gives way before all others, as long as it
+    /// does. With all of it nobody does: the oldest go, whoever sent them.
+    pub device_share: Percent,
     /// While no consumer is there, transactions follow each other at this interval, sooner when much has gathered; zero
     /// for at once. Batches with keys or priority records never wait.
     pub spacing: Duration,
@@ -57,6 +60,7 @@ impl Default for Options {
             max_size: Size(1 << 30),
             max_age: Duration::from_secs(7 * 86_400),
             overflow: Overflow::DropOldest,
+            device_share: Percent::clamped(50),
             spacing: Duration::from_millis(100),
             hold: Duration::ZERO,
             queued_batches: 4096,

@@ -19,6 +19,8 @@ impl Writer {
             self.health = Health::Ok;
         }
         let boot = self.boot;
+        let (came, left) = attempt.urgent;
+        self.urgent = self.urgent.map(|urgent| (urgent + came).saturating_sub(left));
         let (records, bytes) = attempt.written;
         self.rate.add(records, bytes);
         let changed = self.ledger.commit(if attempt.counted { Ok(()) } else { Err(records) });
@@ -38,6 +40,7 @@ impl Writer {
             attempt.jobs.iter().map(|count| receipts.by_ref().take(*count).collect()).collect();
         {
             let mut desk = self.shared.desk();
+            desk.lift();
             desk.removed(&attempt.removals);
             for entry in attempt.entries {
                 desk.committed(entry);
@@ -77,7 +80,7 @@ impl Writer {
     pub(crate) fn undo(&mut self, attempt: Attempt) {
         self.ledger.rollback();
         self.next_id = attempt.first_id;
-        attempt.unclaim(&self.shared);
+        attempt.unclaim(&self.shared, &mut self.shares);
         let mut removals = attempt.removals;
         removals.append(&mut self.removals);
         self.removals = removals;

@@ -18,6 +18,7 @@ use crate::error::OpenError;
 use crate::faults::Point;
 use crate::opening;
 use crate::restoring::{DAMAGED, write_clock};
+use crate::shares::Shares;
 use crate::sqlite::{checkpoint, is_damage};
 use crate::stats::LossKind;
 use crate::writer::Writer;
@@ -96,6 +97,8 @@ impl Writer {
         let kept = opening::set_aside(&self.path, now).map_err(io)?;
         tracing::error!(path = %self.path.display(), kept = %kept.display(), "queue damaged, set aside");
         let opened = opening::open(&self.path, &self.options)?;
+        // Older records come into it beside what is known of it.
+        (self.shares, self.urgent) = (Shares::default(), None);
         // What was settled was delivered, whatever became of the file.
         let mut desk = self.shared.desk();
         self.removals.extend(desk.take_removals());

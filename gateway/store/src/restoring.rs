@@ -11,6 +11,7 @@ use crate::ledger::{Ledger, MOST_UNWRITTEN};
 use crate::opening::Opened;
 use crate::room::{Room, Usage};
 use crate::salvage::{self, Salvage};
+use crate::shares::Shares;
 use crate::sqlite::signed;
 use crate::stats::LossKind;
 use crate::writer::Writer;
@@ -73,6 +74,8 @@ impl Writer {
             return;
         }
         self.shared.desk().go_on(&std::mem::take(&mut self.missing));
+        // What came back is among what was looked at.
+        (self.shares, self.urgent) = (Shares::default(), None);
         // What was settled meanwhile.
         self.inbox.removals(true);
         self.shared.arrived();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::desk::Candidate;
 use crate::entry::Entry;
 use crate::record::Lane;
 
@@ -84,13 +85,29 @@ impl Shelf {
         Some(entry)
     }
 
-    pub(crate) fn next_bytes(&self) -> Option<usize> {
-        let next = match self.ahead.front() {
-            Some(entry) => entry,
-            None if self.ahead_to < self.tail_from => return None,
-            None => self.tail.front()?,
-        };
-        Some(next.body.len())
+    /// What [`Shelf::pop`] would give.
+    pub(crate) fn next(&self) -> Option<&Entry> {
+        match self.ahead.front() {
+            Some(entry) => Some(entry),
+            None if self.ahead_to < self.tail_from => None,
+            None => self.tail.front(),
+        }
+    }
+
+    /// These, ids ascending, are out of sight.
+    pub(crate) fn strike(&mut self, candidates: &[Candidate]) {
+        self.ahead_bytes -= strike(&mut self.ahead, candidates);
+        self.tail_bytes -= strike(&mut self.tail, candidates);
+    }
+
+    /// What was struck, all of it below `end` and on disk, is read again.
+    pub(crate) fn unstrike(&mut self, end: u64) {
+        while self.tail.front().is_some_and(|entry| entry.id < end) {
+            self.tail_bytes -= self.tail.pop_front().map_or(0, |entry| entry.bytes());
+        }
+        self.tail_from = self.tail_from.max(end);
+        self.back_to(self.cursor);
+        self.wanted = true;
     }
 
     /// From `cursor` to `end` everything is on disk alone, or nowhere.
@@ -110,4 +127,22 @@ impl Shelf {
         self.ahead_to = self.cursor;
         self.epoch += 1;
     }
+}
+
+/// Bytes that went.
+fn strike(entries: &mut VecDeque<Entry>, candidates: &[Candidate]) -> usize {
+    let (Some(first), Some(last)) = (candidates.first(), candidates.last()) else { return 0 };
+    let meet = entries.front().is_some_and(|entry| entry.id <= last.id)
+        && entries.back().is_some_and(|entry| entry.id >= first.id);
+    let mut bytes = 0;
+    if meet {
+        let mut struck = candidates.iter().map(|candidate| candidate.id).peekable();
+        entries.retain(|entry| {
+            while struck.next_if(|id| *id < entry.id).is_some() {}
+            let gone = struck.peek() == Some(&entry.id);
+            bytes += if gone { entry.bytes() } else { 0 };
+            !gone
+        });
+    }
+    bytes
 }

@@ -24,9 +24,10 @@ use crate::options::{Options, Overflow};
 use crate::rate::Rate;
 use crate::reading;
 use crate::record::RECORD_OVERHEAD;
-use crate::room::{Room, Usage};
+use crate::room::Room;
 use crate::salvage::Salvage;
 use crate::shared::Shared;
+use crate::shares::Shares;
 use crate::sqlite::is_full;
 use crate::stats::Health;
 
@@ -42,8 +43,6 @@ const LOOK: u64 = 5_000;
 const MAX_STRAIN: u32 = 3;
 /// Rounds of reading between two transactions: draining must not keep commits waiting.
 const READS: usize = 4;
-/// Evicted at least, so that not every transaction has to.
-const EVICTION_PAGES: u64 = 1024;
 
 /// What the writer starts with.
 #[derive(Debug)]
@@ -96,13 +95,19 @@ pub(crate) struct Writer {
     /// A transaction whose commit failed, which may have happened all the same.
     pub(crate) undecided: Option<Attempt>,
     /// Tries of this transaction that ran out of pages.
-    strain: u32,
+    pub(crate) strain: u32,
     /// The last transaction failed for want of room.
     was_full: bool,
     /// Recoveries since the last good transaction.
     pub(crate) failures: u32,
     /// There was no room for the first batch, then.
     pub(crate) blocked: Option<Instant>,
+    /// What was gone over for devices above their share.
+    pub(crate) shares: Shares,
+    /// Since then commits have waited for their records to be found.
+    pub(crate) searching: Option<Instant>,
+    /// Bytes in the priority lane, once somebody wanted to know.
+    pub(crate) urgent: Option<u64>,
     next_care: u64,
     /// When room is measured again.
     next_look: u64,
@@ -144,6 +149,9 @@ impl Writer {
             was_full: false,
             failures: 0,
             blocked: None,
+            shares: Shares::default(),
+            searching: None,
+            urgent: None,
             next_care: 0,
             next_look: 0,
             rate,
@@ -422,60 +430,6 @@ impl Writer {
             Attempt::write_ledger(conn, &self.ledger)?;
         }
         Ok(saved)
-    }
-
-    /// How many batches go into this transaction; the oldest records make room for them where they may.
-    fn make_room(&mut self, conn: &Connection, attempt: &mut Attempt) -> Result<usize, rusqlite::Error> {
-        let mut bytes = 0;
-        let mut jobs = 0;
-        for job in &self.pending {
-            if jobs > 0 && bytes + job.bytes > self.room.transaction {
-                break;
-            }
-            bytes += job.bytes;
-            jobs += 1;
-        }
-        let needed = Room::pages(bytes);
-        let mut missing = self.room.missing(Usage::measure(conn)?, needed);
-        let extra = if self.strain > 0 { EVICTION_PAGES << self.strain } else { 0 };
-        if missing == 0 && extra == 0 {
-            self.blocked = None;
-            return Ok(jobs);
-        }
-        let full = match self.options.overflow {
-            Overflow::DropOldest => {
-                let reason = if self.room.by_disk { "disk-full" } else { "max-size" };
-                let more = extra.max(EVICTION_PAGES).min(self.room.slack() << self.strain);
-                while missing > 0 || extra > 0 {
-                    let pages = missing + more;
-                    if !attempt.evict(conn, &mut self.ledger, &self.shared, pages, reason)? {
-                        break;
-                    }
-                    missing = self.room.missing(Usage::measure(conn)?, needed);
-                    if missing == 0 {
-                        break;
-                    }
-                }
-                missing > 0
-            }
-            Overflow::Refuse => {
-                // As many as fit.
-                while missing > 0 && jobs > 0 {
-                    jobs -= 1;
-                    bytes -= self.pending.get(jobs).map_or(0, |job| job.bytes);
-                    missing = self.room.missing(Usage::measure(conn)?, Room::pages(bytes));
-                }
-                // Where not even one fits, nothing is missing for none.
-                jobs == 0
-            }
-        };
-        if full {
-            self.blocked = Some(Instant::now());
-            self.refuse("the buffer is full");
-            return Ok(0);
-        }
-        self.blocked = None;
-        Ok(jobs)
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! - [`DeviceId`]: who somebody is (DESIGN section 4).
 //! - [`Clock`], [`UnixMillis`]: what time it is.
-//! - [`Size`], [`duration`]: `"64MiB"`, `"500ms"`.
+//! - [`Size`], [`duration`], [`Percent`]: `"64MiB"`, `"500ms"`, `"50%"`.
 //! - [`Secret`]: text that never reaches a log.
 //! - [`Problem`], [`Span`]: a located, actionable complaint.
 //! - [`Section`]: one table of a configuration file, read key by key; components own their sections.
@@ -16,6 +16,7 @@ mod clock;
 mod current;
 mod device_id;
 pub mod duration;
+mod percent;
 mod problem;
 pub mod pulse;
 mod secret;
@@ -26,6 +27,7 @@ pub use backoff::Backoff;
 pub use clock::{BUILD_FLOOR, Clock, ManualClock, SystemClock, UnixMillis};
 pub use current::Current;
 pub use device_id::{DeviceId, InvalidDeviceId};
+pub use percent::{InvalidPercent, Percent};
 pub use problem::{Problem, Span};
 pub use pulse::Pulse;
 pub use secret::Secret;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fieldgate_store::{Append, Batch, Lane, Options, Queue};
-use fieldgate_types::{Clock, DeviceId, SystemClock};
+use fieldgate_types::{Clock, DeviceId, Percent, Size, SystemClock};
 use tokio::task::JoinSet;
 
 use crate::counters;
@@ -52,12 +52,15 @@ pub enum Measure {
     Drained,
     /// How fast messages are stored while nobody takes them.
     Append,
+    /// The same in a full buffer, one of ten devices gone wild: with shares and without.
+    Overflow,
 }
 
 type Figures = Result<Vec<(String, f64)>, Box<dyn Error>>;
 
 impl Measure {
-    pub const ALL: [Self; 6] = [Self::Offline, Self::Devices, Self::Online, Self::Either, Self::Drain, Self::Append];
+    pub const ALL: [Self; 7] =
+        [Self::Offline, Self::Devices, Self::Online, Self::Either, Self::Drain, Self::Append, Self::Overflow];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -68,6 +71,7 @@ impl Measure {
             Self::Drain => "drain",
             Self::Drained => "drained",
             Self::Append => "append",
+            Self::Overflow => "overflow",
         }
     }
 
@@ -85,6 +89,7 @@ impl Measure {
             Self::Drain => &[Self::Drain, Self::Drained],
             Self::Drained => &[Self::Drained],
             Self::Append => &[Self::Append],
+            Self::Overflow => &[Self::Overflow],
         }
     }
 
@@ -109,6 +114,7 @@ impl Measure {
             Self::Drain => fill(&path, scale).await,
             Self::Drained => drained(&path, scale).await,
             Self::Append => append(folder, scale).await,
+            Self::Overflow => overflow(folder, scale).await,
         }
     }
 }
@@ -272,36 +278,99 @@ async fn drained(path: &Path, scale: Scale) -> Figures {
     ])
 }
 
-/// Sixty-four producers, each with one batch outstanding.
+/// Sixty-four producers, each with one batch of `size` outstanding, of the device that `of` gives it. What they stored, in
+/// which time, and the longest that one of them waited.
+async fn produce(
+    queue: &Queue,
+    size: u64,
+    time: Duration,
+    of: fn(u64) -> u64,
+) -> Result<(u64, Duration, Duration), Box<dyn Error>> {
+    let begin = Instant::now();
+    let mut producers = JoinSet::new();
+    for number in 0..64 {
+        let queue = queue.clone();
+        producers.spawn(async move {
+            let clock = SystemClock::new();
+            let (mut stored, mut slowest) = (0, Duration::ZERO);
+            while begin.elapsed() < time {
+                let appends = (0..size).map(|_| message(&clock, of(number))).collect::<Result<_, _>>()?;
+                let asked = Instant::now();
+                queue.commit(Batch { appends, ..Batch::default() }).await?;
+                slowest = slowest.max(asked.elapsed());
+                stored += size;
+            }
+            Ok::<(u64, Duration), Box<dyn Error + Send + Sync>>((stored, slowest))
+        });
+    }
+    let (mut stored, mut slowest) = (0, Duration::ZERO);
+    while let Some(answer) = producers.join_next().await {
+        let (more, waited) = answer?.map_err(|error| error.to_string())?;
+        (stored, slowest) = (stored + more, slowest.max(waited));
+    }
+    Ok((stored, begin.elapsed(), slowest))
+}
+
+#[allow(clippy::cast_precision_loss)] // figures for people
+fn rate(stored: u64, took: Duration) -> f64 {
+    stored as f64 / took.as_secs_f64()
+}
+
 async fn append(folder: &Path, scale: Scale) -> Figures {
     let mut figures = Vec::new();
     for size in [1_u64, 10, 100] {
         let queue = open(&folder.join(format!("{size}.db")), 1)?;
         tokio::time::sleep(Duration::from_millis(1200)).await;
-        let end = Instant::now() + Duration::from_secs(scale.seconds.div_ceil(2));
-        let begin = Instant::now();
-        let mut producers = JoinSet::new();
-        for number in 0..64 {
-            let queue = queue.clone();
-            producers.spawn(async move {
-                let clock = SystemClock::new();
-                let mut stored = 0;
-                while Instant::now() < end {
-                    let appends = (0..size).map(|_| message(&clock, number)).collect::<Result<_, _>>()?;
-                    queue.commit(Batch { appends, ..Batch::default() }).await?;
-                    stored += size;
-                }
-                Ok::<u64, Box<dyn Error + Send + Sync>>(stored)
-            });
-        }
-        let mut stored = 0;
-        while let Some(answer) = producers.join_next().await {
-            stored += answer?.map_err(|error| error.to_string())?;
-        }
-        #[allow(clippy::cast_precision_loss)] // figures for people
-        let rate = stored as f64 / begin.elapsed().as_secs_f64();
-        figures.push((format!("64 producers x {size}, upstream away: stored, messages/s"), rate));
+        let time = Duration::from_secs(scale.seconds.div_ceil(2));
+        let (stored, took, _) = produce(&queue, size, time, |number| number).await?;
+        figures.push((format!("64 producers x {size}, upstream away: stored, messages/s"), rate(stored, took)));
         queue.close().await?;
+    }
+    Ok(figures)
+}
+
+/// Nine tenths of the producers are the wild device.
+fn wild(number: u64) -> u64 {
+    if number < 58 { 0 } else { number }
+}
+
+async fn overflow(folder: &Path, scale: Scale) -> Figures {
+    let mut figures = Vec::new();
+    // A message takes about 300 bytes of the file.
+    let max_size = Size((scale.waiting / 4 * 300).max(4 << 20));
+    for share in [Percent::ALL, Percent::clamped(50)] {
+        let path = folder.join(format!("{share}.db"));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let options = Options { max_size, device_share: share, ..Options::default() };
+        let queue = Queue::open(&path, 1, options.clone(), Arc::clone(&clock))?;
+        let from_memory = SystemClock::new();
+        // Full: quiet devices a fifth of it, the wild one the rest.
+        while queue.ledger().iter().all(|row| row.evicted == 0) {
+            let appends = (0..1000_u64).map(|number| message(&from_memory, (number % 50).saturating_sub(40)));
+            let appends = appends.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+            queue.commit(Batch { appends, ..Batch::default() }).await?;
+        }
+        queue.close().await?;
+        let queue = Queue::open(&path, 2, options, clock)?;
+        let before = counters::resident()?;
+        counters::forget_peak()?;
+        let written = counters::written()?;
+        let time = Duration::from_secs(scale.seconds);
+        let (stored, took, slowest) = produce(&queue, 10, time, wild).await?;
+        let growth = counters::peak()?.saturating_sub(before);
+        let written = counters::written()? - written;
+        let wild = DeviceId::new("device-0")?;
+        let neighbours: u64 = queue.ledger().iter().filter(|row| row.device != wild).map(|row| row.evicted).sum();
+        queue.close().await?;
+        let what = |text: &str| format!("full, one wild device, device_share {share}: {text}");
+        #[allow(clippy::cast_precision_loss)] // figures for people
+        figures.extend([
+            (what("stored, messages/s"), rate(stored, took)),
+            (what("slowest commit, ms"), slowest.as_secs_f64() * 1e3),
+            (what("written, B"), per(written, stored)),
+            (what("memory grown by, MiB"), growth as f64 / f64::from(1 << 20)),
+            (what("neighbours' messages evicted"), neighbours as f64),
+        ]);
     }
     Ok(figures)
 }

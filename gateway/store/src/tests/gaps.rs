@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldgate_types::{Size, UnixMillis};
+use fieldgate_types::{Percent, Size, UnixMillis};
 
 use crate::{Batch, Gap, Lane, LossKind, Queue};
 
@@ -55,6 +55,7 @@ async fn a_gap_is_kept_through_restarts_until_it_was_told() {
 async fn eviction_leaves_a_gap_of_each_device_with_its_times() {
     let mut bench = Bench::new();
     bench.options.max_size = Size(1 << 20);
+    bench.options.device_share = Percent::ALL;
     let queue = bench.open(1);
     store(&queue, "quiet", 1..21).await;
     store(&queue, "loud", 100..3100).await;

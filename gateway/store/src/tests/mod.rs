@@ -14,6 +14,7 @@ mod model;
 mod overflow;
 mod parted;
 mod queue;
+mod shares;
 mod spacing;
 mod state;
 mod trouble;

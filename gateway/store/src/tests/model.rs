@@ -438,7 +438,7 @@ async fn commit(queue: &Queue, model: &mut Model, records: Vec<(u8, u8)>) {
 
 /// Copies the files at a moment when no transaction is under way: removals may just be going to disk, then the copy
 /// is taken again.
-fn copy_when_still(queue: &Queue, from: &Path, to: &Path) {
+pub(super) fn copy_when_still(queue: &Queue, from: &Path, to: &Path) {
     loop {
         let before = queue.stats().commits;
         for entry in fs::read_dir(to).unwrap() {

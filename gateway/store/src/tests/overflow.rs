@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldgate_types::Size;
+use fieldgate_types::{Percent, Size};
 
 use crate::{Batch, CommitError, Health, Options, Overflow, Put, Queue};
 
@@ -28,7 +28,8 @@ async fn store(queue: &Queue, device: &str, batches: std::ops::Range<u32>) {
 
 #[tokio::test]
 async fn the_oldest_make_room_whole_batches_at_a_time_and_are_counted() {
-    let bench = small(Overflow::DropOldest);
+    let mut bench = small(Overflow::DropOldest);
+    bench.options.device_share = Percent::ALL;
     let queue = bench.open(1);
     store(&queue, "old", 0..100).await;
     store(&queue, "new", 100..1000).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fieldgate_types::Size;
+use fieldgate_types::{Percent, Size};
 use rusqlite::ffi::SQLITE_CORRUPT;
 
 use crate::faults::Point;
@@ -99,6 +99,7 @@ async fn far_more_than_the_memory_keeps_is_history_in_order_beside_live_records(
 #[tokio::test]
 async fn the_oldest_go_first_and_leased_ones_stay() {
     let mut bench = Bench::new();
+    bench.options.device_share = Percent::ALL;
     bench.options.max_size = Size(1 << 20);
     let queue = bench.open(1);
     let many = |device: &str, count: usize| Batch {

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::File;
-use crate::{DeviceId, Size, duration};
+use crate::{DeviceId, Percent, Size, duration};
 
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -209,6 +209,16 @@ impl FromToml for Duration {
 impl FromToml for Size {
     fn from_toml(value: &Located) -> Result<Self, Wrong> {
         value.parse("a size such as \"64MiB\"", str::parse)
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(quoted(self))
+    }
+}
+
+impl FromToml for Percent {
+    fn from_toml(value: &Located) -> Result<Self, Wrong> {
+        value.parse("a share such as \"50%\"", str::parse)
     }
 
     fn shown(&self) -> Option<String> {
