@@ -343,12 +343,15 @@ async fn overflow(folder: &Path, scale: Scale) -> Figures {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let options = Options { max_size, device_share: share, ..Options::default() };
         let queue = Queue::open(&path, 1, options.clone(), Arc::clone(&clock))?;
-        let from_memory = SystemClock::new();
-        // Full: quiet devices a fifth of it, the wild one the rest.
+        // Full: quiet devices a fifth of it, the wild one the rest, each with batches of its own.
+        let now = SystemClock::new();
         while queue.ledger().iter().all(|row| row.evicted == 0) {
-            let appends = (0..1000_u64).map(|number| message(&from_memory, (number % 50).saturating_sub(40)));
-            let appends = appends.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-            queue.commit(Batch { appends, ..Batch::default() }).await?;
+            for device in 0..10 {
+                let records = if device == 0 { 820 } else { 20 };
+                let appends = (0..records).map(|_| message(&now, device)).collect::<Result<_, _>>();
+                let appends = appends.map_err(|error| error.to_string())?;
+                queue.commit(Batch { appends, ..Batch::default() }).await?;
+            }
         }
         queue.close().await?;
         let queue = Queue::open(&path, 2, options, clock)?;

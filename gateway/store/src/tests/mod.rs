@@ -5,6 +5,7 @@ mod aside;
 mod corruption;
 mod crash;
 mod damage;
+mod desk;
 mod format;
 mod full;
 mod gaps;
