@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use fieldgate_modbus::sim::Simulator;
-use serde_json::json;
+use fieldgate_testkit::Gateway;
+use serde_json::{Value as Json, json};
 
-use crate::stage::{Stage, Told, now_millis};
+use crate::stage::{BINARY, Stage, Told, now_millis};
 
 /// After the server's return.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
@@ -219,5 +220,29 @@ async fn points_are_shown_read_and_written_from_the_shell() -> Told {
     let refused = gateway.verb(&["point", "write", "press-1", "setpoint", "500"]).await?;
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("rejected"), "{}", refused.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn points_are_listed_read_written_and_watched_without_a_running_gateway() -> Told {
+    let device = simulator("127.0.0.1:0".parse()?)?;
+    let gateway = Gateway::new(BINARY, "line-1", &sections(device.addr()))?;
+    let list: Json = serde_json::from_str(&gateway.verb(&["point", "list", "--json"]).await?.ok()?)?;
+    assert_eq!(list.as_array().map(Vec::len), Some(4), "{list}");
+    let read = gateway.verb(&["point", "read", "press-1", "temperature"]).await?;
+    assert!(read.stderr.contains("no gateway runs") && read.stdout == "21.5\n", "{read:?}");
+    let written = gateway.verb(&["point", "write", "press-1", "setpoint", "42"]).await?.ok()?;
+    assert_eq!((written.as_str(), device.holding(SETPOINT)), ("42\n", 42));
+    let refused = gateway.verb(&["point", "write", "press-1", "setpoint", "91"]).await?;
+    assert!(refused.code == Some(1) && refused.stderr.contains("0 to 90 is allowed"), "{refused:?}");
+    let lines = gateway.verb(&["audit"]).await?.ok()?;
+    assert!(lines.contains("\"old\":40,\"new\":42,\"by\":\"admin\""), "{lines}");
+
+    let watched = gateway.verb(&["point", "watch", "press-1", "--every", "20ms", "--count", "3"]).await?.ok()?;
+    assert_eq!(watched.lines().count(), 4, "what doesn't change is told once: {watched}");
+    assert!(watched.contains("press-1 setpoint 42\n") && watched.contains("press-1 level -12.5\n"), "{watched}");
+    device.set_silent(1, true);
+    let silent = gateway.verb(&["point", "read", "press-1", "temperature"]).await?;
+    assert!(silent.code == Some(1) && silent.stderr.contains("does not answer"), "{silent:?}");
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 Nodes in the namespace `urn:fieldgate:peers`: `Level` (Double, writable, 12.5), `Ticks` (UInt32, counts up five times a second),
 `Running` (Boolean), `Label` (String), `Locked` (Double, readable only), `Pose`
-(a structure of X, Steps and Label).
+(a structure of X, Steps and Label, writable).
 And a method `Sum` of a Double and an Int16, on the Objects folder; events of the type `BatchEvent` and conditions on request. Also `history`: names of nodes whose history is kept in memory; `nodes`: names of further Doubles, and `decoys`: namespaces that come before, so that the number changes.
 Without certificate: security None and anonymous; with one: Basic256Sha256 SignAndEncrypt and a user name, or, with `user_cert`,
 every policy and mode, and a user with that certificate besides.
@@ -113,6 +113,7 @@ async def main() -> None:
     pose = ua.Pose()
     pose.X, pose.Steps, pose.Label = 1.5, [1, 2], "left"
     nodes["Pose"] = await server.nodes.objects.add_variable(f"ns={index};s=Pose", f"{index}:Pose", pose)
+    await nodes["Pose"].set_writable()
     numbers = [ua.VariantType.Double, ua.VariantType.Int16]
     await server.nodes.objects.add_method(f"ns={index};s=Sum", f"{index}:Sum", add_up, numbers, [ua.VariantType.Double])
     await add(given.get("nodes", []))

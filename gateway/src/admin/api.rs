@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use fieldgate_broker::DisconnectReason;
 use fieldgate_certs::est::Token;
 use fieldgate_certs::{AuthorityInfo, CertificateRecord, Issued, Role, RotationError};
-use fieldgate_protocol::Outcome;
+use fieldgate_protocol::{Access, FieldDevice, Outcome};
 use fieldgate_store::StateError;
 use fieldgate_types::{DeviceId, Secret, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -437,18 +437,22 @@ pub struct PointEntry {
     pub writable: bool,
 }
 
-pub(super) async fn points(State(overview): Shared) -> Json<Vec<PointEntry>> {
-    let links = overview.links.all();
-    let devices = links.iter().flat_map(|(_, link)| &link.devices);
-    let entries = devices.flat_map(|device| {
-        device.points.iter().map(|point| PointEntry {
+impl PointEntry {
+    /// Those of a device.
+    pub fn of(device: &FieldDevice) -> impl Iterator<Item = Self> {
+        device.points.iter().map(|point| Self {
             device: device.id.clone(),
             point: point.name.to_string(),
             unit: point.unit.clone(),
-            writable: point.access == fieldgate_protocol::Access::ReadWrite,
+            writable: point.access == Access::ReadWrite,
         })
-    });
-    Json(entries.collect())
+    }
+}
+
+pub(super) async fn points(State(overview): Shared) -> Json<Vec<PointEntry>> {
+    let links = overview.links.all();
+    let devices = links.iter().flat_map(|(_, link)| &link.devices);
+    Json(devices.flat_map(PointEntry::of).collect())
 }
 
 pub(super) async fn point_command(

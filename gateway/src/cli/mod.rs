@@ -14,6 +14,7 @@ mod completions;
 mod config;
 mod device;
 mod diag;
+mod direct;
 mod drain;
 mod explain;
 mod lists;

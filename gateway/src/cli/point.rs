@@ -7,13 +7,22 @@ use fieldgate_types::DeviceId;
 use serde_json::{Value as Json, json};
 
 use super::client::Client;
+use super::direct::Field;
 use super::show::print_json;
 use crate::admin::api::PointEntry;
 use crate::config::Config;
+use crate::southbound::drivers::links;
 
 /// All points.
 pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
-    let points: Vec<PointEntry> = Client::required(&config.data_dir).await?.get("/api/v1/points").await?;
+    let points: Vec<PointEntry> = match Client::connect(&config.data_dir).await? {
+        Some(client) => client.get("/api/v1/points").await?,
+        None => links(config)
+            .into_iter()
+            .flat_map(|(_, link)| link.maker(&config.data_dir)().devices())
+            .flat_map(|device| PointEntry::of(&device).collect::<Vec<_>>())
+            .collect(),
+    };
     if json {
         print_json(&points)?;
         return Ok(ExitCode::SUCCESS);
@@ -28,8 +37,7 @@ pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 
 /// Reads one point now.
 pub async fn read(config: &Config, device: &DeviceId, point: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let client = Client::required(&config.data_dir).await?;
-    let outcome: Outcome = client.post(&format!("/api/v1/points/{device}/read"), &json!({ "points": [point] })).await?;
+    let outcome = ask(config, device, point, ("read", json!({ "points": [point] }))).await?;
     let value = outcome.value.as_ref().and_then(|values| values.get(point)).cloned();
     finish(&outcome, value, json)
 }
@@ -43,11 +51,21 @@ pub async fn write(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let value: Json = serde_json::from_str(text).unwrap_or_else(|_| Json::from(text));
-    let client = Client::required(&config.data_dir).await?;
-    let body = json!({ "point": point, "value": value });
-    let outcome: Outcome = client.post(&format!("/api/v1/points/{device}/write"), &body).await?;
+    let outcome = ask(config, device, point, ("write", json!({ "point": point, "value": value }))).await?;
     let value = outcome.value.clone();
     finish(&outcome, value, json)
+}
+
+async fn ask(
+    config: &Config,
+    device: &DeviceId,
+    point: &str,
+    (command, body): (&str, Json),
+) -> anyhow::Result<Outcome> {
+    let field = Field::reach(config, |of, name| of == device && name == point).await?;
+    let outcome = field.ask(device, command, &body).await;
+    field.close().await;
+    outcome
 }
 
 fn finish(outcome: &Outcome, value: Option<Json>, json: bool) -> anyhow::Result<ExitCode> {

@@ -1,15 +1,15 @@
-//! `fieldgate point watch`: live values, read from the devices again and again through the running gateway.
+//! `fieldgate point watch`: live values, read from the devices again and again.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, stdout};
 use std::process::ExitCode;
 
 use anyhow::bail;
-use fieldgate_protocol::{Outcome, Status};
+use fieldgate_protocol::Status;
 use fieldgate_types::{Clock, DeviceId, SystemClock, UnixMillis};
 use serde_json::{Value as Json, json};
 
-use super::client::Client;
+use super::direct::Field;
 use super::screen::Rounds;
 use super::show::date;
 use crate::admin::api::PointEntry;
@@ -21,9 +21,21 @@ const AT_ONCE: usize = 100;
 /// Shows the points of `device`, or of all field devices: on a terminal a table, else a line for each change; with
 /// `json` a line of JSON for each device and look.
 pub async fn watch(config: &Config, device: Option<DeviceId>, rounds: Rounds, json: bool) -> anyhow::Result<ExitCode> {
-    let points: Vec<PointEntry> = Client::required(&config.data_dir).await?.get("/api/v1/points").await?;
-    let points: Vec<PointEntry> =
-        points.into_iter().filter(|point| device.as_ref().is_none_or(|device| *device == point.device)).collect();
+    let wanted = |id: &DeviceId| device.as_ref().is_none_or(|device| device == id);
+    let field = Field::reach(config, |id, _| wanted(id)).await?;
+    let shown = show(&field, wanted, device.as_ref(), rounds, json).await;
+    field.close().await;
+    shown
+}
+
+async fn show(
+    field: &Field,
+    wanted: impl Fn(&DeviceId) -> bool,
+    device: Option<&DeviceId>,
+    rounds: Rounds,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let points: Vec<PointEntry> = field.points().await?.into_iter().filter(|point| wanted(&point.device)).collect();
     if points.is_empty() {
         match device {
             Some(device) => bail!("`{device}` is no field device with points; `fieldgate point list` shows all"),
@@ -39,7 +51,7 @@ pub async fn watch(config: &Config, device: Option<DeviceId>, rounds: Rounds, js
         for (device, names) in by_device(&points) {
             let mut read = BTreeMap::new();
             for names in names.chunks(AT_ONCE) {
-                read.extend(ask(config, device, names).await?);
+                read.extend(ask(field, device, names).await?);
             }
             if json {
                 text.push_str(&json!({ "ts": clock.now(), "device": device, "points": read }).to_string());
@@ -67,9 +79,8 @@ fn by_device(points: &[PointEntry]) -> BTreeMap<&DeviceId, Vec<&str>> {
 }
 
 /// `{"value":…}` or `{"error":"…"}` for each name.
-async fn ask(config: &Config, device: &DeviceId, names: &[&str]) -> anyhow::Result<BTreeMap<String, Json>> {
-    let client = Client::required(&config.data_dir).await?;
-    let outcome: Outcome = client.post(&format!("/api/v1/points/{device}/read"), &json!({ "points": names })).await?;
+async fn ask(field: &Field, device: &DeviceId, names: &[&str]) -> anyhow::Result<BTreeMap<String, Json>> {
+    let outcome = field.ask(device, "read", &json!({ "points": names })).await?;
     let values = outcome.value.as_ref();
     let failed = outcome.reason.as_deref().unwrap_or("no value");
     let answer = |name: &&str| {

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use super::book::{Accepted, Book, BookError, Row};
 use super::outcome;
-use crate::audit::Event;
+use crate::audit::{Audit, Event};
 use crate::identity::DeviceRegistry;
 use crate::northbound::Downlink;
 use crate::pipeline::topic;
@@ -297,7 +297,7 @@ impl Inner {
         }
     }
 
-    /// `None` when `device` is no field device. A write is a line in the audit log, whatever comes of it.
+    /// `None` when `device` is no field device.
     async fn carry_out_field(
         &self,
         device: &DeviceId,
@@ -307,73 +307,7 @@ impl Inner {
         by: &str,
     ) -> Option<Outcome> {
         let target = self.field.get().get(device).map(Arc::clone)?;
-        let target = &*target;
-        let outcome = match parse(&target.device, name, payload) {
-            Ok(Asked::One(request @ Request::Read { .. })) => target.ask(request, deadline).await,
-            Ok(Asked::One(Request::Call { method, arguments })) => {
-                let given: Json = arguments.iter().map(|one| one.to_json().unwrap_or_default()).collect();
-                let request = Request::Call { method: method.clone(), arguments };
-                let outcome = target.ask(request, deadline).await;
-                self.called(device, method.to_string(), given, by, &outcome);
-                outcome
-            }
-            Ok(Asked::One(Request::Write { point, value })) => self.write(target, point, value, deadline, by).await,
-            Ok(Asked::Writes(writes)) => {
-                let mut several = Several::default();
-                for (point, value) in writes {
-                    let one = self.write(target, point.clone(), value, deadline, by).await;
-                    if !several.goes_on(&point, one) {
-                        break;
-                    }
-                }
-                several.outcome()
-            }
-            Err(reason) => {
-                let outcome = Outcome::not(Status::Rejected, reason);
-                if let (CALL, Ok(request)) = (name, serde_json::from_slice::<CallRequest>(payload)) {
-                    let given = shown(Json::Array(request.arguments));
-                    self.called(device, shortened(request.method), given, by, &outcome);
-                }
-                if let Ok(request) = serde_json::from_slice::<WriteRequest>(payload) {
-                    let one = request.point.map(|point| (point, request.value.unwrap_or_default()));
-                    for (point, value) in one.into_iter().chain(request.points.map(|all| all.0).unwrap_or_default()) {
-                        self.wrote(device, (shortened(point), None, shown(value)), by, &outcome);
-                    }
-                }
-                outcome
-            }
-        };
-        Some(outcome)
-    }
-
-    /// Writes one point, and a line in the audit log.
-    async fn write(
-        &self,
-        target: &FieldTarget,
-        point: PointName,
-        value: Value,
-        deadline: Instant,
-        by: &str,
-    ) -> Outcome {
-        // What it was, for the log alone: where that can't be read, the write is tried all the same.
-        let read = target.ask(Request::Read { points: vec![point.clone()] }, deadline).await;
-        let old = read.value.and_then(|values| values.get(point.as_str()).cloned());
-        let new = value.to_json().unwrap_or_default();
-        let outcome = target.ask(Request::Write { point: point.clone(), value }, deadline).await;
-        self.wrote(&target.device.id, (point.as_str().to_owned(), old, new), by, &outcome);
-        outcome
-    }
-
-    fn called(&self, device: &DeviceId, method: String, arguments: Json, by: &str, outcome: &Outcome) {
-        let (status, reason) = (outcome.status, outcome.reason.clone());
-        let (device, by) = (device.clone(), by.to_owned());
-        self.book.audit().record(Event::FieldCall { device, method, arguments, by, status, reason });
-    }
-
-    fn wrote(&self, device: &DeviceId, (point, old, new): (String, Option<Json>, Json), by: &str, outcome: &Outcome) {
-        let (status, reason) = (outcome.status, outcome.reason.clone());
-        let (device, by) = (device.clone(), by.to_owned());
-        self.book.audit().record(Event::FieldWrite { device, point, old, new, by, status, reason });
+        Some(target.carry_out(name, payload, deadline, (by, self.book.audit())).await)
     }
 }
 
@@ -391,6 +325,69 @@ fn shown(value: Json) -> Json {
 }
 
 impl FieldTarget {
+    /// Carries out the command `name`. A write and a call are lines in the audit log, whatever comes of them, with who
+    /// commanded.
+    pub async fn carry_out(&self, name: &str, payload: &[u8], deadline: Instant, by: (&str, &Audit)) -> Outcome {
+        match parse(&self.device, name, payload) {
+            Ok(Asked::One(request @ Request::Read { .. })) => self.ask(request, deadline).await,
+            Ok(Asked::One(Request::Call { method, arguments })) => {
+                let given: Json = arguments.iter().map(|one| one.to_json().unwrap_or_default()).collect();
+                let request = Request::Call { method: method.clone(), arguments };
+                let outcome = self.ask(request, deadline).await;
+                self.called(method.to_string(), given, by, &outcome);
+                outcome
+            }
+            Ok(Asked::One(Request::Write { point, value })) => self.write(point, value, deadline, by).await,
+            Ok(Asked::Writes(writes)) => {
+                let mut several = Several::default();
+                for (point, value) in writes {
+                    let one = self.write(point.clone(), value, deadline, by).await;
+                    if !several.goes_on(&point, one) {
+                        break;
+                    }
+                }
+                several.outcome()
+            }
+            Err(reason) => {
+                let outcome = Outcome::not(Status::Rejected, reason);
+                if let (CALL, Ok(request)) = (name, serde_json::from_slice::<CallRequest>(payload)) {
+                    let given = shown(Json::Array(request.arguments));
+                    self.called(shortened(request.method), given, by, &outcome);
+                }
+                if let Ok(request) = serde_json::from_slice::<WriteRequest>(payload) {
+                    let one = request.point.map(|point| (point, request.value.unwrap_or_default()));
+                    for (point, value) in one.into_iter().chain(request.points.map(|all| all.0).unwrap_or_default()) {
+                        self.wrote((shortened(point), None, shown(value)), by, &outcome);
+                    }
+                }
+                outcome
+            }
+        }
+    }
+
+    /// Writes one point, and a line in the audit log.
+    async fn write(&self, point: PointName, value: Value, deadline: Instant, by: (&str, &Audit)) -> Outcome {
+        // What it was, for the log alone: where that can't be read, the write is tried all the same.
+        let read = self.ask(Request::Read { points: vec![point.clone()] }, deadline).await;
+        let old = read.value.and_then(|values| values.get(point.as_str()).cloned());
+        let new = value.to_json().unwrap_or_default();
+        let outcome = self.ask(Request::Write { point: point.clone(), value }, deadline).await;
+        self.wrote((point.as_str().to_owned(), old, new), by, &outcome);
+        outcome
+    }
+
+    fn called(&self, method: String, arguments: Json, (by, audit): (&str, &Audit), outcome: &Outcome) {
+        let (status, reason) = (outcome.status, outcome.reason.clone());
+        let (device, by) = (self.device.id.clone(), by.to_owned());
+        audit.record(Event::FieldCall { device, method, arguments, by, status, reason });
+    }
+
+    fn wrote(&self, (point, old, new): (String, Option<Json>, Json), (by, audit): (&str, &Audit), outcome: &Outcome) {
+        let (status, reason) = (outcome.status, outcome.reason.clone());
+        let (device, by) = (self.device.id.clone(), by.to_owned());
+        audit.record(Event::FieldWrite { device, point, old, new, by, status, reason });
+    }
+
     async fn ask(&self, request: Request, deadline: Instant) -> Outcome {
         let (reply, answer) = oneshot::channel();
         let command = Command { device: self.device.id.clone(), request, deadline, reply };
@@ -455,8 +452,9 @@ fn parse(device: &FieldDevice, name: &str, payload: &[u8]) -> Result<Asked, Stri
                 serde_json::from_slice(payload).map_err(|error| format!("{error}; a write looks like {example}"))?;
             let one = |name: &str, value: &Json| {
                 let point = point(device, name)?;
-                let value = Value::from_json(value)
-                    .ok_or_else(|| format!("a number, text or truth value is allowed, as in {example}"))?;
+                let value = Value::from_json(value).ok_or_else(|| {
+                    format!("a number, text, truth value, array or object is allowed, as in {example}")
+                })?;
                 writable(point, &value)?;
                 Ok::<_, String>((point.name.clone(), value))
             };
@@ -493,8 +491,9 @@ fn parse(device: &FieldDevice, name: &str, payload: &[u8]) -> Result<Asked, Stri
             let method = device.methods.iter().find(|method| method.as_str() == request.method);
             let method = method.ok_or_else(|| format!("`{}` has no method `{}`", device.id, request.method))?;
             let argument = |json: &Json| {
-                Value::from_json(json)
-                    .ok_or_else(|| format!("numbers, texts, truth values and arrays are allowed, as in {example}"))
+                Value::from_json(json).ok_or_else(|| {
+                    format!("numbers, texts, truth values, arrays and objects are allowed, as in {example}")
+                })
             };
             let arguments = request.arguments.iter().map(argument).collect::<Result<Vec<Value>, _>>()?;
             Ok(Asked::One(Request::Call { method: method.clone(), arguments }))

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use fieldgate_modbus::ModbusConfig;
+use fieldgate_modbus::{ModbusConfig, PointLists};
 use fieldgate_opcua::OpcuaConfig;
 use fieldgate_types::{DeviceId, Problem, Section, Setting, Sources};
 use thiserror::Error;
@@ -125,10 +125,15 @@ fn compose(root: &Section) -> Option<Config> {
     let mut seen = Ids::default();
     seen.0.extend(id.clone().map(|id| (id, "gateway")));
     let broker = BrokerConfig::read(&root.section_or_empty("broker"), &mut seen, &names);
+    let mut lists = PointLists::default();
     let modbus = links(
         root,
         "modbus",
-        ModbusConfig::read,
+        |section| {
+            let mut link = ModbusConfig::read(section)?;
+            lists.share(&mut link);
+            Some(link)
+        },
         |link| link.devices.iter().map(|d| d.id.clone()).collect(),
         &mut seen,
     );
@@ -183,7 +188,7 @@ impl Ids {
 fn links<T>(
     root: &Section,
     key: &'static str,
-    read: impl Fn(&Section) -> Option<T>,
+    mut read: impl FnMut(&Section) -> Option<T>,
     ids: impl Fn(&T) -> Vec<DeviceId>,
     seen: &mut Ids,
 ) -> Vec<T> {

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_protocol::{Deadband, FieldDevice, Point, PointName, Quality, Sample, Value};
+use fieldgate_protocol::{Deadband, FieldDevice, Point, PointName, Quality, Reading, Report, Sample, Value};
 use fieldgate_types::UnixMillis;
 
 /// How long the first report waits for points that have no sample yet.
@@ -21,13 +21,18 @@ const FIRST_SAMPLES: usize = 65_536;
 /// Decides for one field device. `now` is running time, which never steps.
 #[derive(Debug)]
 pub struct Reporter {
-    points: HashMap<PointName, Tracked>,
+    /// As the device declares them.
+    points: Vec<Tracked>,
+    /// Their places, for samples that name them.
+    places: HashMap<PointName, usize>,
     /// Until every point has a sample or this moment has come, nothing is reported.
     first: Option<First>,
     /// What was last told of the readings that were kept while the device was away, since it is back.
     past: HashMap<PointName, (Option<Value>, Quality)>,
     /// Whether the device tells changes alone.
     subscribes: bool,
+    /// No heartbeat of a subscription is due before; to be asked for with each batch, so not looked for in all points.
+    beat_at: Option<Duration>,
     online: bool,
 }
 
@@ -36,12 +41,14 @@ struct First {
     until: Duration,
     /// All of them, in their order: a point that changes fast has several.
     samples: Vec<Sample>,
-    known: HashSet<PointName>,
+    known: HashSet<usize>,
 }
 
 #[derive(Debug)]
 struct Tracked {
     point: Arc<Point>,
+    /// The point's own, here: each reading is held against it, and one after the other they stand in the cache.
+    report: Report,
     last: Option<Last>,
 }
 
@@ -57,18 +64,20 @@ struct Last {
 impl Reporter {
     /// For `device`, which has not been heard of; `subscribes` as its driver says.
     pub fn new(device: &FieldDevice, subscribes: bool) -> Self {
-        let tracked = |point: &Arc<Point>| (point.name.clone(), Tracked { point: Arc::clone(point), last: None });
+        let tracked = |point: &Arc<Point>| Tracked { point: Arc::clone(point), report: point.report, last: None };
         let points = device.points.iter().map(tracked).collect();
-        Self { points, first: None, past: HashMap::new(), subscribes, online: false }
+        let places = device.points.iter().enumerate().map(|(place, point)| (point.name.clone(), place)).collect();
+        Self { points, places, first: None, past: HashMap::new(), subscribes, beat_at: None, online: false }
     }
 
     /// The device answers (again): the next report holds every point.
     pub fn online(&mut self, now: Duration) {
         self.online = true;
         self.first = Some(First { until: now + FIRST_WAIT, samples: Vec::new(), known: HashSet::new() });
-        for tracked in self.points.values_mut() {
+        for tracked in &mut self.points {
             tracked.last = None;
         }
+        self.beat_at = None;
         self.past.clear();
     }
 
@@ -79,11 +88,12 @@ impl Reporter {
     }
 
     fn past(&mut self, sample: &Sample) -> bool {
-        let Some(Tracked { point, .. }) = self.points.get(&sample.point) else { return false };
+        let tracked = self.places.get(&sample.point).and_then(|place| self.points.get(*place));
+        let Some(Tracked { report, .. }) = tracked else { return false };
         let news = self.past.get(&sample.point).is_none_or(|(value, quality)| {
-            *quality != sample.quality || moved(value.as_ref(), sample.value.as_ref(), point.report.deadband)
+            *quality != sample.quality || moved(value.as_ref(), sample.value.as_ref(), report.deadband)
         });
-        let wanted = news || point.report.always;
+        let wanted = news || report.always;
         if wanted {
             self.past.insert(sample.point.clone(), (sample.value.clone(), sample.quality.clone()));
         }
@@ -95,7 +105,7 @@ impl Reporter {
         self.online = false;
         // What it told before it was gone, and waited for the rest of the first report.
         let mut samples = self.first.take().map(|first| first.samples).unwrap_or_default();
-        samples.extend(self.points.keys().map(|name| Sample::bad(name.clone(), quality.clone(), at)));
+        samples.extend(self.points.iter().map(|tracked| tracked.bad(quality, at)));
         self.pass(samples, now)
     }
 
@@ -104,8 +114,7 @@ impl Reporter {
         if let Some(first) = &self.first {
             return Some(first.until);
         }
-        let beats = self.points.values().filter_map(Tracked::next_beat);
-        beats.min().filter(|_| self.subscribes && self.online)
+        self.beat_at.filter(|_| self.online)
     }
 
     /// What is to be reported because time has passed: the first report with what there is, or heartbeats.
@@ -113,11 +122,12 @@ impl Reporter {
         match &self.first {
             Some(first) if now < first.until => Vec::new(),
             Some(_) => self.finish_first(at, now),
-            None if self.subscribes && self.online => {
-                let beating =
-                    self.points.values().filter(|tracked| tracked.next_beat().is_some_and(|beat| now >= beat));
+            None if self.online && self.beat_at.is_some_and(|beat| now >= beat) => {
+                let beating = self.points.iter().filter(|tracked| tracked.next_beat().is_some_and(|beat| now >= beat));
                 let samples = beating.filter_map(|tracked| tracked.last.as_ref()?.newest.as_deref().cloned()).collect();
-                self.pass(samples, now)
+                let reported = self.pass(samples, now);
+                self.beat_at = self.points.iter().filter_map(Tracked::next_beat).min();
+                reported
             }
             None => Vec::new(),
         }
@@ -126,11 +136,9 @@ impl Reporter {
     /// What of `samples` is to be reported.
     pub fn samples(&mut self, samples: Vec<Sample>, at: UnixMillis, now: Duration) -> Vec<Sample> {
         let Some(first) = &mut self.first else { return self.pass(samples, now) };
-        let samples = samples.into_iter().filter(|sample| self.points.contains_key(&sample.point));
         for sample in samples {
-            if !first.known.contains(&sample.point) {
-                first.known.insert(sample.point.clone());
-            }
+            let Some(place) = self.places.get(&sample.point) else { continue };
+            first.known.insert(*place);
             first.samples.push(sample);
         }
         if first.known.len() < self.points.len() && first.samples.len() < FIRST_SAMPLES && now < first.until {
@@ -139,21 +147,47 @@ impl Reporter {
         self.finish_first(at, now)
     }
 
+    /// What of `readings` is to be reported: as with samples, and one that is not costs no more than the comparison.
+    pub fn readings(
+        &mut self,
+        readings: Vec<Reading>,
+        received: UnixMillis,
+        at: UnixMillis,
+        now: Duration,
+    ) -> Vec<Sample> {
+        let mut wanted = Vec::new();
+        for Reading { place, value } in readings {
+            let Some(tracked) = self.points.get_mut(place) else { continue };
+            let (value, quality) = match value {
+                Ok(value) => (Some(value), Quality::GOOD),
+                Err(quality) => (None, quality),
+            };
+            if self.first.is_some() || tracked.wants(value.as_ref(), &quality, now) {
+                let point = tracked.point.name.clone();
+                wanted.push(Sample { point, value, quality, source_time: None, received });
+            }
+        }
+        self.samples(wanted, at, now)
+    }
+
     fn finish_first(&mut self, at: UnixMillis, now: Duration) -> Vec<Sample> {
         let Some(First { mut samples, known, .. }) = self.first.take() else { return Vec::new() };
-        let missing = |name: &PointName| Sample::bad(name.clone(), Quality::BAD_WAITING_FOR_INITIAL_DATA, at);
-        samples.extend(self.points.keys().filter(|name| !known.contains(*name)).map(missing));
+        let missing = self.points.iter().enumerate().filter(|(place, _)| !known.contains(place));
+        samples.extend(missing.map(|(_, tracked)| tracked.bad(&Quality::BAD_WAITING_FOR_INITIAL_DATA, at)));
         self.pass(samples, now)
     }
 
     fn pass(&mut self, samples: Vec<Sample>, now: Duration) -> Vec<Sample> {
         let mut reported = Vec::new();
         for sample in samples {
-            let Some(tracked) = self.points.get_mut(&sample.point) else { continue };
+            let place = self.places.get(&sample.point);
+            let Some(tracked) = place.and_then(|place| self.points.get_mut(*place)) else { continue };
             let newest = self.subscribes.then(|| Box::new(sample.clone()));
-            if tracked.wants(&sample, now) {
+            if tracked.wants(sample.value.as_ref(), &sample.quality, now) {
                 let (value, quality) = (sample.value.clone(), sample.quality.clone());
                 tracked.last = Some(Last { value, quality, at: now, newest });
+                let beat = tracked.next_beat().filter(|_| self.subscribes);
+                self.beat_at = self.beat_at.into_iter().chain(beat).min();
                 reported.push(sample);
             } else if let Some(last) = &mut tracked.last {
                 last.newest = newest;
@@ -165,16 +199,20 @@ impl Reporter {
 
 impl Tracked {
     fn next_beat(&self) -> Option<Duration> {
-        self.last.as_ref().map(|last| last.at + self.point.report.heartbeat)
+        self.last.as_ref().map(|last| last.at + self.report.heartbeat)
     }
 
-    fn wants(&self, sample: &Sample, now: Duration) -> bool {
+    fn bad(&self, quality: &Quality, at: UnixMillis) -> Sample {
+        Sample::bad(self.point.name.clone(), quality.clone(), at)
+    }
+
+    fn wants(&self, value: Option<&Value>, quality: &Quality, now: Duration) -> bool {
         let Some(last) = &self.last else { return true };
-        let report = &self.point.report;
+        let report = &self.report;
         report.always
-            || last.quality != sample.quality
+            || last.quality != *quality
             || now.saturating_sub(last.at) >= report.heartbeat
-            || moved(last.value.as_ref(), sample.value.as_ref(), report.deadband)
+            || moved(last.value.as_ref(), value, report.deadband)
     }
 }
 
@@ -197,7 +235,7 @@ fn moved(last: Option<&Value>, value: Option<&Value>, deadband: Option<Deadband>
 
 #[cfg(test)]
 mod tests {
-    use fieldgate_protocol::{Access, Report};
+    use fieldgate_protocol::Access;
     use fieldgate_types::DeviceId;
 
     use super::*;
@@ -243,6 +281,30 @@ mod tests {
         assert_eq!(count(&mut reporter, 1.5, 62), 1);
         assert_eq!(count(&mut reporter, f64::NAN, 63), 1);
         assert_eq!(count(&mut reporter, f64::NAN, 64), 0);
+    }
+
+    #[test]
+    fn readings_by_place_are_reported_as_samples_by_name_are() {
+        let band = Report { deadband: Some(Deadband::Absolute(0.5)), ..Report::default() };
+        let (mut named, mut placed) = (reporter(band, &["a", "b"]), reporter(band, &["a", "b"]));
+        named.online(Duration::ZERO);
+        placed.online(Duration::ZERO);
+        let bad = || Sample::bad(PointName::new("b").unwrap(), Quality::BAD_TIMEOUT, AT);
+        let times = [(0, 1.0), (1, 1.4), (2, 1.6), (3, f64::NAN), (4, f64::NAN), (61, 2.0), (62, 2.0), (70, 2.1)];
+        let mut reports = 0;
+        for (seconds, value) in times {
+            let now = Duration::from_secs(seconds);
+            let expected = named.samples(vec![sample("a", value), bad()], AT, now);
+            let readings = vec![
+                Reading { place: 0, value: Ok(Value::Float(value)) },
+                Reading { place: 1, value: Err(Quality::BAD_TIMEOUT) },
+                Reading { place: 2, value: Ok(Value::Float(9.0)) },
+            ];
+            let told = placed.readings(readings, AT, AT, now);
+            assert_eq!(format!("{told:?}"), format!("{expected:?}"));
+            reports += told.len();
+        }
+        assert_eq!(reports, 6);
     }
 
     #[test]

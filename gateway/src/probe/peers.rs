@@ -107,6 +107,7 @@ async fn poll(name: &str, mut driver: Box<dyn Driver>) -> Vec<Finding> {
         let (device, answer) = match update {
             Update::Online { device }
             | Update::Samples { device, .. }
+            | Update::Readings { device, .. }
             | Update::History { device, .. }
             | Update::Events { device, .. } => (device, Ok(())),
             Update::Offline { device, reason } => (device, Err(reason)),

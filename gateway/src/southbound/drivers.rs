@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fieldgate_modbus::{ModbusConfig, ModbusDriver};
 use fieldgate_opcua::{OpcuaConfig, OpcuaDriver};
-use fieldgate_protocol::Driver;
+use fieldgate_protocol::{Driver, PointName};
 use fieldgate_types::DeviceId;
 
 use crate::config::Config;
@@ -61,6 +61,27 @@ impl LinkConfig {
     fn name(&self) -> (&'static str, String) {
         let driver = self.clone().maker(&PathBuf::new())();
         (driver.protocol(), driver.link())
+    }
+
+    /// The same with the devices and points that `wanted` takes alone, and without events; nothing where none is left.
+    pub fn only(mut self, wanted: impl Fn(&DeviceId, &PointName) -> bool) -> Option<Self> {
+        match &mut self {
+            Self::Modbus(link) => {
+                for device in &mut link.devices {
+                    let points = device.points.iter().filter(|point| wanted(&device.id, &point.point.name)).cloned();
+                    device.points = points.collect();
+                }
+                link.devices.retain(|device| !device.points.is_empty());
+            }
+            Self::Opcua(session) => {
+                for device in &mut session.devices {
+                    device.points.retain(|point| wanted(&device.id, &point.point.name));
+                    device.events.clear();
+                }
+                session.devices.retain(|device| !device.points.is_empty());
+            }
+        }
+        Some(self).filter(|link| !link.device_ids().is_empty())
     }
 
     /// The ids of its devices.

@@ -259,6 +259,11 @@ impl Link {
                 let samples = reporter.samples(samples, self.clock.now(), now);
                 self.send(&device, samples).await;
             }
+            Update::Readings { device, received, readings } => {
+                let Some(reporter) = self.reporters.get_mut(&device) else { return };
+                let samples = reporter.readings(readings, received, self.clock.now(), now);
+                self.send(&device, samples).await;
+            }
             Update::History { device, samples } => {
                 let Some(reporter) = self.reporters.get_mut(&device) else { return };
                 let samples = reporter.history(samples);

@@ -6,11 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_types::{Clock, DeviceId, Pulse};
+use fieldgate_types::{Clock, DeviceId, Pulse, UnixMillis};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Command, Event, Point, PointName, Sample};
+use crate::{Command, Event, Point, PointName, Reading, Sample};
 
 /// A field device as its driver declares it, before anything is connected.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,6 +87,15 @@ pub enum Update {
         device: DeviceId,
         /// The readings, at least one.
         samples: Vec<Sample>,
+    },
+    /// Readings of one device that is polled, in the order in which they arose. One batch per poll.
+    Readings {
+        /// Which.
+        device: DeviceId,
+        /// When the newest was received.
+        received: UnixMillis,
+        /// The readings, at least one.
+        readings: Vec<Reading>,
     },
     /// Readings from the time when the device was away, which it has kept: of each point in their order, and all before
     /// the next of [`Update::Samples`] of that point.

@@ -18,4 +18,4 @@ pub use driver::{Driver, FieldDevice, LinkInfo, LinkState, Tasks, Update, Uplink
 pub use event::Event;
 pub use point::{Access, Deadband, InvalidPointName, Point, PointName, Report};
 pub use quality::Quality;
-pub use value::{Sample, Value};
+pub use value::{Reading, Sample, Value};

@@ -1,5 +1,7 @@
 //! Values and samples.
 
+use std::io::Write;
+
 use fieldgate_types::UnixMillis;
 use serde_json::Value as Json;
 
@@ -46,10 +48,10 @@ impl Value {
         }
     }
 
-    /// From JSON: numbers, booleans, strings and arrays of them. `None` for null and objects.
+    /// From JSON: numbers, booleans, strings, arrays and objects of them. `None` for null, also inside.
     pub fn from_json(json: &Json) -> Option<Self> {
         match json {
-            Json::Null | Json::Object(_) => None,
+            Json::Null => None,
             Json::Bool(bool) => Some(Self::Bool(*bool)),
             Json::Number(number) => {
                 let int = number.as_i64().map(Self::Int).or_else(|| number.as_u64().map(Self::Uint));
@@ -57,6 +59,10 @@ impl Value {
             }
             Json::String(text) => Some(Self::Text(text.clone())),
             Json::Array(items) => items.iter().map(Self::from_json).collect::<Option<_>>().map(Self::Array),
+            Json::Object(fields) => {
+                let field = |(name, value): (&String, &Json)| Some((name.clone(), Self::from_json(value)?));
+                fields.iter().map(field).collect::<Option<_>>().map(Self::Object)
+            }
         }
     }
 
@@ -76,8 +82,28 @@ impl Value {
 impl From<f32> for Value {
     fn from(single: f32) -> Self {
         let exact = f64::from(single);
-        Self::Float(if single.is_finite() { single.to_string().parse().unwrap_or(exact) } else { exact })
+        Self::Float(if single.is_finite() { shortest(single).unwrap_or(exact) } else { exact })
     }
+}
+
+/// The double that has the shortest decimal digits of `single`. Of every second value of a large plant: not on the heap.
+fn shortest(single: f32) -> Option<f64> {
+    // Sign, nine digits, point, `e`, sign, two digits.
+    let mut text = [0_u8; 16];
+    let mut rest = text.as_mut_slice();
+    write!(rest, "{single:e}").ok()?;
+    let left = rest.len();
+    str::from_utf8(text.get(..text.len() - left)?).ok()?.parse().ok()
+}
+
+/// One reading of a device that is polled, told at the time of its batch: nothing has to be looked up or copied for one that
+/// is not reported.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// The point, as its place in [`FieldDevice::points`](crate::FieldDevice::points).
+    pub place: usize,
+    /// The value, which is good, or why there is none.
+    pub value: Result<Value, Quality>,
 }
 
 /// One reading of a point: a value or none, its quality and its times.
@@ -116,8 +142,14 @@ mod tests {
         let object = |x| Value::Object(vec![("x".to_owned(), Value::Float(x)), ("n".to_owned(), Value::Int(2))]);
         assert_eq!(object(1.5).to_json(), Some(serde_json::json!({"x": 1.5, "n": 2})));
         assert_eq!(object(f64::NAN).to_json(), None);
+        let json = serde_json::json!({"n": 2, "x": [{"y": "z"}]});
+        assert_eq!(Value::from_json(&json).and_then(|value| value.to_json()), Some(json));
+        assert_eq!(Value::from_json(&serde_json::json!({"n": null})), None);
         assert_eq!(Value::Float(21.5).to_json(), Some(Json::from(21.5)));
         assert_eq!(Value::from(21.3_f32).to_json(), Some(Json::from(21.3)));
         assert_eq!(Value::from(f32::INFINITY), Value::Float(f64::INFINITY));
+        for single in [0.1_f32, -1.175_494_4e-38, f32::MIN_POSITIVE, f32::MAX, f32::MIN, 1e-45, 16_777_216.0, -0.0] {
+            assert_eq!(Value::from(single), Value::Float(single.to_string().parse().unwrap()));
+        }
     }
 }

@@ -25,5 +25,5 @@ mod tls;
 mod wire;
 
 pub use address::{Address, InvalidAddress, Place, Table};
-pub use config::ModbusConfig;
+pub use config::{ModbusConfig, PointLists};
 pub use driver::ModbusDriver;

@@ -23,7 +23,7 @@ use crate::connect::Connection;
 use crate::fault::{self, Fault};
 use crate::node::{NodeName, written};
 use crate::pki::Pki;
-use crate::server::{Server, ask, read_id, too_much};
+use crate::server::{Server, read_id, too_much};
 
 /// Nodes whose references are asked for in one request at most.
 const BROWSE_CHUNK: usize = 100;
@@ -139,7 +139,7 @@ impl Walk<'_> {
         let attributes = [AttributeId::NodeClass, AttributeId::BrowseName];
         let ids: Vec<ReadValueId> = attributes.map(|attribute| read_id(id.clone(), attribute)).into();
         let read = self.server.session().read(&ids, TimestampsToReturn::Neither, 0.0);
-        let mut read = ask("reading the first node", read).await?.into_iter();
+        let mut read = self.server.session().ask("reading the first node", read).await?.into_iter();
         let class = read.next().unwrap_or_default();
         let Some(Variant::Int32(class)) = class.value else {
             return Err(BrowseError::NoNode(start.map_or_else(|| id.to_string(), ToString::to_string)));
@@ -231,7 +231,7 @@ impl Walk<'_> {
         let wanted: Vec<BrowseDescription> = part.iter().map(describe).collect();
         let mut places: Vec<usize> = part.iter().map(|(place, _)| *place).collect();
         let session = self.server.session();
-        let mut results = ask("browsing", session.browse(&wanted, REFERENCES, None)).await?;
+        let mut results = session.ask("browsing", session.browse(&wanted, REFERENCES, None)).await?;
         loop {
             let more = self.take(&places, results);
             if more.is_empty() {
@@ -241,7 +241,7 @@ impl Walk<'_> {
             (places, points) = more.into_iter().unzip();
             // What is not wanted any more is given back, so that the server doesn't keep it.
             let release = self.cut;
-            results = ask("browsing on", session.browse_next(release, &points)).await?;
+            results = session.ask("browsing on", session.browse_next(release, &points)).await?;
             if release {
                 return Ok(());
             }
@@ -283,7 +283,7 @@ impl Walk<'_> {
                 .flat_map(|id| attributes.map(|attribute| read_id(id.clone(), attribute)))
                 .collect();
             let read = self.server.session().read(&ids, TimestampsToReturn::Neither, 0.0);
-            let mut read = ask("reading the types", read).await?.into_iter();
+            let mut read = self.server.session().ask("reading the types", read).await?.into_iter();
             for place in part {
                 let (data_type, level) = (read.next().unwrap_or_default(), read.next().unwrap_or_default());
                 let data_type = type_name(data_type, &self.server.namespaces);

@@ -1,7 +1,8 @@
 //! Commands: `write` with its read-back, and `read`; `call` is in `method`.
 //!
 //! A write reads the node first, for the data type that the server wants; it then writes the value attribute alone,
-//! without status and times, which many servers refuse. The outcome's value is what was read afterwards.
+//! without status and times, which many servers refuse. The outcome's value is what was read afterwards. For a structure
+//! the definitions of the server's types are read, once.
 
 use fieldgate_protocol::{Command, Outcome, PointName, Sample, Status, Value};
 use fieldgate_types::UnixMillis;
@@ -12,9 +13,9 @@ use crate::config::MethodConfig;
 use crate::event;
 use crate::fault::{self, Fault};
 use crate::method::call;
-use crate::server::{Server, ask, read_id, read_values};
+use crate::server::{Server, read_id, read_values};
 use crate::value;
-use crate::write::{Unfit, convert};
+use crate::write::{convert, is_structured};
 
 /// A point that a command is about, and its node where the server has one.
 #[derive(Debug)]
@@ -111,10 +112,11 @@ async fn write(server: &Server, target: &Target, wanted: &Value) -> Outcome {
 }
 
 async fn try_write(server: &Server, target: &Target, node: &NodeId, wanted: &Value) -> Result<Outcome, Fault> {
+    let server = &server.knowing(is_structured(wanted)).await?;
     let session = server.session();
     let attributes = [AttributeId::Value, AttributeId::DataType, AttributeId::ValueRank];
     let ids: Vec<ReadValueId> = attributes.map(|attribute| read_id(node.clone(), attribute)).into();
-    let read = ask("reading the node's type", session.read(&ids, TimestampsToReturn::Neither, 0.0)).await?;
+    let read = session.ask("reading the node's type", session.read(&ids, TimestampsToReturn::Neither, 0.0)).await?;
     let mut read = read.into_iter();
     let mut next = || read.next().unwrap_or_default();
     let (current, data_type, rank) = (next(), next(), next());
@@ -128,11 +130,10 @@ async fn try_write(server: &Server, target: &Target, node: &NodeId, wanted: &Val
         _ => None,
     };
     let is_array = matches!(rank.value, Some(Variant::Int32(rank)) if rank >= 0);
-    let variant = match convert(wanted, &current.value.unwrap_or_default(), data_type.as_ref(), is_array) {
+    let (current, types) = (current.value.unwrap_or_default(), server.known_types());
+    let variant = match convert(wanted, &current, data_type.as_ref(), is_array, types) {
         Ok(variant) => variant,
-        Err(unfit @ (Unfit::Type { .. } | Unfit::Range { .. } | Unfit::NotSupported(_))) => {
-            return Ok(Outcome::not(Status::Rejected, unfit.to_string()));
-        }
+        Err(unfit) => return Ok(Outcome::not(Status::Rejected, unfit.to_string())),
     };
 
     let request = WriteValue {
@@ -141,7 +142,7 @@ async fn try_write(server: &Server, target: &Target, node: &NodeId, wanted: &Val
         index_range: opcua::types::NumericRange::None,
         value: DataValue { value: Some(variant), ..DataValue::default() },
     };
-    let written = ask("writing", session.write(std::slice::from_ref(&request))).await?;
+    let written = session.ask("writing", session.write(std::slice::from_ref(&request))).await?;
     let status = written.first().copied().unwrap_or(StatusCode::BadUnexpectedError);
     if status.is_bad() {
         return Ok(Outcome::not(refusal(status), format!("the server answered {}", fault::name(status))));

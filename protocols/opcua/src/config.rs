@@ -158,6 +158,8 @@ pub struct PointConfig {
     pub history: bool,
     /// What the server shall tell.
     pub filter: Filter,
+    /// The point of the device with which it is told, and not by itself.
+    pub triggered_by: Option<PointName>,
 }
 
 const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mins(1));
@@ -275,7 +277,7 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     let keys = Keys::read(section, Keys::default());
     let report = Report::read(section, &Report::default());
     let mut names = BTreeSet::new();
-    let mut points = Vec::new();
+    let (mut points, mut triggered) = (Vec::new(), Vec::new());
     let shared = section.has("points_from").then(|| section.include("points_from"));
     let mut sections = Vec::new();
     if let Some(Some(file)) = &shared {
@@ -292,19 +294,33 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
         let history = point.get_or("history", history);
         let keys = Keys::read(&point, keys);
         if poll.is_some() {
-            unsubscribed(&point, &["sampling", "queue", "trigger", "deadband_on"]);
+            unsubscribed(&point, &["sampling", "queue", "trigger", "deadband_on", "triggered_by"]);
         }
+        let triggered_by: Option<PointName> = point.get("triggered_by");
         let (Some(mut read), Some(node)) = (Point::read(&point, &report), node) else { continue };
         let filter;
         (filter, read.report.deadband) = keys.filter(read.report.deadband);
         if names.insert(read.name.clone()) {
-            points.push(PointConfig { point: Arc::new(read), node, sampling, queue, history, filter });
+            if let Some(trigger) = &triggered_by {
+                triggered.push((point, read.name.clone(), trigger.clone()));
+            }
+            points.push(PointConfig { point: Arc::new(read), node, sampling, queue, history, filter, triggered_by });
         } else {
             point.problem("name", format_args!("`{}` is used twice in this device", read.name));
         }
     }
     if poll.is_some() {
         unsubscribed(section, &["publishing", "sampling", "queue", "trigger", "deadband_on"]);
+    }
+    for (point, name, trigger) in &triggered {
+        let wrong = |why| point.problem("triggered_by", format_args!("`{trigger}` {why}"));
+        if !names.contains(trigger) {
+            wrong("is no point of this device");
+        } else if trigger == name {
+            wrong("is the point itself");
+        } else if triggered.iter().any(|(_, other, _)| other == trigger) {
+            wrong("is triggered by another point, which is not passed on");
+        }
     }
     let mut methods: Vec<MethodConfig> = Vec::new();
     for table in section.sections("method") {
@@ -456,6 +472,27 @@ trust = "first-use"
             "{problems:?}"
         );
         assert!(problems[1].contains("gateway.toml:10:") && problems[1].contains("point.queue"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_trigger_is_another_point_of_the_device_that_is_told_by_itself() {
+        let text = |points: &[(&str, &str)]| {
+            let point = |(name, by): &(&str, &str)| {
+                let by = if by.is_empty() { String::new() } else { format!("triggered_by = \"{by}\"\n") };
+                format!("[[opcua.device.point]]\nname = \"{name}\"\nnode = \"i=1\"\n{by}")
+            };
+            let points = points.iter().map(point).collect::<Vec<_>>().concat();
+            format!("[[opcua]]\nendpoint = \"opc.tcp://plc\"\n[[opcua.device]]\nid = \"a\"\n{points}")
+        };
+        let (mut configs, problems) = read(&text(&[("value", "cycle"), ("cycle", "")]));
+        assert_eq!(problems, [""; 0]);
+        let points = &configs.remove(0).unwrap().devices[0].points;
+        assert_eq!((&points[0].triggered_by, &points[1].triggered_by), (&Some(points[1].point.name.clone()), &None));
+        let (_, problems) = read(&text(&[("a", "a"), ("b", "c"), ("d", "b")]));
+        assert_eq!(problems.len(), 3, "{problems:?}");
+        let expected =
+            ["`a` is the point itself", "`c` is no point of this device", "`b` is triggered by another point"];
+        assert!(expected.iter().all(|told| problems.iter().any(|one| one.contains(told))), "{problems:?}");
     }
 
     #[test]

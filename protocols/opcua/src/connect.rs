@@ -30,12 +30,15 @@ use tracing::warn;
 use crate::config::{OpcuaConfig, Security, User};
 use crate::fault::{Fault, Mend};
 use crate::pki::{Pki, PkiError, Verdict};
+use crate::room::Room;
 use crate::transport::Source;
 
 /// How long the server may take to tell its endpoints, and again to open the session.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long the server may take to answer a request.
-pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// What the library may add before an answer counts as missing.
+const GRACE: Duration = Duration::from_secs(1);
 /// How long the server keeps a session that was cut off. Short, because small PLCs have two to five in all.
 const SESSION_TIMEOUT_MS: u32 = 30_000;
 /// How often the server is asked for its state, which also keeps the session.
@@ -64,12 +67,34 @@ pub(crate) struct Connection {
 
 /// The library's session.
 #[derive(Clone)]
-pub(crate) struct SharedSession(Arc<Session>);
+pub(crate) struct SharedSession {
+    session: Arc<Session>,
+    pub(crate) room: Arc<Room>,
+}
 
 impl std::ops::Deref for SharedSession {
     type Target = Session;
     fn deref(&self) -> &Session {
-        &self.0
+        &self.session
+    }
+}
+
+impl SharedSession {
+    /// Waits for an answer, but not without end.
+    pub(crate) async fn ask<T>(
+        &self,
+        step: &'static str,
+        request: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Fault> {
+        let _asking = self.room.ask();
+        // The library has the same limit, and applies it while its network task runs.
+        match tokio::time::timeout(REQUEST_LIMIT + GRACE, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) if error.status() != StatusCode::BadTimeout => {
+                Err(Fault::Status { step, status: error.status(), mend: None })
+            }
+            Ok(Err(_)) | Err(_) => Err(Fault::Silent { step, limit: REQUEST_LIMIT }),
+        }
     }
 }
 
@@ -117,14 +142,15 @@ impl Connection {
             .and_then(|builder| builder.build(store));
         let (session, event_loop) = built.map_err(|error| source.fault(step, error.status()))?;
         let (up, mut state) = watch::channel(State::Opening);
-        let pump = tokio::spawn(pump(event_loop, up)).abort_handle();
+        let room = Room::new();
+        let pump = tokio::spawn(pump(event_loop, up, Arc::clone(&room))).abort_handle();
         let opened = state.wait_for(|state| *state != State::Opening);
         let reached = match tokio::time::timeout(CONNECT_LIMIT, opened).await {
             Ok(Ok(state)) => Ok(*state),
             Ok(Err(_)) => Ok(State::Closed(StatusCode::BadUnexpectedError)),
             Err(_) => Err(Fault::Silent { step, limit: CONNECT_LIMIT }),
         };
-        let connection = Self { session: SharedSession(session), state, pump, certificate };
+        let connection = Self { session: SharedSession { session, room }, state, pump, certificate };
         match reached? {
             State::Closed(status) => Err(match source.fault(step, status) {
                 // A login may succeed as soon as the password is another.
@@ -173,11 +199,13 @@ impl Drop for Connection {
 }
 
 /// Drives the library's event loop until the connection ends, for whatever reason: what comes after is a new one.
-async fn pump(event_loop: SessionEventLoop<Source>, up: watch::Sender<State>) {
+/// Each turn brings one notification at most, and begins when there is room for it.
+async fn pump(event_loop: SessionEventLoop<Source>, up: watch::Sender<State>, room: Arc<Room>) {
     let events = event_loop.enter();
     tokio::pin!(events);
     let mut unanswered = 0;
     let status = loop {
+        room.wait().await;
         match events.next().await {
             Some(Ok(SessionPollResult::Reconnected(_))) => {
                 up.send_replace(State::Open);

@@ -1,9 +1,9 @@
 //! From the library's network task to the driver: one batch for each notification.
 //!
-//! The library calls synchronously, while it holds its lock on all subscriptions: nothing here waits. When the
-//! driver can't keep up, the batch is dropped and counted, and the device is marked: its current values are read
-//! again once the driver has caught up, so that no point stays at an old value. Events can't be read again: they are
-//! counted one by one, and the loss is told as an event of its own.
+//! The library calls synchronously, while it holds its lock on all subscriptions: nothing here waits. The network task
+//! stops reading before there is no room (see `room`). When even that didn't do, the batch is dropped and counted, and the
+//! device is marked: its points are read where nothing more is heard of them, so that none stays at an old value. Events
+//! can't be read again: they are counted one by one, and the loss is told as an event of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,13 +13,11 @@ use opcua::types::{
     DataChangeNotification, DataValue, EventFieldList, EventNotificationList, NotificationMessage,
     StatusChangeNotification, StatusCode, Variant,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-/// Batches on their way to the driver; when it is full, batches are dropped as told above.
-pub(crate) const BATCHES: usize = 64;
-/// Values in all of them at most: about 10 MiB.
-pub(crate) const VALUES: usize = 65_536;
+use crate::room::Room;
+
 /// Values in a notification at most, as asked of the server. Not every server heeds it.
 pub(crate) const BATCH_VALUES: u32 = 1000;
 
@@ -81,12 +79,7 @@ impl Signs {
         self.unreadable.swap(0, Ordering::Relaxed)
     }
 
-    /// Has the current values read again.
-    pub(crate) fn set_stale(&self) {
-        self.stale.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether values were lost since the last call, so that the current ones have to be read.
+    /// Whether values were lost since the last call.
     pub(crate) fn take_stale(&self) -> bool {
         self.stale.swap(false, Ordering::Relaxed)
     }
@@ -106,16 +99,14 @@ pub(crate) struct Feed {
     pub(crate) device: usize,
     pub(crate) signs: Arc<Signs>,
     pub(crate) batches: mpsc::Sender<Batch>,
-    /// Room for [`VALUES`], shared by the feeds of a session.
-    pub(crate) room: Arc<Semaphore>,
+    pub(crate) room: Arc<Room>,
 }
 
 impl Feed {
     /// Whether the driver has room for them.
     fn hand_over(&self, values: Vec<(u32, DataValue)>, events: Vec<(u32, Vec<Variant>)>) -> bool {
         let fields: usize = events.iter().map(|(_, fields)| fields.len()).sum();
-        let Ok(count) = u32::try_from(values.len() + fields) else { return false };
-        let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(count) else { return false };
+        let Some(room) = self.room.take(values.len() + fields) else { return false };
         self.batches.try_send(Batch { device: self.device, values, events, _room: room }).is_ok()
     }
 }
@@ -163,6 +154,7 @@ mod tests {
     use opcua::types::{ExtensionObject, MonitoredItemNotification};
 
     use super::*;
+    use crate::room::BATCHES;
 
     fn events(count: usize) -> ExtensionObject {
         let event = EventFieldList { client_handle: 1, event_fields: Some(vec![Variant::from(true); 3]) };
@@ -174,24 +166,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn events_without_room_are_counted_one_by_one_and_values_are_read_again() {
-        let (batches, mut taken) = mpsc::channel(1);
-        let (signs, room) = (Signs::new(), Arc::new(Semaphore::new(20)));
+    async fn events_without_room_are_counted_one_by_one_and_lost_values_are_marked() {
+        let (batches, mut taken) = mpsc::channel(BATCHES);
+        let (signs, room) = (Signs::new(), Room::new());
         let feed = Feed { device: 0, signs: Arc::clone(&signs), batches, room: Arc::clone(&room) };
         feed.take(message(vec![events(4), events(2)]));
         assert_eq!(taken.recv().await.unwrap().events.len(), 6);
-        assert_eq!(room.available_permits(), 20, "the room of a batch is free when it is gone");
 
+        // Each batch takes as much as a thousand values at least: so many there can be.
+        for _ in 0..BATCHES {
+            feed.take(message(vec![events(1)]));
+        }
+        assert_eq!((taken.len(), signs.take_dropped()), (BATCHES, 0));
         feed.take(message(vec![events(7)]));
-        assert_eq!((signs.take_lost_events(), signs.take_lost_events()), (7, 0), "21 fields have no room");
+        assert_eq!((signs.take_lost_events(), signs.take_lost_events()), (7, 0));
         assert!(!signs.take_stale(), "no value was lost");
-        feed.take(message(vec![events(1)]));
         let value = MonitoredItemNotification { client_handle: 1, value: DataValue::null() };
         let data = DataChangeNotification { monitored_items: Some(vec![value]), diagnostic_infos: None };
         feed.take(message(vec![events(2), ExtensionObject::from_message(data)]));
-        assert_eq!((signs.take_lost_events(), signs.take_stale()), (2, true), "no place in the channel");
+        assert_eq!((signs.take_lost_events(), signs.take_stale()), (2, true));
         assert_eq!(signs.take_unreadable(), 0);
         feed.take(message(vec![ExtensionObject::null()]));
         assert_eq!((signs.take_unreadable(), signs.take_dropped()), (1, 2));
+        drop(taken.recv().await);
+        assert!(room.take(1).is_some(), "the room of a batch is free when it is gone");
     }
 }

@@ -18,6 +18,7 @@ mod live;
 mod method;
 mod node;
 mod pki;
+mod room;
 mod server;
 #[cfg(feature = "sim")]
 pub mod sim;

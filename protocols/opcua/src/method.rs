@@ -1,8 +1,11 @@
 //! The command `call`: a configured method, its arguments in the types that it declares.
 
+use std::sync::Arc;
+
 use fieldgate_protocol::{Outcome, Status, Value};
 use opcua::client::UARequest;
 use opcua::client::services::Call;
+use opcua::types::custom::DataTypeTree;
 use opcua::types::{
     Argument, BrowsePath, CallMethodRequest, NodeId, QualifiedName, ReferenceTypeId, RelativePath, RelativePathElement,
     StatusCode, TimestampsToReturn, Variant,
@@ -13,9 +16,9 @@ use tokio::time::Instant;
 use crate::command::refusal;
 use crate::config::MethodConfig;
 use crate::fault::{self, Fault};
-use crate::server::{Server, ask, read_id};
+use crate::server::{Server, read_id};
 use crate::value::{Types, value};
-use crate::write::convert;
+use crate::write::{convert, is_structured};
 
 /// Calls it; the server may take until `deadline`.
 pub(crate) async fn call(
@@ -28,13 +31,14 @@ pub(crate) async fn call(
     let (Some(node), Some(object)) = (node, object) else {
         return Ok(Outcome::not(Status::Failed, "BadNodeIdUnknown: the server has no such method or object"));
     };
-    let arguments = match fit(&declared(server, &node).await?, given) {
+    let known = server.knowing(given.iter().any(is_structured)).await?;
+    let arguments = match fit(&declared(server, &node).await?, given, known.known_types()) {
         Ok(arguments) => arguments,
         Err(reason) => return Ok(Outcome::not(Status::Rejected, reason)),
     };
     let request = CallMethodRequest { object_id: object, method_id: node, input_arguments: Some(arguments) };
     let refusals = [StatusCode::BadArgumentsMissing, StatusCode::BadTooManyArguments, StatusCode::BadNotExecutable];
-    invoke(server, request, &refusals, deadline).await
+    invoke(&known, request, &refusals, deadline).await
 }
 
 /// Calls, and says what came of it; the server may take until `deadline`. With one of `refusals` it says that it would not.
@@ -90,7 +94,7 @@ async fn declared(server: &Server, method: &NodeId) -> Result<Vec<Argument>, Fau
     let Some(property) = property.into_iter().next().flatten() else { return Ok(Vec::new()) };
     let id = read_id(property, opcua::types::AttributeId::Value);
     let read = server.session().read(std::slice::from_ref(&id), TimestampsToReturn::Neither, 0.0);
-    let read = ask("reading the method's arguments", read).await?;
+    let read = server.session().ask("reading the method's arguments", read).await?;
     let Some(Variant::Array(array)) = read.into_iter().next().and_then(|data| data.value) else {
         return Ok(Vec::new());
     };
@@ -102,13 +106,13 @@ async fn declared(server: &Server, method: &NodeId) -> Result<Vec<Argument>, Fau
 }
 
 /// The given values in the declared types, or why they are not that.
-fn fit(declared: &[Argument], given: &[Value]) -> Result<Vec<Variant>, String> {
+fn fit(declared: &[Argument], given: &[Value], types: Option<&Arc<DataTypeTree>>) -> Result<Vec<Variant>, String> {
     if declared.len() != given.len() {
         let names: Vec<&str> = declared.iter().map(|argument| argument.name.as_ref()).collect();
         return Err(format!("the method takes {} arguments ({}), not {}", names.len(), names.join(", "), given.len()));
     }
     let one = |(argument, value): (&Argument, &Value)| {
-        convert(value, &Variant::Empty, Some(&argument.data_type), argument.value_rank >= 0)
+        convert(value, &Variant::Empty, Some(&argument.data_type), argument.value_rank >= 0, types)
             .map_err(|unfit| format!("{}: {unfit}", argument.name))
     };
     declared.iter().zip(given).map(one).collect()
@@ -129,11 +133,15 @@ mod tests {
     fn arguments_are_fitted_to_what_is_declared_or_refused_by_name() {
         let declared = [argument("speed", DataTypeId::Int16, -1), argument("steps", DataTypeId::Double, 1)];
         let steps = Value::Array(vec![Value::Int(1), Value::Float(2.5)]);
-        let fitted = fit(&declared, &[Value::Float(7.0), steps.clone()]).unwrap();
+        let fitted = fit(&declared, &[Value::Float(7.0), steps.clone()], None).unwrap();
         assert_eq!((&fitted[0], &fitted[1]), (&Variant::Int16(7), &Variant::from(vec![1.0, 2.5])));
-        assert!(fit(&declared, &[Value::Int(1)]).unwrap_err().contains("takes 2 arguments (speed, steps), not 1"));
         assert!(
-            fit(&declared, &[Value::Int(70_000), steps]).unwrap_err().starts_with("speed: `70000` is out of range")
+            fit(&declared, &[Value::Int(1)], None).unwrap_err().contains("takes 2 arguments (speed, steps), not 1")
+        );
+        assert!(
+            fit(&declared, &[Value::Int(70_000), steps], None)
+                .unwrap_err()
+                .starts_with("speed: `70000` is out of range")
         );
     }
 

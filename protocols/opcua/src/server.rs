@@ -4,20 +4,19 @@
 //! item. The library counts on the server to send as many results as there were requests; here, one that is not
 //! there is a failure of that item.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use opcua::client::custom_types::DataTypeTreeBuilder;
 use opcua::types::custom::{DataTypeTree, DynamicTypeLoader};
 use opcua::types::{
-    AttributeId, BrowsePath, BrowsePathResult, DataValue, Error, MonitoredItemCreateRequest, MonitoringMode,
-    MonitoringParameters, NodeId, ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
+    AttributeId, BrowsePath, BrowsePathResult, DataValue, MonitoredItemCreateRequest, MonitoringParameters, NodeId,
+    ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::config::DeviceConfig;
-use crate::connect::{REQUEST_LIMIT, SharedSession};
+use crate::connect::SharedSession;
 use crate::fault::{self, Fault};
 use crate::feed::{BATCH_VALUES, Batch, Feed, Signs};
 use crate::filter;
@@ -54,18 +53,6 @@ pub(crate) struct Server {
     types: Option<Arc<DataTypeTree>>,
 }
 
-/// Waits for an answer, but not without end.
-pub(crate) async fn ask<T>(step: &'static str, request: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
-    // The library has the same limit, and applies it while its network task runs.
-    match tokio::time::timeout(REQUEST_LIMIT + GRACE, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) if error.status() != StatusCode::BadTimeout => {
-            Err(Fault::Status { step, status: error.status(), mend: None })
-        }
-        Ok(Err(_)) | Err(_) => Err(Fault::Silent { step, limit: REQUEST_LIMIT }),
-    }
-}
-
 /// A request to read one attribute.
 pub(crate) fn read_id(node: NodeId, attribute: AttributeId) -> ReadValueId {
     ReadValueId::new(node, attribute)
@@ -80,7 +67,7 @@ pub(crate) async fn read_values(
     let mut values = Vec::with_capacity(nodes.len());
     for part in nodes.chunks(chunk) {
         let ids: Vec<ReadValueId> = part.iter().map(|node| read_id(node.clone(), AttributeId::Value)).collect();
-        let mut read = ask("reading values", session.read(&ids, TimestampsToReturn::Both, 0.0)).await?;
+        let mut read = session.ask("reading values", session.read(&ids, TimestampsToReturn::Both, 0.0)).await?;
         read.resize_with(part.len(), || DataValue {
             status: Some(StatusCode::BadUnexpectedError),
             ..DataValue::default()
@@ -100,7 +87,8 @@ impl Server {
             VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse,
         ];
         let ids: Vec<ReadValueId> = limits.map(|id| read_id(id.into(), AttributeId::Value)).into();
-        let read = ask("reading the server's limits", session.read(&ids, TimestampsToReturn::Neither, 0.0)).await?;
+        let read = session.read(&ids, TimestampsToReturn::Neither, 0.0);
+        let read = session.ask("reading the server's limits", read).await?;
         let mut told = read.into_iter().map(|limit| match limit.value {
             Some(Variant::UInt32(limit @ 1..)) => usize::try_from(limit).unwrap_or(MAX_CHUNK).min(MAX_CHUNK),
             // Absent or 0: no limit is told.
@@ -118,9 +106,24 @@ impl Server {
         self.types.as_deref()
     }
 
+    /// The same to be shared.
+    pub(crate) fn known_types(&self) -> Option<&Arc<DataTypeTree>> {
+        self.types.as_ref()
+    }
+
+    /// The same with the definitions of its own data types, where they are `needed`.
+    pub(crate) async fn knowing(&self, needed: bool) -> Result<Self, Fault> {
+        let mut server = self.clone();
+        if needed && server.types.is_none() {
+            server.load_types().await?;
+        }
+        Ok(server)
+    }
+
     /// Reads the definitions of its own data types, so that structures are decoded from now on.
     pub(crate) async fn load_types(&mut self) -> Result<(), Fault> {
         let step = "reading the data types";
+        let _asking = self.session.room.ask();
         let builder = DataTypeTreeBuilder::new(|id: &NodeId| id.namespace != 0).values_per_read(self.chunk);
         // Many requests, each with its own limit; all of them together with this one.
         let tree = match tokio::time::timeout(TYPES_LIMIT, builder.build(&self.session)).await {
@@ -141,7 +144,7 @@ impl Server {
     pub(crate) async fn refresh_namespaces(&mut self) -> Result<(), Fault> {
         let id = read_id(VariableId::Server_NamespaceArray.into(), AttributeId::Value);
         let read = self.session.read(std::slice::from_ref(&id), TimestampsToReturn::Neither, 0.0);
-        let read = ask("reading the namespaces", read).await?;
+        let read = self.session.ask("reading the namespaces", read).await?;
         self.namespaces = match read.into_iter().next().and_then(|value| value.value) {
             Some(Variant::Array(array)) => array.values.iter().map(ToString::to_string).collect(),
             // Then `nsu=` points are missing, and `ns=` points work.
@@ -187,7 +190,8 @@ impl Server {
         let mut chunk = self.path_chunk;
         while !rest.is_empty() {
             let (part, after) = rest.split_at(chunk.min(rest.len()));
-            match ask("following paths", self.session.translate_browse_paths_to_node_ids(part)).await {
+            let followed = self.session.translate_browse_paths_to_node_ids(part);
+            match self.session.ask("following paths", followed).await {
                 Ok(results) => {
                     let target = |result: BrowsePathResult| {
                         let target = result.targets?.into_iter().next()?;
@@ -219,10 +223,10 @@ impl Server {
         place: usize,
         device: &DeviceConfig,
         batches: mpsc::Sender<Batch>,
-        room: Arc<Semaphore>,
     ) -> Result<Subscribed, Fault> {
         let step = "creating a subscription";
         let signs = Signs::new();
+        let room = Arc::clone(&self.session.room);
         let feed = Feed { device: place, signs: signs.clone(), batches, room };
         let times = |span: Duration| {
             let times = span.as_millis().div_ceil(device.publishing.as_millis().max(1));
@@ -233,7 +237,7 @@ impl Server {
         let lifetime = times(LIFETIME).max(keep_alive.saturating_mul(3));
         let created =
             self.session.create_subscription(device.publishing, lifetime, keep_alive, BATCH_VALUES, 0, true, feed);
-        let subscription = ask(step, created).await?;
+        let subscription = self.session.ask(step, created).await?;
         let revised = {
             let state = self.session.subscription_state().lock();
             state.get(subscription).map(|known| (known.publishing_interval(), known.max_keep_alive_count()))
@@ -284,7 +288,7 @@ impl Server {
                 wanted = self.create_all(subscription, &mut device.granted, entries, &wanted).await?;
             }
         }
-        Ok(())
+        self.link(devices, entries).await
     }
 
     /// Makes items, in pieces that the server takes; gives the places of those that are to be asked for again.
@@ -339,7 +343,7 @@ impl Server {
             let entry = entries.get(*place)?;
             Some(MonitoredItemCreateRequest {
                 item_to_monitor: read_id(entry.node.clone()?, AttributeId::Value),
-                monitoring_mode: MonitoringMode::Reporting,
+                monitoring_mode: entry.mode(),
                 requested_parameters: MonitoringParameters {
                     client_handle: u32::try_from(place + 1).ok()?,
                     sampling_interval: entry.sampling.as_secs_f64() * 1000.0,
@@ -351,7 +355,7 @@ impl Server {
         };
         let requests: Vec<_> = part.iter().filter_map(request).collect();
         let created = self.session.create_monitored_items(subscription, TimestampsToReturn::Both, requests);
-        let results = ask("creating monitored items", created).await?;
+        let results = self.session.ask("creating monitored items", created).await?;
         set(entries, part, None, Some(StatusCode::BadUnexpectedError));
         let mut again = Vec::new();
         for (place, result) in part.iter().zip(results) {
@@ -379,9 +383,8 @@ impl Server {
     /// Deletes items whose nodes went away. The server may have done so itself.
     pub(crate) async fn delete_items(&self, subscription: u32, items: &[u32]) {
         for part in items.chunks(self.chunk) {
-            let deleted =
-                ask("deleting monitored items", self.session.delete_monitored_items(subscription, part)).await;
-            if let Err(fault) = deleted {
+            let deleted = self.session.delete_monitored_items(subscription, part);
+            if let Err(fault) = self.session.ask("deleting monitored items", deleted).await {
                 tracing::debug!(items = part.len(), %fault, "opcua items not deleted");
             }
         }

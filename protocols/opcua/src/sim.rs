@@ -87,15 +87,21 @@ struct Variable {
     writable: bool,
     /// Whether a client has been told of this value, by a subscription or a read.
     seen: bool,
+    /// Whether it counts how often that happens.
+    counts: bool,
 }
 
 impl Variable {
     fn new(value: Variant, writable: bool) -> Self {
-        Self { value, failed: false, changed: DateTime::now(), writable, seen: false }
+        Self { value, failed: false, changed: DateTime::now(), writable, seen: false, counts: false }
     }
 
     fn data(&mut self) -> DataValue {
         self.seen = true;
+        if let (true, Variant::Double(count)) = (self.counts, &mut self.value) {
+            *count += 1.0;
+            self.changed = DateTime::now();
+        }
         let (value, status) = if self.failed {
             (None, StatusCode::BadSensorFailure)
         } else {
@@ -203,7 +209,7 @@ impl Simulator {
             Variant::Boolean(_) => fieldgate_protocol::Value::Bool(value != 0.0),
             _ => fieldgate_protocol::Value::Float(value),
         };
-        let value = crate::write::convert(&wanted, &variable.value, None, false).map_err(|_| unfit())?;
+        let value = crate::write::convert(&wanted, &variable.value, None, false, None).map_err(|_| unfit())?;
         *variable = Variable::new(value, variable.writable);
         Ok(())
     }
@@ -263,7 +269,15 @@ impl Simulator {
 
     /// Adds a variable of type Double that clients can't write.
     pub fn add(&self, name: &str, value: f64) {
-        let variable = Variable::new(Variant::Double(value), false);
+        self.insert(name, Variable::new(Variant::Double(value), false));
+    }
+
+    /// Adds one that counts how often it was sampled or read: a number that is missing later was lost on the way.
+    pub fn add_counter(&self, name: &str) {
+        self.insert(name, Variable { counts: true, ..Variable::new(Variant::Double(0.0), false) });
+    }
+
+    fn insert(&self, name: &str, variable: Variable) {
         locked(&self.variables).insert(name.to_owned(), variable.clone());
         if let Some(running) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             running.insert(name, &variable, &self.variables);
@@ -310,7 +324,9 @@ impl Simulator {
                 "sim",
             ));
         builder.limits_mut().subscriptions.min_publishing_interval_ms = 20.0;
+        builder.limits_mut().subscriptions.min_sampling_interval_ms = 10.0;
         builder.limits_mut().subscriptions.max_monitored_items_per_sub = 10_000;
+        builder.limits_mut().subscriptions.max_monitored_item_queue_size = 1000;
         if options.anonymous {
             tokens.push(ANONYMOUS_USER_TOKEN_ID);
         }

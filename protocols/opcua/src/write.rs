@@ -1,13 +1,18 @@
 //! A value as the server wants it: of exactly the node's data type, or refused.
 //!
 //! Servers don't convert; most answer `BadTypeMismatch` to a Double for a Float. So the node is read first, and the
-//! value is made to fit what stands there. Nothing is rounded, cut or wrapped: what doesn't fit is refused.
+//! value is made to fit what stands there. Nothing is rounded, cut or wrapped: what doesn't fit is refused. A structure has
+//! all its fields, by the definition that the server gives of its type: none is guessed, and none is left as it was.
+
+use std::str::FromStr;
+use std::sync::Arc;
 
 use fieldgate_protocol::Value;
+use opcua::types::custom::{DataTypeTree, DynamicStructure, ParsedStructureField};
 use opcua::types::{
-    Array, ByteString, DataTypeId, DateTime, Guid, LocalizedText, NodeId, UAString, Variant, VariantScalarTypeId,
+    Array, ByteString, DataTypeId, DateTime, ExtensionObject, Guid, LocalizedText, NodeId, StructureType, UAString,
+    Variant, VariantScalarTypeId,
 };
-use std::str::FromStr;
 use thiserror::Error;
 
 /// The value does not fit the node.
@@ -19,16 +24,31 @@ pub(crate) enum Unfit {
     Range { wanted: &'static str, given: String },
     #[error("the node is of a type that can't be written ({0}, BadNotSupported)")]
     NotSupported(String),
+    #[error("the structure `{structure}` {what} `{field}` (BadTypeMismatch)")]
+    Field { structure: String, what: &'static str, field: String },
+}
+
+/// Whether it takes the definitions of the server's types to write it.
+pub(crate) fn is_structured(value: &Value) -> bool {
+    match value {
+        Value::Object(_) => true,
+        Value::Array(items) => items.iter().any(is_structured),
+        Value::Bool(_) | Value::Int(_) | Value::Uint(_) | Value::Float(_) | Value::Text(_) => false,
+    }
 }
 
 /// `value` in the type of a node, which is known from its `current` value, and where it has none from its declared
-/// `data_type` and whether it `is_array`.
+/// `data_type` and whether it `is_array`; with the server's own `types`, where they are known.
 pub(crate) fn convert(
     value: &Value,
     current: &Variant,
     data_type: Option<&NodeId>,
     is_array: bool,
+    types: Option<&Arc<DataTypeTree>>,
 ) -> Result<Variant, Unfit> {
+    if is_structured(value) {
+        return structured(value, current, data_type, types);
+    }
     match current {
         Variant::Empty => {
             let scalar = declared(data_type, value)?;
@@ -44,6 +64,89 @@ pub(crate) fn convert(
             None => Err(Unfit::NotSupported("unknown".to_owned())),
         },
     }
+}
+
+/// A structure, or an array of such. Its type is the declared one, or where that is abstract the one of the current value.
+fn structured(
+    value: &Value,
+    current: &Variant,
+    data_type: Option<&NodeId>,
+    types: Option<&Arc<DataTypeTree>>,
+) -> Result<Variant, Unfit> {
+    let plain = match current {
+        Variant::Array(array) => Some(array.value_type),
+        current => current.scalar_type_id(),
+    };
+    if let Some(plain) = plain.filter(|kind| *kind != VariantScalarTypeId::ExtensionObject) {
+        return Err(Unfit::Type { wanted: format!("{plain:?}"), given: shown(value) });
+    }
+    let types = types.ok_or_else(|| Unfit::NotSupported("the server gives no definitions of structures".to_owned()))?;
+    let concrete = |id: &&NodeId| types.get_struct_type(id).is_some_and(|kind| !kind.is_abstract);
+    let held = match current {
+        Variant::ExtensionObject(object) => object.data_type().map(|id| id.node_id),
+        Variant::Array(array) => array.values.first().and_then(|first| match first {
+            Variant::ExtensionObject(object) => object.data_type().map(|id| id.node_id),
+            _ => None,
+        }),
+        _ => None,
+    };
+    let id = data_type.filter(concrete).or(held.as_ref().filter(concrete));
+    let Some(id) = id else {
+        let told = data_type.map_or_else(|| "not declared".to_owned(), ToString::to_string);
+        return Err(Unfit::NotSupported(format!("{told}, of which the server gives no definition")));
+    };
+    match value {
+        Value::Array(items) => {
+            let items = items.iter().map(|item| structure(item, id, types)).collect::<Result<_, _>>()?;
+            array_of(VariantScalarTypeId::ExtensionObject, items)
+        }
+        value => structure(value, id, types),
+    }
+}
+
+fn structure(value: &Value, id: &NodeId, types: &Arc<DataTypeTree>) -> Result<Variant, Unfit> {
+    let Some(kind) = types.get_struct_type(id) else {
+        return Err(Unfit::NotSupported(format!("{id}, of which the server gives no definition")));
+    };
+    let plain = [StructureType::Structure, StructureType::StructureWithOptionalFields].contains(&kind.structure_type);
+    if kind.is_abstract || !plain {
+        return Err(Unfit::NotSupported(format!("`{}`, a union or an abstract type", kind.name)));
+    }
+    let Value::Object(given) = value else {
+        return Err(Unfit::Type { wanted: format!("a structure `{}`", kind.name), given: shown(value) });
+    };
+    let odd = |what, field: &str| Unfit::Field { structure: kind.name.clone(), what, field: field.to_owned() };
+    if let Some((unknown, _)) = given.iter().find(|(name, _)| kind.get_field_by_name(name).is_none()) {
+        return Err(odd("has no field", unknown));
+    }
+    let field = |field: &ParsedStructureField| match given.iter().find(|(name, _)| *name == field.name) {
+        Some((_, value)) => member(value, field, types),
+        None if field.is_optional => Ok(Variant::Empty),
+        None => Err(odd("needs its field", &field.name)),
+    };
+    let fields = kind.fields.iter().map(field).collect::<Result<_, _>>()?;
+    let made = DynamicStructure::new_struct(Arc::clone(kind), Arc::clone(types), fields);
+    let made = made.map_err(|error| Unfit::NotSupported(format!("`{}`: {error}", kind.name)))?;
+    Ok(Variant::from(ExtensionObject::new(made)))
+}
+
+/// The value of a field.
+fn member(value: &Value, field: &ParsedStructureField, types: &Arc<DataTypeTree>) -> Result<Variant, Unfit> {
+    let item = |value: &Value| match field.scalar_type {
+        VariantScalarTypeId::ExtensionObject => structure(value, &field.type_id, types),
+        scalar => one(value, scalar, None),
+    };
+    match (field.value_rank, value) {
+        (..1, value) => item(value),
+        (1, Value::Array(items)) => array_of(field.scalar_type, items.iter().map(item).collect::<Result<_, _>>()?),
+        (1, value) => Err(Unfit::Type { wanted: format!("an array in `{}`", field.name), given: shown(value) }),
+        (2.., _) => Err(Unfit::NotSupported(format!("`{}`, an array of several dimensions", field.name))),
+    }
+}
+
+fn array_of(scalar: VariantScalarTypeId, items: Vec<Variant>) -> Result<Variant, Unfit> {
+    let array = Array::new(scalar, items).map_err(|error| Unfit::NotSupported(error.to_string()))?;
+    Ok(Variant::from(array))
 }
 
 /// The built-in type behind a declared one (OPC 10000-6 section 5.1.2). Enumerations and subtypes of other namespaces
@@ -86,9 +189,7 @@ fn array(value: &Value, scalar: VariantScalarTypeId) -> Result<Variant, Unfit> {
     let Value::Array(items) = value else {
         return Err(Unfit::Type { wanted: format!("an array of {scalar:?}"), given: shown(value) });
     };
-    let items: Vec<Variant> = items.iter().map(|item| one(item, scalar, None)).collect::<Result<_, _>>()?;
-    let array = Array::new(scalar, items).map_err(|error| Unfit::NotSupported(error.to_string()))?;
-    Ok(Variant::from(array))
+    array_of(scalar, items.iter().map(|item| one(item, scalar, None)).collect::<Result<_, _>>()?)
 }
 
 fn one(value: &Value, scalar: VariantScalarTypeId, locale: Option<&UAString>) -> Result<Variant, Unfit> {
@@ -164,10 +265,78 @@ fn shown(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use opcua::types::custom::{EncodingIds, ParentIds, StructTypeInfo, TypeInfo};
+    use serde_json::json;
+
     use super::*;
 
     fn fit(value: &Value, current: impl Into<Variant>) -> Result<Variant, Unfit> {
-        convert(value, &current.into(), None, false)
+        convert(value, &current.into(), None, false, None)
+    }
+
+    /// `Pose`: X, the optional Steps, and Tool, a structure of Label.
+    fn types() -> Arc<DataTypeTree> {
+        let id = |id: u32| NodeId::new(1, id);
+        let field = |name: &str, type_id: NodeId, value_rank, scalar_type, is_optional| ParsedStructureField {
+            name: name.to_owned(),
+            type_id,
+            value_rank,
+            array_dimensions: None,
+            is_optional,
+            scalar_type,
+        };
+        let kind = |name: &str, node_id: NodeId, structure_type, fields: Vec<ParsedStructureField>| {
+            let index_by_name = fields.iter().enumerate().map(|(place, field)| (field.name.clone(), place)).collect();
+            let (encoding_ids, name) = (EncodingIds::default(), name.to_owned());
+            let info = StructTypeInfo {
+                structure_type,
+                fields,
+                index_by_name,
+                encoding_ids,
+                is_abstract: false,
+                node_id,
+                name,
+            };
+            TypeInfo::Struct(Arc::new(info))
+        };
+        let mut tree = DataTypeTree::new(ParentIds::new());
+        let label = field("Label", DataTypeId::String.into(), -1, VariantScalarTypeId::String, false);
+        tree.add_type(id(2), kind("Tool", id(2), StructureType::Structure, vec![label]));
+        let fields = vec![
+            field("X", DataTypeId::Double.into(), -1, VariantScalarTypeId::Double, false),
+            field("Steps", DataTypeId::Int32.into(), 1, VariantScalarTypeId::Int32, true),
+            field("Tool", id(2), -1, VariantScalarTypeId::ExtensionObject, false),
+        ];
+        tree.add_type(id(1), kind("Pose", id(1), StructureType::StructureWithOptionalFields, fields));
+        tree.add_type(id(3), kind("Either", id(3), StructureType::Union, Vec::new()));
+        Arc::new(tree)
+    }
+
+    fn made(json: serde_json::Value, id: u32) -> Result<Variant, String> {
+        let value = Value::from_json(&json).unwrap();
+        let kind = NodeId::new(1, id);
+        convert(&value, &Variant::Empty, Some(&kind), false, Some(&types())).map_err(|unfit| unfit.to_string())
+    }
+
+    #[test]
+    fn a_structure_is_made_by_its_definition_or_refused_by_its_field() {
+        let pose = json!({"X": 1, "Steps": [1, 2], "Tool": {"Label": "left"}});
+        let whole = made(pose.clone(), 1).unwrap();
+        let told = crate::value::value(whole, Some(&types())).and_then(|value| value.to_json());
+        assert_eq!(told, Some(json!({"X": 1.0, "Steps": [1, 2], "Tool": {"Label": "left"}})));
+        assert!(made(json!({"X": 1, "Tool": {"Label": "left"}}), 1).is_ok(), "one field is optional");
+        assert!(made(json!([pose.clone(), pose]), 1).is_ok(), "an array of them");
+        let refused = |json, id| made(json, id).unwrap_err();
+        assert!(refused(json!({"X": 1, "Z": 2}), 1).contains("`Pose` has no field `Z`"));
+        assert!(refused(json!({"X": 1}), 1).contains("`Pose` needs its field `Tool`"));
+        assert!(refused(json!({"X": 1, "Tool": {}}), 1).contains("`Tool` needs its field `Label`"));
+        assert!(refused(json!({"X": "1", "Tool": {"Label": "l"}}), 1).contains("Double"));
+        assert!(refused(json!({"X": 1, "Steps": 1, "Tool": {"Label": "l"}}), 1).contains("an array in `Steps`"));
+        assert!(refused(json!({"X": 1}), 3).contains("a union"));
+        assert!(refused(json!({"X": 1}), 9).contains("the server gives no definition"));
+        let object = Value::Object(Vec::new());
+        assert!(matches!(fit(&object, 1.5), Err(Unfit::Type { .. })), "the node is a number");
+        assert!(matches!(fit(&object, Variant::Empty), Err(Unfit::NotSupported(_))), "nothing is known");
     }
 
     #[test]
@@ -215,7 +384,7 @@ mod tests {
     #[test]
     fn the_declared_type_helps_where_there_is_no_value() {
         let declared = |value: &Value, id: DataTypeId, is_array| {
-            convert(value, &Variant::Empty, Some(&NodeId::from(id)), is_array)
+            convert(value, &Variant::Empty, Some(&NodeId::from(id)), is_array, None)
         };
         assert_eq!(declared(&Value::Int(3), DataTypeId::Float, false), Ok(Variant::Float(3.0)));
         assert_eq!(declared(&Value::Bool(true), DataTypeId::BaseDataType, false), Ok(Variant::Boolean(true)));

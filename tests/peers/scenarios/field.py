@@ -111,7 +111,7 @@ OPCUA_POINTS = """  [[opcua.device]]
         ("running", "Running", ""),
         ("label", "Label", ""),
         ("locked", "Locked", ""),
-        ("pose", "Pose", ""),
+        ("pose", "Pose", 'access = "rw"\n'),
         ("missing", "Missing", ""),
     )
 ) + '  [[opcua.device.method]]\n  name = "sum"\n  node = "nsu=urn:fieldgate:peers;/Sum"\n  object = "i=85"\n'
@@ -194,6 +194,13 @@ def commands(cloud: Cloud, field: Field, peer: Helper) -> None:
             cloud.command(field.device, "call", {"method": field.method, "arguments": arguments}, rid)
             answer = cloud.result(field.device, "call", rid)
             expect(answer["status"] == status and (status != "ok" or answer.get("value") == 42.5), f"the call `{rid}` was answered {answer}")
+    if "pose" in field.values:
+        other = {"X": -2.5, "Steps": [3], "Label": "right"}
+        for rid, pose, status in (
+            ("p1", other, "ok"), ("p2", {"X": 1.0, "Steps": []}, "rejected"), ("p3", {**other, "Z": 1.0}, "rejected"), ("p4", POSE, "ok")
+        ):
+            answer = order(cloud, field, rid, "pose", pose)
+            expect(answer["status"] == status and (status != "ok" or answer.get("value") == pose), f"the structure `{rid}` was answered {answer}")
     cloud.command(field.device, "dance", {}, "d1")
     answer = cloud.result(field.device, "dance", "d1")
     expect(answer["status"] == "rejected", f"an unknown command was answered {answer}")

@@ -135,6 +135,22 @@ impl ModbusConfig {
     }
 }
 
+/// Lists of points that were read. Devices of a kind have the same ones, by the same `points_from`: they share it in memory.
+#[derive(Debug, Default)]
+pub struct PointLists(Vec<Arc<[PointConfig]>>);
+
+impl PointLists {
+    /// Has the devices of `link` share their lists with those before.
+    pub fn share(&mut self, link: &mut ModbusConfig) {
+        for device in &mut link.devices {
+            match self.0.iter().find(|known| **known == device.points) {
+                Some(known) => device.points = Arc::clone(known),
+                None => self.0.push(Arc::clone(&device.points)),
+            }
+        }
+    }
+}
+
 /// What the points of a device have in common.
 struct Defaults {
     unit: UnitId,

@@ -322,3 +322,27 @@ fn a_link_without_devices_or_a_device_without_points_is_refused() {
     assert!(problems[0].contains("modbus.device: is missing"), "{problems:?}");
     assert!(problems[1].contains("modbus.device.point: is missing"), "{problems:?}");
 }
+
+#[test]
+fn devices_of_a_kind_share_their_points_in_memory() {
+    let device = |id: &str, unit: u8, more: &str| {
+        format!("[[modbus.device]]\nid = \"{id}\"\nunit = {unit}\npoints_from = \"maps/meter.toml\"\n{more}")
+    };
+    let text = format!(
+        "[[modbus]]\nurl = \"tcp://h\"\n{}{}{}",
+        device("a", 1, ""),
+        device("b", 2, ""),
+        device("c", 3, "interval = \"2s\"")
+    );
+    let (config, problems) = read(&text);
+    assert_eq!(problems, [""; 0]);
+    let (mut one, mut lists) = (config.unwrap(), PointLists::default());
+    let before = one.clone();
+    lists.share(&mut one);
+    assert_eq!(one, before);
+    let mut other = before.clone();
+    lists.share(&mut other);
+    let points = [&one.devices[0], &one.devices[1], &one.devices[2], &other.devices[0]].map(|device| &device.points);
+    let shared = |left: usize, right: usize| Arc::ptr_eq(points[left], points[right]);
+    assert_eq!((shared(0, 1), shared(0, 3), shared(0, 2)), (true, true, false));
+}

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fieldgate_protocol::{Access, Change, Command, Outcome, PointName, Quality, Request, Sample, Status, Value};
+use fieldgate_protocol::{Access, Change, Command, Outcome, PointName, Request, Status, Value};
 use serde_json::{Map, Value as Json};
 use tokio::time::{Instant, sleep};
 use tokio_modbus::ExceptionCode;
@@ -290,10 +290,12 @@ impl Task {
 
     /// What was read back is a reading like any other.
     fn report(&mut self, number: usize, config: &PointConfig, value: Option<Value>) {
-        let received = self.tasks.clock.now();
-        let Some(unit) = self.units.get_mut(number).filter(|unit| unit.is_online() && value.is_some()) else { return };
-        let point = config.point.name.clone();
-        unit.report(Sample { point, value, quality: Quality::GOOD, source_time: None, received });
+        let clock = self.tasks.clock.now();
+        let Some(unit) = self.units.get_mut(number).filter(|unit| unit.is_online()) else { return };
+        let place = unit.device.points.iter().position(|other| other.point.name == config.point.name);
+        if let Some((place, value)) = place.zip(value) {
+            unit.report(place, value, clock);
+        }
     }
 
     async fn read_points(&mut self, number: usize, id: UnitId, configs: &[PointConfig]) -> Outcome {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use fieldgate_modbus::{ModbusConfig, ModbusDriver};
 use fieldgate_protocol::{
-    Command, Driver, LinkInfo, LinkState, Outcome, PointName, Request, Sample, Tasks, Update, Uplink, Value,
+    Command, Driver, FieldDevice, LinkInfo, LinkState, Outcome, PointName, Quality, Request, Sample, Tasks, Update,
+    Uplink, Value,
 };
 use fieldgate_types::{DeviceId, ManualClock, Pulse, Sources, SystemClock, UnixMillis};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,8 +28,9 @@ pub struct Rig {
     /// What the driver stamps, and the clock by which it does.
     pub pulse: Pulse,
     pub pulse_clock: Arc<ManualClock>,
-    /// Everything received so far.
+    /// Everything received so far, readings with the names of their points.
     pub seen: Vec<Update>,
+    devices: Vec<FieldDevice>,
 }
 
 /// Reads a `[[modbus]]` table for a device on `address`.
@@ -75,13 +77,15 @@ impl Rig {
             stop: stop.clone(),
         };
         let mut driver = ModbusDriver::new(config);
+        let devices = driver.devices();
         let driver = tokio::spawn(async move { driver.run(tasks).await });
-        Self { updates, state, commands, stop, driver, pulse, pulse_clock, seen: Vec::new() }
+        Self { updates, state, commands, stop, driver, pulse, pulse_clock, seen: Vec::new(), devices }
     }
 
     /// The next update.
     pub async fn next(&mut self) -> Update {
         let update = timeout(DEADLINE, self.updates.recv()).await.expect("an update in time").expect("a driver");
+        let update = named(update, &self.devices);
         self.seen.push(update.clone());
         update
     }
@@ -92,6 +96,7 @@ impl Rig {
         loop {
             let update = timeout(end.saturating_duration_since(Instant::now()), self.updates.recv()).await;
             let update = update.unwrap_or_else(|_| panic!("{what}; seen: {:#?}", self.seen)).expect("a driver");
+            let update = named(update, &self.devices);
             self.seen.push(update.clone());
             if wanted(&update) {
                 return update;
@@ -145,7 +150,9 @@ impl Rig {
                 tokio::select! {
                     biased;
                     outcome = &mut outcome => return outcome.unwrap(),
-                    update = self.updates.recv() => self.seen.push(update.expect("a driver")),
+                    update = self.updates.recv() => {
+                        self.seen.push(named(update.expect("a driver"), &self.devices));
+                    }
                 }
             }
         };
@@ -184,6 +191,20 @@ impl Rig {
         let good = samples.filter(|s| s.point.as_str() == point && s.quality.usable());
         good.filter_map(|s| s.value.clone()).collect()
     }
+}
+
+/// Readings as samples.
+fn named(update: Update, devices: &[FieldDevice]) -> Update {
+    let Update::Readings { device, received, readings } = update else { return update };
+    let points = &devices.iter().find(|of| of.id == device).unwrap().points;
+    let samples = readings.into_iter().map(|reading| {
+        let point = points[reading.place].name.clone();
+        match reading.value {
+            Ok(value) => Sample { value: Some(value), ..Sample::bad(point, Quality::GOOD, received) },
+            Err(quality) => Sample::bad(point, quality, received),
+        }
+    });
+    Update::Samples { samples: samples.collect(), device }
 }
 
 /// The samples of an update, if they are of this device.

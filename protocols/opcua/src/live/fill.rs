@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::Entry;
 use crate::fault;
-use crate::server::{Server, ask, read_id};
+use crate::server::{Server, read_id};
 
 /// Values in one answer at most.
 const PAGE: u32 = 1000;
@@ -244,7 +244,7 @@ async fn read_one(server: &Server, order: &Order, up: &mpsc::Sender<Filled>, lef
 async fn kept(server: &Server, node: &NodeId) -> Result<bool, Unfilled> {
     let id = read_id(node.clone(), AttributeId::UserAccessLevel);
     let read = server.session().read(std::slice::from_ref(&id), TimestampsToReturn::Neither, 0.0);
-    let read = ask("reading the access level", read).await.map_err(|_| Unfilled::Silent)?;
+    let read = server.session().ask("reading the access level", read).await.map_err(|_| Unfilled::Silent)?;
     let level = read.into_iter().next().and_then(|data| data.value);
     Ok(matches!(level, Some(Variant::Byte(level)) if level & HISTORY_READ != 0))
 }

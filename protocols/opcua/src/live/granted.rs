@@ -16,6 +16,8 @@ pub(crate) struct Granted {
     queue: Option<Less<u32>>,
     /// How many points are not filtered as asked, and why the first is not.
     unfiltered: Option<(BTreeSet<usize>, StatusCode)>,
+    /// How many points are not told with another as asked, and why the first is not.
+    unlinked: Option<(BTreeSet<usize>, StatusCode)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +59,11 @@ impl Granted {
         self.unfiltered.get_or_insert((BTreeSet::new(), status)).0.insert(place);
     }
 
+    /// The server refuses to tell a point with another one.
+    pub(crate) fn unlinked(&mut self, place: usize, status: StatusCode) {
+        self.unlinked.get_or_insert((BTreeSet::new(), status)).0.insert(place);
+    }
+
     /// How often a point is looked at, for which `asked` was asked: no less often than this.
     pub(crate) fn sampling(&self, asked: Duration) -> Duration {
         self.sampling.as_ref().map_or(asked, |less| asked.max(less.granted))
@@ -91,7 +98,13 @@ impl Subscribed {
                 "{device}: the server doesn't filter {points} points as asked ({status}), it tells each change of value"
             )
         });
-        [publishing, sampling, queue, unfiltered].into_iter().flatten().collect()
+        let unlinked = granted.unlinked.as_ref().map(|(points, status)| {
+            let (points, status) = (points.len(), fault::name(*status));
+            format!(
+                "{device}: the server can't tell {points} points with others as asked ({status}), it tells each change of them"
+            )
+        });
+        [publishing, sampling, queue, unfiltered, unlinked].into_iter().flatten().collect()
     }
 }
 

@@ -8,6 +8,7 @@ mod fill;
 mod granted;
 mod nodes;
 mod poll;
+mod triggers;
 pub(crate) mod watch;
 
 use std::collections::HashMap;
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use fieldgate_protocol::{Command, PointName, Quality, Request, Sample};
 use fieldgate_types::{Clock, DeviceId};
-use opcua::types::{DataValue, DateTime, NodeId, StatusCode};
-use tokio::sync::{Semaphore, mpsc};
+use opcua::types::{DateTime, NodeId, StatusCode};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, warn};
@@ -30,11 +31,12 @@ use crate::connect::Connection;
 use crate::driver::{Delivered, Link};
 use crate::event;
 use crate::fault::{self, Fault};
-use crate::feed::{BATCHES, Batch, Signs, VALUES};
+use crate::feed::{Batch, Signs};
 use crate::filter::Filter;
 use crate::node::NodeName;
 use crate::pki::Pki;
-use crate::server::{self, Server};
+use crate::room::BATCHES;
+use crate::server::Server;
 use crate::value;
 
 /// How often the watchdog looks.
@@ -84,6 +86,10 @@ pub(crate) struct Entry {
     pub(crate) filter: Filter,
     pub(crate) node: Option<NodeId>,
     pub(crate) item: Option<u32>,
+    /// The place of the point with which it is told.
+    pub(crate) trigger: Option<usize>,
+    /// The items of both, once the server has linked them.
+    linked: Option<(u32, u32)>,
     /// Why there is no (working) item.
     pub(crate) missing: Option<StatusCode>,
     /// Whether what happened during an outage is read from the server's history.
@@ -161,6 +167,7 @@ impl Live {
                 let clock = Arc::clone(clock);
                 let gaps = entries.iter().filter(|entry| entry.gap.is_some()).count();
                 let fill = fill::Fill::start(&server, gaps);
+                let round = nodes::Round::new(entries.iter().any(|entry| entry.trigger.is_some()));
                 let (config, pki) = (Arc::clone(config), pki.clone());
                 Ok(Self {
                     config,
@@ -175,7 +182,7 @@ impl Live {
                     fill,
                     unfilled: HashMap::new(),
                     batches,
-                    round: nodes::Round::new(),
+                    round,
                     types: Wanted::No,
                 })
             }
@@ -192,17 +199,18 @@ impl Live {
         mut delivered: Delivered,
     ) -> Result<(Server, Vec<Subscribed>, Vec<Entry>, Vec<watch::Watch>, mpsc::Receiver<Batch>), Fault> {
         let server = Server::ask(connection.session.clone()).await?;
-        // Bounded: when the driver is slow, the feed drops batches, counts them and has the values read again.
+        // Never full: a batch needs room first, and there is none for more (see `room`).
         let (up, batches) = mpsc::channel(BATCHES);
-        let room = Arc::new(Semaphore::new(VALUES));
         let (mut devices, mut entries, mut watches) = (Vec::new(), Vec::new(), Vec::new());
         for (place, device) in config.devices.iter().enumerate() {
             let subscribed = match device.poll {
                 Some(interval) => Subscribed::polled(device.id.clone(), interval),
-                None => server.create_subscription(place, device, up.clone(), Arc::clone(&room)).await?,
+                None => server.create_subscription(place, device, up.clone()).await?,
             };
             devices.push(subscribed);
             watches.extend(device.events.iter().map(|wanted| watch::Watch::new(place, wanted.clone())));
+            let first = entries.len();
+            let named = |name: &PointName| device.points.iter().position(|point| point.point.name == *name);
             entries.extend(device.points.iter().map(|point| {
                 let last = delivered.remove(&(place, point.point.name.clone())).filter(|_| point.history);
                 Entry {
@@ -214,6 +222,8 @@ impl Live {
                     filter: point.filter,
                     node: None,
                     item: None,
+                    trigger: point.triggered_by.as_ref().and_then(named).map(|place| first + place),
+                    linked: None,
                     missing: None,
                     history: point.history,
                     last,
@@ -272,9 +282,6 @@ impl Live {
                 batch = self.batches.recv() => if let Some(batch) = batch {
                     link.answered(1);
                     self.pass_on(link, batch).await?;
-                    if self.batches.is_empty() {
-                        self.reread(link).await?;
-                    }
                 },
                 Some(command) = link.commands.recv(), if running.is_empty() => {
                     let work = self.work(&command);
@@ -299,13 +306,15 @@ impl Live {
     /// Hands a notification on as samples, and notes nodes that the server says are gone.
     async fn pass_on(&mut self, link: &mut Link, batch: Batch) -> Result<(), Ended> {
         let received = self.clock.now();
-        let mut samples = Vec::with_capacity(batch.values.len());
+        let (mut samples, mut overflows) = (Vec::with_capacity(batch.values.len()), 0);
         for (handle, data) in batch.values {
             let place = usize::try_from(handle).ok().and_then(|handle| handle.checked_sub(1));
             let Some(entry) = place.and_then(|place| self.entries.get_mut(place)) else { continue };
             if entry.device != batch.device {
                 continue;
             }
+            // The server says that it has dropped the values before this one.
+            overflows += u64::from(data.status.is_some_and(|status| status.overflow()));
             // Some servers never revive the item of a node that went away: it is made anew then.
             let status = data.status.unwrap_or(StatusCode::Good);
             entry.missing = fault::gone(status).then_some(status);
@@ -315,6 +324,9 @@ impl Live {
             entry.told.notified(&sample);
             let Some(place) = place else { continue };
             pass(&mut self.fill, place, entry, at, sample, &mut samples);
+        }
+        if overflows > 0 {
+            link.overrun(overflows);
         }
         self.send(link, batch.device, samples).await?;
         self.pass_events(link, batch.device, batch.events).await
@@ -387,31 +399,6 @@ impl Live {
         Ok(())
     }
 
-    /// Reads the current values of devices that lost notifications, so that no point stays at an old value.
-    async fn reread(&mut self, link: &mut Link) -> Result<(), Ended> {
-        for place in 0..self.devices.len() {
-            if !self.devices.get(place).is_some_and(|device| device.signs.take_stale()) {
-                continue;
-            }
-            let places = self.places(|entry| entry.device == place && entry.missing.is_none());
-            let entries: Vec<&Entry> = places.iter().filter_map(|place| self.entries.get(*place)).collect();
-            let nodes: Vec<NodeId> = entries.iter().filter_map(|entry| entry.node.clone()).collect();
-            let values = server::read_values(&self.connection.session, &nodes, self.server.chunk).await?;
-            let received = self.clock.now();
-            let places = places.into_iter().filter(|place| self.entries.get(*place).is_some_and(|e| e.node.is_some()));
-            let read: Vec<(usize, DataValue)> = places.zip(values).collect();
-            let mut samples = Vec::with_capacity(read.len());
-            for (place, data) in read {
-                let Some(entry) = self.entries.get_mut(place) else { continue };
-                let at = data.source_timestamp;
-                let sample = value::sample(&entry.point, data, received, self.server.types());
-                pass(&mut self.fill, place, entry, at, sample, &mut samples);
-            }
-            self.send(link, place, samples).await?;
-        }
-        Ok(())
-    }
-
     /// Reads the definitions of the server's structures once a value has asked for them.
     async fn load_types(&mut self, link: &Link) {
         if self.types != Wanted::Yes {
@@ -419,8 +406,8 @@ impl Live {
         }
         self.types = Wanted::Had;
         match self.server.load_types().await {
-            // What came as a structure until now is read again; a polled device is anyway.
-            Ok(()) => self.devices.iter().for_each(|device| device.signs.set_stale()),
+            // What came as a structure until now is read again.
+            Ok(()) => self.forget(|entry| entry.told.is(&Quality::BAD_NOT_SUPPORTED)),
             Err(fault) => warn!(link = %link.name(), %fault, "opcua structures stay without values"),
         }
     }
@@ -428,24 +415,26 @@ impl Live {
     /// What is due from time to time: the watchdog, counters, missing nodes.
     async fn look_after(&mut self, link: &mut Link) -> Result<(), Ended> {
         self.report_lost(link).await?;
+        let mut stale = Vec::with_capacity(self.devices.len());
         for device in &self.devices {
             let dropped = device.signs.take_dropped();
             if dropped > 0 {
                 link.overrun(dropped);
                 debug!(device = %device.device, dropped, "opcua notifications dropped");
             }
+            stale.push(device.signs.take_stale());
             if let Some(status) = device.signs.ended() {
                 return Err(Fault::Status { step: "the server ended the subscription", status, mend: None }.into());
             }
-            if device.subscription.is_some() && device.signs.alive().elapsed() > device.patience {
+            let heard = device.signs.alive().max(self.connection.session.room.deaf_until());
+            if device.subscription.is_some() && heard.elapsed() > device.patience {
                 let step = "waiting for a publish response";
                 return Err(Fault::Silent { step, limit: device.patience }.into());
             }
         }
+        // Of a lost value nothing may follow: where that is so, it is read.
+        self.forget(|entry| stale.get(entry.device).copied().unwrap_or(false));
         self.load_types(link).await;
-        if self.batches.is_empty() {
-            self.reread(link).await?;
-        }
         self.look_at_nodes(link).await
     }
 

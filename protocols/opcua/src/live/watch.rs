@@ -17,7 +17,7 @@ use crate::driver::Link;
 use crate::event::{Asked, Context, EventConfig, Notice, asked, base_alone, kind, notice, standard, where_clause};
 use crate::fault::{self, Fault};
 use crate::node::written;
-use crate::server::{Server, ask, read_id};
+use crate::server::{Server, read_id};
 
 /// Above the handles of points, so that no notification is taken for one of the other kind.
 const HANDLES: u32 = 0x8000_0000;
@@ -128,7 +128,7 @@ impl Watch {
             };
             let created =
                 server.session().create_monitored_items(subscription, TimestampsToReturn::Both, vec![request]);
-            let created = ask("monitoring events", created).await?.into_iter().next();
+            let created = server.session().ask("monitoring events", created).await?.into_iter().next();
             let Some(result) = created.map(|created| created.result) else {
                 first.get_or_insert(StatusCode::BadUnexpectedError);
                 break;
@@ -196,7 +196,7 @@ impl Live {
             input_arguments: Some(vec![Variant::from(subscription)]),
         };
         let step = "asking for conditions";
-        let status = match ask(step, self.server.session().call(vec![request])).await {
+        let status = match self.server.session().ask(step, self.server.session().call(vec![request])).await {
             Ok(results) => results.first().map_or(StatusCode::BadUnexpectedError, |result| result.status_code),
             Err(Fault::Status { status, .. }) => status,
             Err(fault) => return Err(fault),
@@ -293,7 +293,7 @@ impl Live {
         for part in unknown.chunks(self.server.chunk) {
             let ids: Vec<ReadValueId> = part.iter().map(|id| read_id(id.clone(), AttributeId::BrowseName)).collect();
             let read = self.server.session().read(&ids, TimestampsToReturn::Neither, 0.0);
-            let mut read = ask("reading the names of event types", read).await?.into_iter();
+            let mut read = self.server.session().ask("reading the names of event types", read).await?.into_iter();
             for id in part {
                 let name = match read.next().and_then(|data| data.value) {
                     Some(Variant::QualifiedName(name)) => Some(name.name.as_ref().to_owned()),
@@ -319,7 +319,7 @@ impl Live {
             .collect();
         if !ids.is_empty() {
             let read = self.server.session().read(&ids, TimestampsToReturn::Neither, 0.0);
-            let read = ask("looking at the notifiers", read).await?;
+            let read = self.server.session().ask("looking at the notifiers", read).await?;
             for (watch, data) in self.watches.iter_mut().filter(|watch| watch.works()).zip(read) {
                 let status = data.status.unwrap_or(StatusCode::Good);
                 if fault::gone(status) {

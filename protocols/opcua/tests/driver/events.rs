@@ -27,7 +27,7 @@ impl Rig {
                     Event::Lost { .. } => panic!("{events:?}"),
                 }
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Samples { .. } | Update::History { .. } => None,
+            _ => None,
         })
         .await
     }

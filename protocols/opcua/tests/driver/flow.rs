@@ -1,10 +1,12 @@
 //! Values on their way up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_opcua::DeviceConfig;
-use fieldgate_protocol::{LinkState, Sample, Update, Value};
+use fieldgate_opcua::sim::Simulator;
+use fieldgate_opcua::{DeviceConfig, OpcuaConfig};
+use fieldgate_protocol::{LinkState, Point, PointName, Sample, Update, Value};
 use fieldgate_types::DeviceId;
 use tempfile::tempdir;
 
@@ -32,7 +34,7 @@ async fn reports_every_point_after_online_and_then_changes() {
                 seen.extend(samples.iter().map(|sample| (sample.point.to_string(), sample.clone())));
                 Some(())
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
+            _ => None,
         })
         .await;
     }
@@ -99,47 +101,102 @@ async fn more_points_than_one_request_holds_are_all_reported() {
                 seen.extend(samples.iter().map(|sample| sample.point.clone()));
                 Some(())
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
+            _ => None,
         })
         .await;
     }
     rig.stop().await;
 }
 
+/// Eight devices with a point each, which counts how often it was sampled: every 20 ms, told as often.
+fn counting(sim: &Simulator) -> OpcuaConfig {
+    let mut config = config(&sim.endpoint(), NONE, &[("n", "n0", "queue = 500")]);
+    let first = config.devices.remove(0);
+    for number in 0..8 {
+        sim.add_counter(&format!("n{number}"));
+        let mut device = DeviceConfig { id: DeviceId::new(&format!("rack-{number}")).unwrap(), ..first.clone() };
+        device.points[0].node = format!("nsu=urn:fieldgate:sim;s=n{number}").parse().unwrap();
+        device.publishing = Duration::from_millis(20);
+        config.devices.push(device);
+    }
+    config
+}
+
+/// The values of each device until there are so many of each.
+async fn counts(rig: &mut Rig, wanted: usize) -> BTreeMap<DeviceId, Vec<f64>> {
+    let mut told: BTreeMap<DeviceId, Vec<f64>> = BTreeMap::new();
+    while told.len() < 8 || told.values().any(|values| values.len() < wanted) {
+        let (device, values) = rig
+            .expect("counts", |update| match update {
+                Update::Samples { device, samples } => {
+                    let values: Vec<f64> = samples.iter().filter_map(|s| s.value.as_ref()?.as_f64()).collect();
+                    Some((device.clone(), values))
+                }
+                _ => None,
+            })
+            .await;
+        told.entry(device).or_default().extend(values);
+    }
+    told
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_gateway_loses_intermediate_values_and_never_the_last() {
+async fn a_gateway_that_stalls_for_a_moment_loses_nothing() {
     let dir = tempdir().unwrap();
     let sim = simulator(dir.path());
-    // Eight devices, each with a notification for each change: the driver's room fills in a second.
-    let mut config = config(&sim.endpoint(), NONE, PLAIN);
-    for number in 1..8 {
-        let id = DeviceId::new(&format!("boiler-{number}x")).unwrap();
-        let device = DeviceConfig { id, ..config.devices[0].clone() };
-        config.devices.push(device);
+    let mut rig = Rig::with_room(counting(&sim), dir.path(), 1);
+    rig.online().await;
+    // More than twice as many notifications as the driver has room for.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    for (device, values) in counts(&mut rig, 150).await {
+        let steps: Vec<_> = values.windows(2).filter(|pair| (pair[1] - pair[0] - 1.0).abs() > 0.5).collect();
+        assert_eq!(steps, [] as [&[f64]; 0], "{device}");
+    }
+    assert_eq!(rig.info.borrow().overruns, 0);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_stall_loses_values_in_order_and_counted_and_never_the_last() {
+    let dir = tempdir().unwrap();
+    let sim = simulator(dir.path());
+    let mut config = counting(&sim);
+    // What changes once within the stall, and then no more.
+    for device in &mut config.devices {
+        let mut point = device.points[0].clone();
+        point.point = Arc::new(Point { name: PointName::new("level").unwrap(), ..Point::clone(&point.point) });
+        point.node = "nsu=urn:fieldgate:sim;s=level".parse().unwrap();
+        device.points.push(point);
     }
     let mut rig = Rig::with_room(config, dir.path(), 1);
     rig.online().await;
-    let mut level = 0.0;
-    let mut pace = tokio::time::interval(Duration::from_millis(60));
-    for _ in 0..60 {
-        pace.tick().await;
-        level += 1.0;
-        sim.set("level", level).unwrap();
-    }
-    let mut last = BTreeSet::new();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    sim.set("level", 7.5).unwrap();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let mut wrong: Vec<(DeviceId, f64, f64)> = Vec::new();
+    let (mut before, mut last) = (BTreeMap::new(), BTreeSet::new());
     while last.len() < 8 {
-        let device = rig.expect("the last value of each device", |update| match update {
-            Update::Samples { device, samples } => {
-                let hit = samples.iter().any(|sample| sample.value == Some(Value::Float(level)));
-                hit.then(|| device.clone())
+        let samples = rig
+            .expect("the last value of each device", |update| match update {
+                Update::Samples { device, samples } => Some((device.clone(), samples.clone())),
+                _ => None,
+            })
+            .await;
+        for sample in samples.1 {
+            let value = sample.value.as_ref().and_then(Value::as_f64).unwrap();
+            if sample.point.as_str() == "n" {
+                let one = before.insert(samples.0.clone(), value).unwrap_or_default();
+                wrong.extend((one >= value).then(|| (samples.0.clone(), one, value)));
+            } else if sample.value == Some(Value::Float(7.5)) {
+                last.insert(samples.0.clone());
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
-        });
-        last.insert(device.await);
+        }
     }
+    assert_eq!(wrong, [], "out of order");
     let mut info = rig.info.clone();
     let counted = info.wait_for(|info| info.overruns > 0);
-    tokio::time::timeout(DEADLINE, counted).await.unwrap().unwrap();
+    let counted = tokio::time::timeout(DEADLINE, counted).await.unwrap().unwrap().clone();
+    assert_eq!((counted.connects, counted.failures), (1, 0), "the session holds: {counted:?}");
     rig.stop().await;
 }
 
@@ -227,5 +284,52 @@ async fn a_deadband_on_the_server_spares_the_line_and_one_that_it_refuses_is_sai
         notes.iter().any(|note| note.contains("doesn't filter 1 points as asked (BadDeadbandFilterInvalid)")),
         "{notes:?}"
     );
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_triggered_point_is_told_with_the_other_and_not_by_itself() {
+    let dir = tempdir().unwrap();
+    let sim = simulator(dir.path());
+    let points = [
+        ("held", "level", "triggered_by = \"lead\"\nqueue = 1"),
+        ("lead", "temperature", ""),
+        ("free", "pressure", ""),
+    ];
+    let mut rig = Rig::start(config(&sim.endpoint(), NONE, &points), dir.path());
+    // Told once at the beginning, though the other doesn't change.
+    rig.value("held", 50.0).await;
+    rig.value("free", 1.5).await;
+    let told = |samples: &[Sample], name: &str| {
+        let of = samples.iter().filter(|sample| sample.point.as_str() == name);
+        of.filter_map(|sample| sample.value.as_ref()?.as_f64()).collect::<Vec<_>>()
+    };
+    for round in 0..3_u8 {
+        let floor = f64::from(round + 1) * 100.0;
+        let mut seen: Vec<Sample> = Vec::new();
+        for step in 1..=3 {
+            let value = floor + f64::from(step);
+            sim.set("level", value).unwrap();
+            sim.set("pressure", value).unwrap();
+            while told(&seen, "free").last() != Some(&value) {
+                seen.extend(rig.samples().await);
+            }
+            assert!(told(&seen, "held").iter().all(|held| *held < floor), "{seen:?}");
+        }
+        sim.set("temperature", f64::from(round)).unwrap();
+        let last = floor + 3.0;
+        while told(&seen, "held").last() != Some(&last) {
+            seen.extend(rig.samples().await);
+        }
+        // Again after a new session: the items are linked anew.
+        if round == 1 {
+            sim.stop();
+            rig.offline().await;
+            sim.restart().unwrap();
+            rig.value("held", last).await;
+            rig.value("free", last).await;
+        }
+    }
+    assert_eq!(rig.info.borrow().notes, [""; 0]);
     rig.stop().await;
 }

@@ -33,7 +33,7 @@ async fn values_flow_again_after_each_restart_of_the_server() {
                     again.extend(samples.iter().map(|sample| sample.point.to_string()));
                     Some(())
                 }
-                Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
+                _ => None,
             })
             .await;
         }

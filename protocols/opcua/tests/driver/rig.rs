@@ -99,7 +99,7 @@ impl Rig {
     pub async fn samples(&mut self) -> Vec<Sample> {
         self.expect("samples", |update| match update {
             Update::Samples { samples, .. } => Some(samples.clone()),
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
+            _ => None,
         })
         .await
     }
@@ -110,7 +110,7 @@ impl Rig {
             Update::Samples { samples, .. } => {
                 samples.iter().find(|sample| sample.point.as_str() == point && wanted(sample)).cloned()
             }
-            Update::Online { .. } | Update::Offline { .. } | Update::Events { .. } | Update::History { .. } => None,
+            _ => None,
         })
         .await
     }
@@ -130,7 +130,7 @@ impl Rig {
     pub async fn offline(&mut self) -> String {
         self.expect("offline", |update| match update {
             Update::Offline { reason, .. } => Some(reason.clone()),
-            Update::Online { .. } | Update::Samples { .. } | Update::Events { .. } | Update::History { .. } => None,
+            _ => None,
         })
         .await
     }

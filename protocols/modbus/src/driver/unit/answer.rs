@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use fieldgate_protocol::{Quality, Sample, Value};
+use fieldgate_protocol::{Quality, Value};
 use fieldgate_types::UnixMillis;
 use tokio::time::Instant;
 use tokio_modbus::ExceptionCode;
@@ -19,17 +19,8 @@ impl Unit {
         self.alive(Some(&job), now, clock);
         for point in &job.read.points {
             let Some(config) = self.device.points.get(*point) else { continue };
-            let name = config.point.name.clone();
-            self.gathered.push(match decode(data, &job.read, config) {
-                Ok(value) => Sample {
-                    point: name,
-                    value: Some(value),
-                    quality: Quality::GOOD,
-                    source_time: None,
-                    received: clock,
-                },
-                Err(quality) => Sample::bad(name, quality, clock),
-            });
+            let value = decode(data, &job.read, config);
+            self.gather(*point, value, clock);
         }
         if let Some(block) = self.blocks.get_mut(job.block) {
             match job.why {
@@ -143,8 +134,8 @@ impl Unit {
     }
 
     /// Takes a reading that a command has brought: up at once, or with the batch that is being read.
-    pub(in crate::driver) fn report(&mut self, sample: Sample) {
-        self.gathered.push(sample);
+    pub(in crate::driver) fn report(&mut self, place: usize, value: Value, clock: UnixMillis) {
+        self.gather(place, Ok(value), clock);
         if self.queue.is_empty() {
             self.flush();
         }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fieldgate_protocol::{Quality, Sample, Update};
+use fieldgate_protocol::{Quality, Reading, Update, Value};
 use fieldgate_types::{Backoff, UnixMillis};
 use tokio::time::Instant;
 
@@ -94,7 +94,9 @@ pub(in crate::driver) struct Unit {
     blocks: Vec<Block>,
     /// Bounded by the plan: each part of a block stands here at most twice (its poll and its retry).
     queue: VecDeque<Job>,
-    gathered: Vec<Sample>,
+    gathered: Vec<Reading>,
+    /// When the newest of them came.
+    gathered_at: UnixMillis,
     /// Drained by the task after each step.
     pub(in crate::driver) updates: Vec<Update>,
     presence: Presence,
@@ -121,6 +123,7 @@ impl Unit {
             blocks,
             queue: VecDeque::new(),
             gathered: Vec::new(),
+            gathered_at: UnixMillis::default(),
             updates: Vec::new(),
             presence: Presence::Unknown,
             failures: 0,
@@ -352,15 +355,21 @@ impl Unit {
         if self.gathered.is_empty() {
             return;
         }
-        let samples = std::mem::take(&mut self.gathered);
-        self.updates.push(Update::Samples { device: self.device.id.clone(), samples });
+        // The next batch will be as large.
+        let next = Vec::with_capacity(self.gathered.len());
+        let readings = std::mem::replace(&mut self.gathered, next);
+        let (device, received) = (self.device.id.clone(), self.gathered_at);
+        self.updates.push(Update::Readings { device, received, readings });
+    }
+
+    fn gather(&mut self, place: usize, value: Result<Value, Quality>, clock: UnixMillis) {
+        self.gathered_at = clock;
+        self.gathered.push(Reading { place, value });
     }
 
     fn gather_bad(&mut self, read: &Read, quality: &Quality, clock: UnixMillis) {
         for point in &read.points {
-            if let Some(config) = self.device.points.get(*point) {
-                self.gathered.push(Sample::bad(config.point.name.clone(), quality.clone(), clock));
-            }
+            self.gather(*point, Err(quality.clone()), clock);
         }
     }
 }

@@ -84,12 +84,12 @@ impl Bench {
     fn batches(&mut self) -> Vec<Vec<String>> {
         let mut batches = Vec::new();
         for update in self.unit.updates.drain(..) {
-            if let Update::Samples { samples, .. } = update {
-                let show = |s: &Sample| {
-                    let name = s.point.to_string();
-                    if s.quality.usable() { name.to_uppercase() } else { name }
+            if let Update::Readings { readings, .. } = update {
+                let show = |reading: &Reading| {
+                    let name = self.unit.device.points[reading.place].point.name.to_string();
+                    if reading.value.is_ok() { name.to_uppercase() } else { name }
                 };
-                batches.push(samples.iter().map(show).collect());
+                batches.push(readings.iter().map(show).collect());
             }
         }
         batches
@@ -99,7 +99,7 @@ impl Bench {
         let presence = |update: &Update| match update {
             Update::Online { .. } => Some(true),
             Update::Offline { .. } => Some(false),
-            Update::Samples { .. } | Update::History { .. } | Update::Events { .. } => None,
+            Update::Samples { .. } | Update::Readings { .. } | Update::History { .. } | Update::Events { .. } => None,
         };
         self.unit.updates.iter().filter_map(presence).collect()
     }
