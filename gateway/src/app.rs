@@ -45,6 +45,7 @@ use crate::admin::{Overview, sys};
 use crate::audit::{Audit, Event};
 use crate::command::{Book, Router};
 use crate::config::{Config, changes};
+use crate::console::Console;
 use crate::identity::{Authority, Rights, Users};
 use crate::notify;
 use crate::reload::{Enrolling, Reload, Reloader};
@@ -235,12 +236,16 @@ impl App {
             leaf: gate.counters(),
             refused_requests: Arc::default(),
             upkeep: Pulse::new(Arc::clone(&clock)),
+            taps: gate.taps(),
+            console: Console::new(&clock, stages.admin.stop.clone()),
             audit: audit.clone(),
             audit_folder,
             started,
             clock,
             serving: AtomicBool::new(true),
         });
+        // Told in the log while there is no account.
+        overview.console.setup.code(&overview.authority.accounts);
         doors.serve(&overview, handshakes.handle(), &stages.admin.tasks, &stages.admin.stop)?;
         stages.commands.tasks.spawn(say_what_is_due(Arc::clone(&overview)));
         stages.admin.tasks.spawn(sys::run(Arc::clone(&overview), stages.admin.stop.clone()));

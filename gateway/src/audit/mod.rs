@@ -14,6 +14,7 @@ mod chain;
 mod event;
 mod files;
 mod strangers;
+mod search;
 mod verify;
 
 use std::io;
@@ -36,6 +37,7 @@ pub use self::event::Event;
 use self::files::LogFile;
 pub use self::files::tail;
 use self::strangers::Strangers;
+pub use self::search::{Found, Search, search};
 pub use self::verify::{Break, Place, Verdict, What, verify};
 
 /// How long lines may be there before the anchor says so.
