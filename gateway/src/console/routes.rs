@@ -7,7 +7,7 @@ use axum::Router;
 use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use axum::response::Redirect;
-use axum::routing::{MethodFilter, MethodRouter, any, get, on};
+use axum::routing::{MethodFilter, MethodRouter, get, on};
 
 use super::access::{Asks, enter, guard};
 use super::page;
@@ -89,13 +89,13 @@ pub static PAGES: &[PageRoute] = &[
     PageRoute::tab("/console/enrol", "Enrolment", |to| on(to, enrol::show)),
     PageRoute::post("/console/enrol/device", Asks::Admin, |to| on(to, enrol::add)),
     PageRoute::post("/console/enrol/token", Asks::Admin, |to| on(to, enrol::token)),
-    PageRoute::get("/console/enrol/{id}", Asks::Admin, |to| on(to, enrol::added)),
-    PageRoute::post("/console/enrol/{id}/bundle", Asks::Admin, |to| on(to, enrol::bundle)),
+    PageRoute::get("/console/bundle/{id}", Asks::Admin, |to| on(to, enrol::added)),
+    PageRoute::post("/console/bundle/{id}", Asks::Admin, |to| on(to, enrol::bundle)),
     PageRoute::tab("/console/audit", "Audit", |to| on(to, audit::show)),
 ];
 
 /// Everything else below `/console`.
-static NOWHERE: PageRoute = PageRoute::get("/console/{*rest}", Asks::Guest, |_| any(nothing));
+static NOWHERE: PageRoute = PageRoute::get("/console/{*rest}", Asks::Guest, |to| on(to, nothing));
 
 async fn nothing() -> Failed {
     Failed(StatusCode::NOT_FOUND, "there is no such page: the navigation leads to all of them".to_owned())

@@ -12,9 +12,9 @@ use fieldgate_types::{DeviceId, UnixMillis};
 /// Devices at a time. Full: the one that nobody has looked at for longest is let go of.
 const DEVICES: usize = 32;
 /// Streams of a device. Full: further ones are not shown.
-const STREAMS: usize = 64;
+const STREAMS: usize = 32;
 /// The beginning of a payload that is kept.
-const SHOWN: usize = 512;
+const SHOWN: usize = 256;
 /// How long after the last look.
 const AFTER: Duration = Duration::from_secs(60);
 

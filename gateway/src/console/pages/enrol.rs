@@ -161,7 +161,7 @@ impl Newcomer {
 /// Adds a device.
 pub async fn add(State(overview): State<Arc<Overview>>, visitor: Visitor, Form(form): Form<Newcomer>) -> Response {
     match added_device(&overview, &form).await {
-        Ok(id) => Redirect::to(&format!("{AT}/{id}")).into_response(),
+        Ok(id) => Redirect::to(&format!("/console/bundle/{id}")).into_response(),
         Err(Failed(status, words)) => shown(&overview, &visitor, status, Some(&words), form.id.trim()),
     }
 }
@@ -193,7 +193,7 @@ pub async fn added(
     let body = html! {
         @if waits {
             p class="done" role="status" { "The device is added. Its bundle waits here for ten minutes, and is given once." }
-            form method="post" action=(format!("{AT}/{id}/bundle")) {
+            form method="post" action=(format!("/console/bundle/{id}")) {
                 (visitor.field())
                 button { "Download " (id) ".tar" }
             }
