@@ -46,6 +46,7 @@ use crate::audit::{Audit, Event};
 use crate::command::{Book, Router};
 use crate::config::{Config, changes};
 use crate::console::Console;
+use crate::console::charts::{Charts, sampler};
 use crate::identity::{Authority, Rights, Users};
 use crate::notify;
 use crate::reload::{Enrolling, Reload, Reloader};
@@ -218,7 +219,7 @@ impl App {
             upline.begin(upstream, config.buffer.replay);
         }
 
-        let (reload, requests) = Reload::channel();
+        let (reload, requests) = Reload::channel(&config);
         let overview = Arc::new(Overview {
             authority,
             rights,
@@ -238,6 +239,7 @@ impl App {
             upkeep: Pulse::new(Arc::clone(&clock)),
             taps: gate.taps(),
             console: Console::new(&clock, stages.admin.stop.clone()),
+            charts: Charts::new(Arc::clone(&clock)),
             audit: audit.clone(),
             audit_folder,
             started,
@@ -249,6 +251,7 @@ impl App {
         doors.serve(&overview, handshakes.handle(), &stages.admin.tasks, &stages.admin.stop)?;
         stages.commands.tasks.spawn(say_what_is_due(Arc::clone(&overview)));
         stages.admin.tasks.spawn(sys::run(Arc::clone(&overview), stages.admin.stop.clone()));
+        stages.admin.tasks.spawn(sampler::run(Arc::clone(&overview), stages.admin.stop.clone()));
         stages.admin.tasks.spawn(Upkeep::new(Arc::clone(&overview), stages.admin.stop.clone()).run());
         let upstream = config.upstream.as_ref().map(|upstream| format!("{}:{}", upstream.host, upstream.port));
         let threads = handshakes.handle();

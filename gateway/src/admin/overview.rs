@@ -17,6 +17,7 @@ use crate::audit::Audit;
 use crate::command::{Book, Router};
 use crate::config::plan::Step;
 use crate::console::Console;
+use crate::console::charts::Charts;
 use crate::identity::{Authority, Rights, Users, ending};
 use crate::moment::date;
 use crate::northbound::UpstreamHandle;
@@ -65,6 +66,8 @@ pub struct Overview {
     pub taps: Arc<Taps>,
     /// What the console remembers.
     pub console: Console,
+    /// What the console's charts show.
+    pub charts: Charts,
     /// The audit log.
     pub audit: Audit,
     /// Its folder.
@@ -245,11 +248,13 @@ pub enum LoopKind {
     Link,
     /// Looks after certificates.
     Upkeep,
+    /// Reads the figures of the charts.
+    Sampler,
 }
 
 impl LoopKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Broker, Self::Store, Self::Upstream, Self::Link, Self::Upkeep];
+    pub const ALL: [Self; 6] = [Self::Broker, Self::Store, Self::Upstream, Self::Link, Self::Upkeep, Self::Sampler];
 
     /// Word for labels.
     pub fn word(self) -> &'static str {
@@ -259,6 +264,7 @@ impl LoopKind {
             Self::Upstream => "upstream",
             Self::Link => "link",
             Self::Upkeep => "upkeep",
+            Self::Sampler => "sampler",
         }
     }
 }
@@ -293,6 +299,7 @@ impl Overview {
             }
         }
         judge(LoopKind::Upkeep, "the upkeep of certificates", &self.upkeep);
+        judge(LoopKind::Sampler, "the sampler of the charts", &self.charts.pulse);
         stuck
     }
 

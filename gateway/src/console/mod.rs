@@ -4,6 +4,7 @@
 //! - [`access`]: who may see and do what; sessions, the set-up, the sign-in.
 //! - [`page`]: the frame of every page, errors as pages, and the small parts that pages are made of.
 //! - [`live`]: parts of a page that change while somebody looks, by server-sent events.
+//! - [`charts`]: figures over the last hour and the last day, sampled by one task and drawn as SVG.
 //! - [`summary`]: the figures of the whole gateway, gathered once a second at most for all who look.
 //! - [`pages`]: what stands on them.
 //!
@@ -29,6 +30,7 @@
 //!    script: the policy forbids both. Moments are [`page::time`].
 
 pub mod access;
+pub mod charts;
 pub mod live;
 pub mod page;
 pub mod pages;

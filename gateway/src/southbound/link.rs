@@ -1,6 +1,7 @@
 //! One link: its driver, restarted when it panics or returns, and the way of its samples into the store.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::birth;
-use super::drivers::MakeDriver;
+use super::drivers::{LinkConfig, MakeDriver};
 use super::leaf::Refusals;
 use super::outlet::{Document, Outlet};
 use super::presence::Presence;
@@ -35,6 +36,10 @@ pub struct LinkHandle {
     pub name: String,
     /// `modbus`, `opcua`
     pub protocol: &'static str,
+    /// As configured.
+    pub config: Arc<LinkConfig>,
+    /// Of all time on the bus, what its plan asks for, in percent; over a network what is known of that.
+    pub load: Option<f64>,
     /// Its devices.
     pub devices: Vec<FieldDevice>,
     /// Commands for them.
@@ -138,14 +143,16 @@ enum Woke {
 }
 
 impl Link {
-    /// A link for the driver that `make` makes; runs by [`Link::run`] until `stop` is cancelled.
+    /// A link as configured; runs by [`Link::run`] until `stop` is cancelled.
     pub fn new(
-        make: MakeDriver,
+        config: Arc<LinkConfig>,
+        data_dir: &Path,
         outlet: Outlet,
         presence: Arc<Presence>,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> (Self, LinkHandle) {
+        let make = Arc::clone(&config).maker(data_dir);
         let driver = make();
         let devices = driver.devices();
         // Full: the router answers `failed` at once, see FieldTarget.
@@ -161,6 +168,8 @@ impl Link {
         let handle = LinkHandle {
             name: name.clone(),
             protocol,
+            load: config.plan().map(|plan| plan.load_percent),
+            config,
             devices: devices.clone(),
             commands: sender,
             readings: ask,
