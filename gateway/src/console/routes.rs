@@ -11,7 +11,7 @@ use axum::routing::{MethodFilter, MethodRouter, get, on};
 
 use super::access::{Asks, enter, guard};
 use super::page;
-use super::pages::{audit, device, devices, enrol, overview};
+use super::pages::{audit, buffer, configuration, device, devices, enrol, links, logs, overview, policy, trends};
 use crate::admin::Overview;
 use crate::admin::api::Failed;
 
@@ -86,12 +86,28 @@ pub static PAGES: &[PageRoute] = &[
     PageRoute::post("/console/device/{id}/revoke", Asks::Admin, |to| on(to, device::revoke)),
     PageRoute::get("/console/device/{id}/command", Asks::Admin, |to| on(to, device::ask_command)),
     PageRoute::post("/console/device/{id}/command", Asks::Admin, |to| on(to, device::command)),
+    PageRoute::tab("/console/links", "Links", |to| on(to, links::show)),
+    PageRoute::live("/console/links/live", |to| on(to, links::live)),
+    PageRoute::get("/console/links/{place}", Asks::Viewer, |to| on(to, links::one)),
+    PageRoute::live("/console/links/{place}/live", |to| on(to, links::one_live)),
+    PageRoute::tab("/console/buffer", "Buffer", |to| on(to, buffer::show)),
+    PageRoute::live("/console/buffer/live", |to| on(to, buffer::live)),
+    PageRoute::post("/console/buffer/retry", Asks::Admin, |to| on(to, buffer::retry)),
+    PageRoute::get("/console/buffer/drop", Asks::Admin, |to| on(to, buffer::ask_drop)),
+    PageRoute::post("/console/buffer/drop", Asks::Admin, |to| on(to, buffer::forget)),
+    PageRoute::tab("/console/charts", "Charts", |to| on(to, trends::show)),
+    PageRoute::live("/console/charts/live", |to| on(to, trends::live)),
     PageRoute::tab("/console/enrol", "Enrolment", |to| on(to, enrol::show)),
     PageRoute::post("/console/enrol/device", Asks::Admin, |to| on(to, enrol::add)),
     PageRoute::post("/console/enrol/token", Asks::Admin, |to| on(to, enrol::token)),
     PageRoute::get("/console/bundle/{id}", Asks::Admin, |to| on(to, enrol::added)),
     PageRoute::post("/console/bundle/{id}", Asks::Admin, |to| on(to, enrol::bundle)),
     PageRoute::tab("/console/audit", "Audit", |to| on(to, audit::show)),
+    PageRoute::tab("/console/policy", "Policy", |to| on(to, policy::show)),
+    PageRoute::tab("/console/configuration", "Configuration", |to| on(to, configuration::show)),
+    PageRoute::post("/console/configuration/reload", Asks::Admin, |to| on(to, configuration::reload)),
+    PageRoute::tab("/console/logs", "Logs", |to| on(to, logs::show)),
+    PageRoute::live("/console/logs/live", |to| on(to, logs::live)),
 ];
 
 /// Everything else below `/console`.

@@ -21,4 +21,4 @@ pub mod sampler;
 
 pub use draw::Chart;
 pub use figures::{Figure, LinkFigure, Unit};
-pub use sampler::{Charts, Span};
+pub use sampler::{Charts, Span, Values};

@@ -22,6 +22,7 @@ use crate::admin::api::{self, Failed, blocking};
 use crate::admin::overview::Device;
 use crate::audit::{Search, search};
 use crate::console::access::Visitor;
+use crate::console::charts::{Chart, Span, Unit, Values, draw};
 use crate::console::live::{Parts, stream};
 use crate::console::page::{Mood, badge, facts, link, live_page, number, page, panel, time, time_or};
 use crate::identity::DeviceDetails;
@@ -112,7 +113,10 @@ pub async fn show(
             None => (panel("Streams", &html! { div id="streams" { (part("streams")) } })),
         }
         @if visitor.is_admin() { (commands(&id, field.as_ref().map(|(_, field)| field))) }
-        (panel("Ledger", &ledger(looked.ledger.as_ref())))
+        (panel("Ledger", &html! {
+            (ledger(looked.ledger.as_ref()))
+            (sent(&overview, &id))
+        }))
         @if let Some(details) = &looked.details { (panel("Certificates", &certificates(details, overview.authority.ca.time().now()))) }
         (panel("Audit", &html! {
             (audit_table(&looked.lines, "Audit lines of this device"))
@@ -319,6 +323,15 @@ fn ledger(ledger: Option<&DeviceLedger>) -> Markup {
             ul { @for loss in &ledger.losses { li { (number(loss.count)) " " (loss.kind.name()) ": " (loss.reason) } } }
         }
     }
+}
+
+/// Its messages over the last hour.
+fn sent(overview: &Overview, id: &DeviceId) -> Markup {
+    let Some(values) = overview.charts.device(id).map(Values::Each) else {
+        return html! { p class="quiet" { "The last hour is kept of fewer devices than there are, and not of this one." } };
+    };
+    let (unit, times) = (Unit::PerMinute, draw::times(Span::Hour));
+    Chart { id: "chart-sent", title: "Messages for the upstream", unit, times, values: &values }.render()
 }
 
 fn certificates(details: &DeviceDetails, now: UnixMillis) -> Markup {

@@ -8,18 +8,22 @@ use axum::response::Response;
 use fieldgate_types::UnixMillis;
 use maud::{Markup, html};
 
+use super::trends;
 use super::words::{Line, audit_table, span};
 use crate::admin::Overview;
 use crate::admin::api::{Failed, blocking};
 use crate::admin::overview::{Buffer, Upstream};
 use crate::audit::{Search, search};
 use crate::console::access::Visitor;
+use crate::console::charts::{Figure, Span};
 use crate::console::live::{Parts, stream};
 use crate::console::page::{Mood, badge, facts, live_page, number, panel, time};
 use crate::console::summary::{Summary, summary};
 use crate::moment::bytes;
 
 const EVERY: Duration = Duration::from_secs(2);
+/// What is charted here.
+const CHARTED: [Figure; 4] = [Figure::Stored, Figure::Delivered, Figure::Waiting, Figure::Acknowledge];
 /// Lines of what changed lately, and how much of the log is looked through for them.
 const LATELY: usize = 8;
 const DEPTH: u64 = 512 * 1024;
@@ -53,6 +57,10 @@ pub async fn show(State(overview): State<Arc<Overview>>, visitor: Visitor) -> Re
         div class="grid" {
             @for (id, part) in parts(&now) { div id=(id) { (part) } }
         }
+        (panel("The last hour", &html! {
+            div id="charts" { (trends::charts(&overview.charts, &CHARTED, Span::Hour)) }
+            p { a href="/console/charts" { "All charts" } }
+        }))
         (panel("Lately", &html! {
             (audit_table(&lately, "What changed lately"))
             p { a href="/console/audit" { "The whole audit log" } }
@@ -66,7 +74,11 @@ pub async fn live(State(overview): State<Arc<Overview>>, visitor: Visitor) -> Re
     let of = Arc::clone(&overview);
     stream(&overview, &visitor, EVERY, move || {
         let of = Arc::clone(&of);
-        async move { summary(&of).await.map(|now| parts(&now)).unwrap_or_default() }
+        async move {
+            let mut all = summary(&of).await.map(|now| parts(&now)).unwrap_or_default();
+            all.push(("charts".to_owned(), trends::charts(&of.charts, &CHARTED, Span::Hour)));
+            all
+        }
     })
 }
 
