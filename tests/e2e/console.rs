@@ -91,7 +91,7 @@ impl<'a> Browser<'a> {
 
 /// A path that the route takes, for things that are not there.
 fn path(route: &PageRoute) -> String {
-    route.path.replace("{id}", "nobody")
+    route.path.replace("{id}", "nobody").replace("{place}", "1")
 }
 
 /// Routes that ask for a session.
