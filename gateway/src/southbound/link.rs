@@ -38,7 +38,7 @@ pub struct LinkHandle {
     pub protocol: &'static str,
     /// As configured.
     pub config: Arc<LinkConfig>,
-    /// Of all time on the bus, what its plan asks for, in percent; over a network what is known of that.
+    /// Of all time on the bus, what its plan asks for, in percent; over a network it is not known.
     pub load: Option<f64>,
     /// Its devices.
     pub devices: Vec<FieldDevice>,
@@ -168,7 +168,7 @@ impl Link {
         let handle = LinkHandle {
             name: name.clone(),
             protocol,
-            load: config.plan().map(|plan| plan.load_percent),
+            load: config.plan().filter(|plan| plan.timed).map(|plan| plan.load_percent),
             config,
             devices: devices.clone(),
             commands: sender,

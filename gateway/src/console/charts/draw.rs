@@ -81,7 +81,7 @@ impl Chart<'_> {
 
     fn words(&self, facts: Option<&Facts>, line: &[f32]) -> String {
         let Some(Facts { lowest, highest, last, .. }) = facts else {
-            return format!("nothing measured since {}", self.times[0]);
+            return "nothing was measured in this time".to_owned();
         };
         let say = |value: &f32| self.unit.words(*value);
         let mut words = format!("lowest {}, highest {}, last {}", say(lowest), say(highest), say(last));
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn nothing_measured_is_said_and_draws_no_line() {
         let text = drawn(&Values::Each(vec![GAP; 360]));
-        assert!(text.contains("no data") && text.contains("nothing measured since 60 min ago"), "{text}");
+        assert!(text.contains("no data") && text.contains("nothing was measured in this time"), "{text}");
         assert!(text.contains("d=\"\""), "{text}");
     }
 

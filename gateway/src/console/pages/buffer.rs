@@ -125,7 +125,7 @@ fn summary(now: &Now) -> Markup {
         ]))
         @if now.drain.peak > 0 {
             p {
-                label for="drain" { "Drained since the peak of the last hour" } br;
+                label for="drain" { "Drained since the peak of the last hour" }
                 progress id="drain" max=(now.drain.peak) value=(now.drain.peak - now.drain.waiting) {}
                 br; (now.drain.words())
             }
@@ -272,7 +272,7 @@ pub async fn show(
     let now = blocking(move || gather(&of, &wanted)).await?;
     let charted = [Figure::Waiting, Figure::WaitingBytes, Figure::Stored, Figure::Delivered];
     let body = html! {
-        div id="summary" { (summary(&now)) }
+        div class="panel" id="summary" { (summary(&now)) }
         (panel("Over the last hour", &html! { div id="charts" { (trends::charts(&overview.charts, &charted, Span::Hour)) } }))
         (panel("Lanes", &html! { div id="lanes" { (lanes(&now.lanes)) } }))
         (panel("By device", &html! {

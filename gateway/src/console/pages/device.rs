@@ -107,7 +107,7 @@ pub async fn show(
     let path = format!("/console/device/{id}");
     let body = html! {
         @if let Some(words) = done(&asked.done) { p class="done" role="status" { (words) } }
-        div id="state" { (part("state")) }
+        div class="panel" id="state" { (part("state")) }
         @match &field {
             Some((_, field)) => (points(&visitor, &id, field, number, pages, &parts)),
             None => (panel("Streams", &html! { div id="streams" { (part("streams")) } })),

@@ -102,7 +102,7 @@ pub async fn one(
     let here = format!("{HERE}/{place}");
     let body = html! {
         p { a href=(HERE) { "All links" } }
-        div id="summary" { (summary(&handle)) }
+        div class="panel" id="summary" { (summary(&handle)) }
         (panel("Over time", &html! {
             (trends::choice(&here, over.span()))
             div id="charts" { (charts(&overview.charts, &key, over.span())) }
@@ -274,11 +274,11 @@ fn planned(plan: &LinkPlan) -> Markup {
         @if plan.timed {
             p { "Of all time on the bus, the requests take " strong { (format!("{:.1} %", plan.load_percent)) } "." }
         } @else {
-            p { "Pauses take " strong { (format!("{:.1} %", plan.load_percent)) }
-                " of the time; how long the network takes for an answer is not known before it is asked." }
+            p { "How long the network takes for an answer is not known before it is asked: the response time above tells."
+                @if plan.load_percent > 0.0 { " Pauses alone take " strong { (format!("{:.1} %", plan.load_percent)) } " of the time." } }
         }
         div class="scroll" tabindex="0" role="region" aria-label="Requests by interval" {
-            table {
+            table class="tight" {
                 thead { tr { th class="number" scope="col" { "Every" } th class="number" scope="col" { "Requests" } th class="number" scope="col" { "Bytes" }
                     th class="number" scope="col" { "Share" } } }
                 tbody {
