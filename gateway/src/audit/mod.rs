@@ -13,8 +13,8 @@ mod anchor;
 mod chain;
 mod event;
 mod files;
-mod strangers;
 mod search;
+mod strangers;
 mod verify;
 
 use std::io;
@@ -36,8 +36,8 @@ pub use self::chain::End;
 pub use self::event::Event;
 use self::files::LogFile;
 pub use self::files::tail;
-use self::strangers::Strangers;
 pub use self::search::{Found, Search, search};
+use self::strangers::Strangers;
 pub use self::verify::{Break, Place, Verdict, What, verify};
 
 /// How long lines may be there before the anchor says so.
