@@ -67,7 +67,7 @@ impl<'a> Browser<'a> {
             self.cookie = cookie.split(';').next().filter(|pair| !pair.ends_with('=')).map(str::to_owned);
         }
         if let Some((_, rest)) = answer.body.split_once("name=\"csrf\" value=\"") {
-            self.csrf = rest.split('"').next().unwrap_or_default().to_owned();
+            rest.split('"').next().unwrap_or_default().clone_into(&mut self.csrf);
         }
         Ok(answer)
     }
@@ -247,7 +247,7 @@ async fn a_session_is_another_after_each_sign_in_and_ends_with_it_and_with_the_p
     browser.sign_in("anna", PASSWORD).await?;
     let second = browser.cookie.clone().context("no cookie")?;
     assert_ne!(first, second);
-    let mut with = async |cookie: &str| {
+    let with = async |cookie: &str| {
         let mut other = Browser { gateway: &gateway, cookie: Some(cookie.to_owned()), csrf: String::new() };
         Ok::<_, anyhow::Error>(other.get("/console").await?.status)
     };

@@ -79,12 +79,11 @@ async fn setup_code(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 
 async fn add(config: &Config, name: DeviceId, role: AccountRole, json: bool) -> anyhow::Result<ExitCode> {
     let password = password()?;
-    let made: AccountInfo = match Client::connect(&config.data_dir).await? {
-        Some(client) => client.post("/api/v1/console/users", &AddAccount { name, role, password }).await?,
-        None => {
-            let (password, now) = (Secret::new(password), SystemClock::new().now());
-            offline(config, |authority| Ok(authority.accounts.add(&name, role, &password, now, BY)?))?
-        }
+    let made: AccountInfo = if let Some(client) = Client::connect(&config.data_dir).await? {
+        client.post("/api/v1/console/users", &AddAccount { name, role, password }).await?
+    } else {
+        let (password, now) = (Secret::new(password), SystemClock::new().now());
+        offline(config, |authority| Ok(authority.accounts.add(&name, role, &password, now, BY)?))?
     };
     if json {
         print_json(&made)?;
@@ -116,14 +115,11 @@ async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
 
 async fn passwd(config: &Config, name: &DeviceId, json: bool) -> anyhow::Result<ExitCode> {
     let password = password()?;
-    let set: AccountInfo = match Client::connect(&config.data_dir).await? {
-        Some(client) => {
-            client.post(&format!("/api/v1/console/users/{name}/password"), &SetPassword { password }).await?
-        }
-        None => {
-            let (password, now) = (Secret::new(password), SystemClock::new().now());
-            offline(config, |authority| Ok(authority.accounts.set_password(name, &password, now, BY)?))?
-        }
+    let set: AccountInfo = if let Some(client) = Client::connect(&config.data_dir).await? {
+        client.post(&format!("/api/v1/console/users/{name}/password"), &SetPassword { password }).await?
+    } else {
+        let (password, now) = (Secret::new(password), SystemClock::new().now());
+        offline(config, |authority| Ok(authority.accounts.set_password(name, &password, now, BY)?))?
     };
     if json {
         print_json(&set)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::admin::Overview;
 use crate::admin::api::{Failed, blocking};
 use crate::admin::overview::Status;
+use crate::northbound::UpstreamHandle;
 
 /// How long figures are good.
 const FRESH: Duration = Duration::from_millis(900);
@@ -77,7 +78,7 @@ fn gather(overview: &Overview, last: Option<&Summary>) -> Summary {
         acknowledged: status.upstream.as_ref().map_or(0, |upstream| upstream.acknowledged),
         ..Counted::default()
     };
-    if let Some(times) = overview.upline.handle().as_ref().map(|upstream| upstream.ack_times()) {
+    if let Some(times) = overview.upline.handle().as_ref().map(UpstreamHandle::ack_times) {
         counted.acks = times.counts.iter().sum();
         counted.ack_time = times.sum;
     }

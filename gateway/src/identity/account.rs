@@ -141,9 +141,10 @@ impl Accounts {
             let name = std::str::from_utf8(&key).ok().and_then(|name| DeviceId::new(name).ok());
             let row = serde_json::from_slice::<Row>(&value).ok();
             let account = name.zip(row).and_then(|(name, row)| Account::of(name, row));
-            match account {
-                Some(account) => drop(held.insert(account.name.clone(), Arc::new(account))),
-                None => tracing::error!("an account of the console can't be read and lets nobody in; make another"),
+            if let Some(account) = account {
+                held.insert(account.name.clone(), Arc::new(account));
+            } else {
+                tracing::error!("an account of the console can't be read and lets nobody in; make another");
             }
         }
         Ok(Self { state, audit, changing: Mutex::default(), held: RwLock::new(held), nobody: OnceLock::new() })

@@ -121,8 +121,8 @@ mod tests {
         assert_eq!((heard.len(), t.payload.len(), t.size, t.count), (STREAMS, SHOWN, SHOWN * 2, 2));
         say("a", "t", "late", SECOND * 62);
         assert!(!taps.any() && taps.look(&id("a"), SECOND * 63).is_empty());
-        for n in 0..DEVICES as u32 * 2 {
-            taps.look(&id(&n.to_string()), SECOND * (64 + n / 8));
+        for (n, eighths) in (0..DEVICES * 2).zip(512..) {
+            taps.look(&id(&n.to_string()), SECOND * eighths / 8);
         }
         assert_eq!(taps.watched().len(), DEVICES);
     }

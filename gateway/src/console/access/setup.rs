@@ -27,14 +27,14 @@ impl Setup {
         }
         if code.is_none() {
             *code = new_code();
-            match &*code {
-                Some(code) => {
-                    tracing::warn!(
-                        code = code.expose(),
-                        "the console has no account yet: open /console at the admin address and make one with this code"
-                    );
-                }
-                None => tracing::error!("the system gives no random numbers, the console can't be set up"),
+            if let Some(code) = &*code {
+                let code = code.expose();
+                tracing::warn!(
+                    code,
+                    "the console has no account yet: open /console at the admin address, and use this code"
+                );
+            } else {
+                tracing::error!("the system gives no random numbers, the console can't be set up");
             }
         }
         code.clone()

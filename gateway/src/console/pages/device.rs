@@ -152,8 +152,7 @@ async fn parts(overview: &Arc<Overview>, id: &DeviceId, page: usize) -> Parts {
             let names = shown.iter().map(|point| point.name.clone()).collect();
             let readings = link.readings(id, names).await;
             for (place, point) in shown.into_iter().enumerate() {
-                let reading = readings.as_ref().map(|all| all.iter().find(|reading| reading.point == point.name));
-                parts.push((format!("point-{place}"), value(point, reading)));
+                parts.push((format!("point-{place}"), value(point, readings.as_deref())));
             }
         }
         None => parts.push(("streams".to_owned(), streams(overview, id))),
@@ -176,11 +175,11 @@ fn state_words(device: &Device) -> Markup {
     ])
 }
 
-fn value(point: &Point, reading: Option<Option<&Reading>>) -> Markup {
-    let reading = match reading {
-        None => return html! { span class="quiet" { "the link is busy" } },
-        Some(None) => return html! { span class="quiet" { "not read yet" } },
-        Some(Some(reading)) => reading,
+/// `readings` is `None` where the link had no time.
+fn value(point: &Point, readings: Option<&[Reading]>) -> Markup {
+    let Some(readings) = readings else { return html! { span class="quiet" { "the link is busy" } } };
+    let Some(reading) = readings.iter().find(|reading| reading.point == point.name) else {
+        return html! { span class="quiet" { "not read yet" } };
     };
     let told = reading.value.as_ref().and_then(fieldgate_protocol::Value::to_json);
     html! {
@@ -476,7 +475,7 @@ pub async fn ask_command(
             let point = field.points.iter().find(|point| point.name.as_str() == wanted.point);
             let point = point.ok_or_else(|| Failed(StatusCode::NOT_FOUND, format!("`{id}` has no such point")))?;
             let readings = link.readings(&id, vec![point.name.clone()]).await;
-            Some(value(point, readings.as_ref().map(|all| all.first())))
+            Some(value(point, readings.as_deref()))
         }
         _ => None,
     };

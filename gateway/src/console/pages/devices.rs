@@ -114,7 +114,7 @@ fn choose(overview: &Overview, asked: &Asked) -> Chosen {
         Some((id.clone(), valid.map(|one| one.not_after).max()?))
     };
     let ends = devices.iter().filter_map(|device| lasting(&device.id)).collect();
-    Chosen { found, all, page, pages, received, ends, now, devices }
+    Chosen { devices, found, all, page, pages, received, ends, now }
 }
 
 /// Why each of these was last refused something, as far back as the log is looked through.

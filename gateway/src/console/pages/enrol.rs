@@ -251,7 +251,7 @@ fn qr(text: &str) -> Markup {
     for (place, colour) in code.to_colors().into_iter().enumerate() {
         if colour == Color::Dark {
             let (x, y) = (place % width + 4, place / width + 4);
-            path.push_str(&format!("M{x} {y}h1v1h-1z"));
+            path.extend(["M", &x.to_string(), " ", &y.to_string(), "h1v1h-1z"]);
         }
     }
     html! {
@@ -281,8 +281,8 @@ mod tests {
         assert!(bundles.take(&id("a"), SECOND).is_none());
         keep("b", SECOND);
         assert!(bundles.take(&id("b"), WAIT + SECOND).is_none());
-        for n in 0..HELD as u32 + 1 {
-            keep(&format!("c{n}"), SECOND * (1_000 + n));
+        for (n, seconds) in (0..=HELD).zip(1_000..) {
+            keep(&format!("c{n}"), SECOND * seconds);
         }
         let now = SECOND * 1_100;
         assert!(!bundles.waits(&id("c0"), now) && bundles.waits(&id("c1"), now));
