@@ -79,6 +79,8 @@ pub enum Event {
         peer: Option<String>,
         /// How many, in a minute.
         count: u64,
+        /// In words.
+        reason: String,
     },
     /// An account of the console was made.
     AccountMade {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use fieldgate_modbus::load::LinkPlan;
+use fieldgate_modbus::load::{LinkPlan, PlannedRequest};
 use fieldgate_protocol::{LinkInfo, LinkState};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -277,39 +277,51 @@ fn planned(plan: &LinkPlan) -> Markup {
             p { "How long the network takes for an answer is not known before it is asked: the response time above tells."
                 @if plan.load_percent > 0.0 { " Pauses alone take " strong { (format!("{:.1} %", plan.load_percent)) } " of the time." } }
         }
-        div class="scroll" tabindex="0" role="region" aria-label="Requests by interval" {
-            table class="tight" {
-                thead { tr { th class="number" scope="col" { "Every" } th class="number" scope="col" { "Requests" } th class="number" scope="col" { "Bytes" }
-                    th class="number" scope="col" { "Share" } } }
-                tbody {
-                    @for cycle in &plan.cycles {
-                        tr { td class="number" { (cycle.interval_ms) " ms" } td class="number" { (cycle.requests) } td class="number" { (cycle.bytes) }
-                            td class="number" { (format!("{:.1} %", cycle.load_percent)) } }
+        table class="cards tight" aria-label="Requests by interval" {
+            thead { tr {
+                th scope="col" { "Every" }
+                @for title in ["Requests", "Bytes", "Share"] { th class="number" scope="col" { (title) } }
+            } }
+            tbody {
+                @for cycle in &plan.cycles {
+                    tr {
+                        th scope="row" { (cycle.interval_ms) " ms" }
+                        td class="number" data-label="Requests" { (cycle.requests) }
+                        td class="number" data-label="Bytes" { (cycle.bytes) }
+                        td class="number" data-label="Share" { @if plan.timed { (format!("{:.1} %", cycle.load_percent)) } @else { "–" } }
                     }
                 }
             }
         }
-        div class="scroll" tabindex="0" role="region" aria-label="Each request" {
-            table {
-                thead { tr { th scope="col" { "Device" } th class="number" scope="col" { "Unit" } th class="number" scope="col" { "Every" }
-                    th class="number" scope="col" { "Function" } th scope="col" { "From" } th class="number" scope="col" { "Count" }
-                    th scope="col" { "Points" } th class="number" scope="col" { "Out, back" } th class="number" scope="col" { "On the bus" } } }
-                tbody {
-                    @for request in plan.requests.iter().take(MOST_REQUESTS) {
-                        tr {
-                            th scope="row" { (request.device) }
-                            td class="number" { (request.unit) } td class="number" { (request.interval_ms) " ms" } td class="number" { (request.function) }
-                            td { code { (request.at) } } td class="number" { (request.count) }
-                            td { (points(&request.points)) }
-                            td class="number" { (request.request_bytes) " B, " (request.answer_bytes) " B" }
-                            td class="number" { @if plan.timed { (format!("{}.{} ms", request.bus_us / 1_000, request.bus_us % 1_000 / 100)) } @else { "?" } }
-                        }
-                    }
-                }
-            }
+        table class="cards" aria-label="Each request" {
+            thead { tr {
+                th scope="col" { "Device" }
+                @for title in ["Unit", "Every", "Function"] { th class="number" scope="col" { (title) } }
+                th scope="col" { "From" } th class="number" scope="col" { "Count" } th scope="col" { "Points" }
+                @for title in ["Out, back", "On the bus"] { th class="number" scope="col" { (title) } }
+            } }
+            tbody { @for request in plan.requests.iter().take(MOST_REQUESTS) { (request_line(request, plan.timed)) } }
         }
         @if let Some(more) = plan.requests.len().checked_sub(MOST_REQUESTS).filter(|more| *more > 0) {
             p { (more) " more: " code { "fieldgate plan" } " on the gateway prints all of them." }
+        }
+    }
+}
+
+fn request_line(request: &PlannedRequest, timed: bool) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (request.device) }
+            td class="number" data-label="Unit" { (request.unit) }
+            td class="number" data-label="Every" { (request.interval_ms) " ms" }
+            td class="number" data-label="Function" { (request.function) }
+            td data-label="From" { code { (request.at) } }
+            td class="number" data-label="Count" { (request.count) }
+            td data-label="Points" { (points(&request.points)) }
+            td class="number" data-label="Out, back" { (request.request_bytes) " B, " (request.answer_bytes) " B" }
+            td class="number" data-label="On the bus" {
+                @if timed { (request.bus_us / 1_000) "." (request.bus_us % 1_000 / 100) " ms" } @else { "–" }
+            }
         }
     }
 }
