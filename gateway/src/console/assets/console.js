@@ -19,7 +19,8 @@
   if (zone) {
     const named = new Intl.DateTimeFormat(undefined, { timeZoneName: "short" }).formatToParts(new Date());
     const short = named.find((part) => part.type === "timeZoneName");
-    zone.textContent = Intl.DateTimeFormat().resolvedOptions().timeZone + (short ? " (" + short.value + ")" : "");
+    const name = Intl.DateTimeFormat().resolvedOptions().timeZone;
+    zone.textContent = short && short.value !== name ? name + " (" + short.value + ")" : name;
   }
 
   const main = document.querySelector("main[data-live]");

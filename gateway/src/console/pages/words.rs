@@ -67,6 +67,14 @@ impl Line {
     }
 }
 
+/// A field of a line; a moment where it is one.
+fn said(key: &str, value: &Json) -> Markup {
+    match value.as_u64().filter(|_| ["expires", "taken"].contains(&key)) {
+        Some(at) => time(UnixMillis(at)),
+        None => html! { (plain(value)) },
+    }
+}
+
 /// Lines of the audit log, in the order given.
 pub fn audit_table(lines: &[Line], name: &str) -> Markup {
     html! {
@@ -82,7 +90,7 @@ pub fn audit_table(lines: &[Line], name: &str) -> Markup {
                             td data-label="What" { (line.event.replace('_', " ")) }
                             td data-label="Details" class="details" {
                                 @for (key, value) in &line.fields {
-                                    span class="pair" { span class="quiet" { (key.replace('_', " ")) } " " (plain(value)) } " "
+                                    span class="pair" { span class="quiet" { (key.replace('_', " ")) } " " (said(key, value)) } " "
                                 }
                             }
                         }
