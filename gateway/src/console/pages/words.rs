@@ -69,10 +69,8 @@ impl Line {
 
 /// A field of a line; a moment where it is one.
 fn said(key: &str, value: &Json) -> Markup {
-    match value.as_u64().filter(|_| ["expires", "taken"].contains(&key)) {
-        Some(at) => time(UnixMillis(at)),
-        None => html! { (plain(value)) },
-    }
+    let moment = value.as_u64().filter(|_| ["expires", "taken"].contains(&key));
+    moment.map_or_else(|| html! { (plain(value)) }, |at| time(UnixMillis(at)))
 }
 
 /// Lines of the audit log, in the order given.
