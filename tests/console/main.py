@@ -52,7 +52,7 @@ def play(name: str, stage: Stage, part: Callable[[], object]) -> str | None:
 
 
 def print_logs(folder: Path) -> None:
-    for log in sorted(folder.rglob("*.log")):
+    for log in sorted(folder.glob("*.log")):
         lines = log.read_text(errors="replace").splitlines()
         if lines:
             print(f"--- {log} (last {min(TAIL_LINES, len(lines))} of {len(lines)} lines)")

@@ -18,7 +18,7 @@ NAME, PASSWORD = "anna", "correct horse battery"
 def setup_code(gateway: Gateway) -> str:
     """The code for the first account, as the log tells it."""
     def told() -> str | None:
-        found = re.findall(r'make one with this code code="?([A-Za-z0-9_-]+)', gateway.log_text())
+        found = re.findall(r'the console has no account yet.* code="?([a-z0-9-]+)', gateway.log_text())
         return found[-1] if found else None
     return wait_for("the set-up code in the gateway's log", 10, told)
 
