@@ -45,6 +45,8 @@ use crate::admin::{Overview, sys};
 use crate::audit::{Audit, Event};
 use crate::command::{Book, Router};
 use crate::config::{Config, changes};
+use crate::console::Console;
+use crate::console::charts::{Charts, sampler};
 use crate::identity::{Authority, Rights, Users};
 use crate::notify;
 use crate::reload::{Enrolling, Reload, Reloader};
@@ -217,7 +219,7 @@ impl App {
             upline.begin(upstream, config.buffer.replay);
         }
 
-        let (reload, requests) = Reload::channel();
+        let (reload, requests) = Reload::channel(&config);
         let overview = Arc::new(Overview {
             authority,
             rights,
@@ -235,15 +237,21 @@ impl App {
             leaf: gate.counters(),
             refused_requests: Arc::default(),
             upkeep: Pulse::new(Arc::clone(&clock)),
+            taps: gate.taps(),
+            console: Console::new(&clock, stages.admin.stop.clone()),
+            charts: Charts::new(Arc::clone(&clock)),
             audit: audit.clone(),
             audit_folder,
             started,
             clock,
             serving: AtomicBool::new(true),
         });
+        // Told in the log while there is no account.
+        overview.console.setup.code(&overview.authority.accounts);
         doors.serve(&overview, handshakes.handle(), &stages.admin.tasks, &stages.admin.stop)?;
         stages.commands.tasks.spawn(say_what_is_due(Arc::clone(&overview)));
         stages.admin.tasks.spawn(sys::run(Arc::clone(&overview), stages.admin.stop.clone()));
+        stages.admin.tasks.spawn(sampler::run(Arc::clone(&overview), stages.admin.stop.clone()));
         stages.admin.tasks.spawn(Upkeep::new(Arc::clone(&overview), stages.admin.stop.clone()).run());
         let upstream = config.upstream.as_ref().map(|upstream| format!("{}:{}", upstream.host, upstream.port));
         let threads = handshakes.handle();

@@ -7,6 +7,7 @@ pub mod backup;
 pub mod cli;
 pub mod command;
 pub mod config;
+pub mod console;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod enrolment;

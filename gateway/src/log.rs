@@ -1,9 +1,13 @@
 //! Logs: one line per event on standard error. `FIELDGATE_LOG` sets the level, such as `debug` or
-//! `info,fieldgate_modbus=debug`.
+//! `info,fieldgate_modbus=debug`. What a running gateway logs is kept for a while in [`lines`], for the console.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::cli::screen::coloured;
+
+pub mod lines;
 
 /// Starts logging; a second call changes nothing.
 pub fn init() {
@@ -20,13 +24,9 @@ pub fn init_quiet() {
 
 fn start(default: &str) {
     let filter = EnvFilter::try_from_env("FIELDGATE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let started = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(coloured(&std::io::stderr()))
-        .with_target(false)
-        .try_init();
-    if started.is_err() {
+    let on_screen =
+        fmt::layer().with_writer(std::io::stderr).with_ansi(coloured(&std::io::stderr())).with_target(false);
+    if tracing_subscriber::registry().with(filter).with(on_screen).with(lines::Keep).try_init().is_err() {
         tracing::debug!("logging was started before");
     }
 }

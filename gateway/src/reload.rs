@@ -4,12 +4,13 @@
 //! nothing. What can be refused by the machine (an address in use, a CA that can't be trusted) is done first and taken back
 //! where something fails, so that a reload is done, or is not. One task does it, one request after the other.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use fieldgate_broker::DisconnectReason;
 use fieldgate_certs::ServerCertificate;
 use fieldgate_store::State;
-use fieldgate_types::{Current, Problem};
+use fieldgate_types::{Current, Problem, Setting};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -66,20 +67,38 @@ struct Request {
 pub struct Reload {
     requests: mpsc::Sender<Request>,
     waiting: Arc<Current<Vec<Step>>>,
+    in_force: Arc<Current<InForce>>,
 }
 
 /// The far end of a [`Reload`].
 pub struct Requests {
-    requests: mpsc::Receiver<Request>,
+    asked: mpsc::Receiver<Request>,
     waiting: Arc<Current<Vec<Step>>>,
+    in_force: Arc<Current<InForce>>,
+}
+
+/// The configuration that runs, for people.
+#[derive(Debug, Clone, Default)]
+pub struct InForce {
+    /// Its file.
+    pub source: Option<PathBuf>,
+    /// Every key of no `[[table]]`. Of secrets there are only the names of their files in it.
+    pub settings: Vec<Setting>,
+}
+
+impl From<&Config> for InForce {
+    fn from(config: &Config) -> Self {
+        Self { source: config.source.clone(), settings: config.settings.clone() }
+    }
 }
 
 impl Reload {
-    /// Both ends.
-    pub fn channel() -> (Self, Requests) {
-        let (sender, requests) = mpsc::channel(WAITING);
-        let waiting = Arc::new(Current::default());
-        (Self { requests: sender, waiting: Arc::clone(&waiting) }, Requests { requests, waiting })
+    /// Both ends, for a gateway that begins with this configuration.
+    pub fn channel(config: &Config) -> (Self, Requests) {
+        let (sender, asked) = mpsc::channel(WAITING);
+        let (waiting, in_force) = (Arc::default(), Arc::new(Current::new(InForce::from(config))));
+        let near = Self { requests: sender, waiting: Arc::clone(&waiting), in_force: Arc::clone(&in_force) };
+        (near, Requests { asked, waiting, in_force })
     }
 
     /// Reads the file anew for `by`, and does what it says; with `plan_only` it only says what it would do.
@@ -91,6 +110,11 @@ impl Reload {
             return Report::refused("the gateway is stopping");
         }
         answer.await.unwrap_or_else(stopping)
+    }
+
+    /// The configuration that runs.
+    pub fn in_force(&self) -> Arc<InForce> {
+        self.in_force.get()
     }
 
     /// What of the file waits for the next start of the process.
@@ -164,7 +188,7 @@ pub struct Reloader {
 impl Reloader {
     /// Until nobody can ask any more, or `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        while let Some(Some(request)) = stop.run_until_cancelled(self.requests.requests.recv()).await {
+        while let Some(Some(request)) = stop.run_until_cancelled(self.requests.asked.recv()).await {
             let Request { by, plan_only, done } = request;
             let report = self.reload(plan_only).await;
             self.tell(&by, plan_only, &report);
@@ -303,6 +327,7 @@ impl Reloader {
         self.requests.waiting.set(plan.waits());
         // What waits is as it was.
         self.config = Config { admin: self.config.admin, ..new };
+        self.requests.in_force.set(InForce::from(&self.config));
     }
 }
 

@@ -13,6 +13,7 @@ mod batches;
 mod bulk;
 mod check;
 mod clock;
+mod console;
 mod crash;
 mod demo;
 mod documented_config;

@@ -181,6 +181,11 @@ impl Broker {
         self.core.registry.connections()
     }
 
+    /// Whether a client of that identity is connected.
+    pub fn is_connected(&self, id: &str) -> bool {
+        self.core.registry.is_connected(id)
+    }
+
     /// Counters and gauges.
     pub fn metrics(&self) -> BrokerMetrics {
         let as_u64 = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);

@@ -351,6 +351,12 @@ impl Registry {
         state.slots.iter().filter_map(info).collect()
     }
 
+    /// Whether somebody with that id is connected.
+    pub(crate) fn is_connected(&self, id: &str) -> bool {
+        let state = self.lock();
+        state.slots.values().any(|slot| matches!(slot.state, SlotState::Live(_)) && &*slot.who.id == id)
+    }
+
     /// Connections and sessions.
     pub(crate) fn count(&self) -> (usize, usize) {
         let state = self.lock();

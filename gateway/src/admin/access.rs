@@ -64,6 +64,8 @@ pub enum Door {
     Tcp {
         /// From where.
         peer: SocketAddr,
+        /// Whether over TLS.
+        tls: bool,
     },
 }
 
@@ -143,7 +145,7 @@ pub async fn guard(
     let door = request.extensions().get::<Door>().copied();
     let peer = match door {
         Some(Door::Socket) => return next.run(request).await,
-        Some(Door::Tcp { peer }) => peer,
+        Some(Door::Tcp { peer, .. }) => peer,
         None => return refused(StatusCode::FORBIDDEN, "where this came from is not known".to_owned()),
     };
     let authority = &overview.authority;

@@ -214,13 +214,17 @@ pub(super) async fn revoke_device(
     State(overview): Shared,
     Path(id): Path<DeviceId>,
 ) -> Result<Json<DeviceDetails>, Failed> {
-    let authority = Arc::clone(&overview.authority);
-    let of = id.clone();
+    revoke(&overview, &id).await?;
+    Ok(Json(overview.authority.details(&id)?))
+}
+
+/// Revokes a device, closes its session and renews the lists.
+pub async fn revoke(overview: &Overview, id: &DeviceId) -> Result<(), Failed> {
+    let (authority, of) = (Arc::clone(&overview.authority), id.clone());
     blocking(move || authority.revoke(&of)).await??;
     overview.broker.disconnect(id.as_str(), DisconnectReason::Revoked, true);
     let authority = Arc::clone(&overview.authority);
-    blocking(move || authority.renew_lists()).await?;
-    Ok(Json(overview.authority.details(&id)?))
+    blocking(move || authority.renew_lists()).await
 }
 
 impl From<CantExplain> for Failed {
@@ -242,7 +246,7 @@ pub(super) async fn explain_policy(
 }
 
 /// Runs what waits for the disk where it holds up nobody.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failed> {
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failed> {
     let stopping = |_| Failed(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping".to_owned());
     tokio::task::spawn_blocking(work).await.map_err(stopping)
 }
@@ -460,7 +464,7 @@ pub(super) async fn point_command(
     Path((device, command)): Path<(DeviceId, String)>,
     payload: axum::body::Bytes,
 ) -> Json<Outcome> {
-    Json(overview.router.request(&device, &command, &payload).await)
+    Json(overview.router.request(&device, &command, &payload, "admin").await)
 }
 
 /// How many.

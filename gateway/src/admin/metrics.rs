@@ -316,8 +316,8 @@ fn open_files() -> Option<u64> {
     std::fs::read_dir("/proc/self/fd").ok().map(|files| (files.count() as u64).saturating_sub(1))
 }
 
-/// From /proc/self/statm; absent where there is none.
-fn resident_bytes() -> Option<u64> {
+/// Resident memory of the process, from /proc/self/statm; absent where there is none.
+pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     pages.checked_mul(rustix::param::page_size() as u64)

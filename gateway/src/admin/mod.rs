@@ -6,12 +6,14 @@
 //! - [`overview`]: handles to every part, and the status made from them.
 //! - [`routes`]: the table of all routes, of which the router is built.
 //! - [`access`]: who may ask what.
-//! - [`api`]: what is answered; [`quarantine`] and [`tokens`]: about records kept aside, about tokens.
+//! - [`api`]: what is answered; [`quarantine`], [`tokens`] and [`accounts`]: about records kept aside, about tokens, about
+//!   accounts of the console.
 //! - [`metrics`]: the figures of the overview for Prometheus.
 //! - [`serve`]: the two doors and their bounds; `patience`: with who takes nothing.
 //! - [`sys`]: a few of the figures on `$SYS`, for programs.
 
 pub mod access;
+pub mod accounts;
 pub mod api;
 pub mod metrics;
 pub mod overview;

@@ -16,12 +16,15 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Audit;
 use crate::command::{Book, Router};
 use crate::config::plan::Step;
+use crate::console::Console;
+use crate::console::charts::Charts;
 use crate::identity::{Authority, Rights, Users, ending};
 use crate::moment::date;
 use crate::northbound::UpstreamHandle;
 use crate::reload::Reload;
 use crate::southbound::leaf::Refusals;
 use crate::southbound::link::LinkHandle;
+use crate::southbound::taps::Taps;
 use crate::southbound::{Links, Presence};
 use crate::upline::Upline;
 
@@ -59,6 +62,12 @@ pub struct Overview {
     pub refused_requests: Arc<Refusals>,
     /// Of the task that looks after certificates and the like: whether it still turns.
     pub upkeep: Pulse,
+    /// What devices send, for who looks at one.
+    pub taps: Arc<Taps>,
+    /// What the console remembers.
+    pub console: Console,
+    /// What the console's charts show.
+    pub charts: Charts,
     /// The audit log.
     pub audit: Audit,
     /// Its folder.
@@ -239,11 +248,13 @@ pub enum LoopKind {
     Link,
     /// Looks after certificates.
     Upkeep,
+    /// Reads the figures of the charts.
+    Sampler,
 }
 
 impl LoopKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Broker, Self::Store, Self::Upstream, Self::Link, Self::Upkeep];
+    pub const ALL: [Self; 6] = [Self::Broker, Self::Store, Self::Upstream, Self::Link, Self::Upkeep, Self::Sampler];
 
     /// Word for labels.
     pub fn word(self) -> &'static str {
@@ -253,6 +264,7 @@ impl LoopKind {
             Self::Upstream => "upstream",
             Self::Link => "link",
             Self::Upkeep => "upkeep",
+            Self::Sampler => "sampler",
         }
     }
 }
@@ -287,6 +299,7 @@ impl Overview {
             }
         }
         judge(LoopKind::Upkeep, "the upkeep of certificates", &self.upkeep);
+        judge(LoopKind::Sampler, "the sampler of the charts", &self.charts.pulse);
         stuck
     }
 
@@ -304,6 +317,11 @@ impl Overview {
 
     /// The status now.
     pub fn status(&self) -> Status {
+        Status { devices: self.devices(), ..self.brief() }
+    }
+
+    /// The status now, without devices.
+    pub fn brief(&self) -> Status {
         let buffer = self.buffer();
         let upstream = self.upline.handle().as_ref().map(upstream);
         let links: Vec<Link> = self.links.all().iter().map(|(_, handle)| link(handle)).collect();
@@ -356,7 +374,7 @@ impl Overview {
                 refused: self.leaf.refused(),
             },
             links,
-            devices: self.devices(),
+            devices: Vec::new(),
             open_commands: self.book.open_count(),
             certificates: Certificates {
                 server_not_after: self.server_certificate.not_after(),
@@ -386,7 +404,8 @@ impl Overview {
         }
     }
 
-    fn devices(&self) -> Vec<Device> {
+    /// Every device that is known.
+    pub fn devices(&self) -> Vec<Device> {
         let connected: HashSet<Arc<str>> = self.broker.connections().into_iter().map(|client| client.id).collect();
         let leaves = self.authority.registry.devices().into_iter().map(|entry| {
             let revoked = entry.revoked.map(|_| "revoked".to_owned());
@@ -398,6 +417,18 @@ impl Overview {
         let field =
             links.iter().flat_map(|(_, link)| link.devices.iter().map(|device| (device.id.clone(), link.protocol)));
         leaves.chain(field.map(|(id, via)| self.device(id, via, None))).collect()
+    }
+
+    /// One device, if it is known.
+    pub fn device_state(&self, id: &DeviceId) -> Option<Device> {
+        if let Some(entry) = self.authority.registry.device(id) {
+            let revoked = entry.revoked.map(|_| "revoked".to_owned());
+            let online = self.broker.is_connected(id.as_str());
+            return Some(Device { online, ..self.device(id.clone(), "mqtt", revoked) });
+        }
+        let links = self.links.all();
+        let link = links.iter().find(|(_, link)| link.devices.iter().any(|device| device.id == *id));
+        link.map(|(_, link)| self.device(id.clone(), link.protocol, None))
     }
 
     fn device(&self, id: DeviceId, via: &str, revoked: Option<String>) -> Device {

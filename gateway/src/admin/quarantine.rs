@@ -100,27 +100,31 @@ impl From<AsideError> for Failed {
     }
 }
 
-fn ids(chosen: Chosen) -> Result<Vec<RecordId>, Failed> {
-    if chosen.ids.len() > MOST {
+/// As the store knows them; at most [`MOST`].
+pub fn ids(ids: Vec<u64>) -> Result<Vec<RecordId>, Failed> {
+    if ids.len() > MOST {
         return Err(Failed(StatusCode::BAD_REQUEST, format!("at most {MOST} ids at a time")));
     }
-    Ok(chosen.ids.into_iter().map(RecordId).collect())
+    Ok(ids.into_iter().map(RecordId).collect())
+}
+
+/// What was decided about so many records is a line in the audit log, unless they were gone.
+pub fn decided(overview: &Overview, records: usize, event: fn(usize) -> Event) {
+    if records > 0 {
+        overview.audit.record(event(records));
+    }
 }
 
 /// They go to the upstream once more.
 pub async fn retry(State(overview): State<Arc<Overview>>, Json(chosen): Json<Chosen>) -> Result<Json<Judged>, Failed> {
-    let records = overview.queue.retry(ids(chosen)?).await?;
-    if records > 0 {
-        overview.audit.record(Event::QuarantineRetried { records });
-    }
+    let records = overview.queue.retry(ids(chosen.ids)?).await?;
+    decided(&overview, records, |records| Event::QuarantineRetried { records });
     Ok(Json(Judged { records }))
 }
 
 /// They are let go of.
 pub async fn forget(State(overview): State<Arc<Overview>>, Json(chosen): Json<Chosen>) -> Result<Json<Judged>, Failed> {
-    let records = overview.queue.forget(ids(chosen)?).await?;
-    if records > 0 {
-        overview.audit.record(Event::QuarantineDropped { records });
-    }
+    let records = overview.queue.forget(ids(chosen.ids)?).await?;
+    decided(&overview, records, |records| Event::QuarantineDropped { records });
     Ok(Json(Judged { records }))
 }

@@ -12,7 +12,8 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use super::access::{Access, Bounds, bounded, guard};
 use super::api::{self, Failed};
 use super::overview::Overview;
-use super::{quarantine, tokens};
+use super::{accounts, quarantine, tokens};
+use crate::console;
 
 /// One of them.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Route {
 }
 
 /// All of them.
-pub static ROUTES: [Route; 29] = [
+pub static ROUTES: [Route; 34] = [
     Route::get("/healthz", Access::Open, |to| on(to, api::healthz)),
     Route::get("/readyz", Access::Open, |to| on(to, api::readyz)),
     Route::get("/metrics", Access::Open, |to| on(to, api::metrics)),
@@ -69,6 +70,11 @@ pub static ROUTES: [Route; 29] = [
     Route::get("/api/v1/tokens", Access::Socket, |to| on(to, tokens::list)),
     Route::post("/api/v1/tokens", Access::Socket, |to| on(to, tokens::add)),
     Route::post("/api/v1/tokens/{name}/revoke", Access::Socket, |to| on(to, tokens::revoke)),
+    Route::get("/api/v1/console/setup-code", Access::Socket, |to| on(to, accounts::setup_code)),
+    Route::get("/api/v1/console/users", Access::Socket, |to| on(to, accounts::list)),
+    Route::post("/api/v1/console/users", Access::Socket, |to| on(to, accounts::add)),
+    Route::post("/api/v1/console/users/{name}/password", Access::Socket, |to| on(to, accounts::set_password)),
+    Route::post("/api/v1/console/users/{name}/remove", Access::Socket, |to| on(to, accounts::remove)),
 ];
 
 /// The router of both doors.
@@ -79,6 +85,7 @@ pub fn router(overview: &Arc<Overview>, bounds: Bounds) -> Router {
         let guarded = from_fn_with_state((Arc::clone(overview), route), guard);
         router = router.route(route.path, (route.make)(filter).route_layer(guarded));
     }
+    router = router.merge(console::routes::router(overview));
     router.fallback(nothing).layer(from_fn_with_state(bounds, bounded)).with_state(Arc::clone(overview))
 }
 

@@ -161,7 +161,7 @@ impl Hall {
         while let Some(((socket, peer), place)) = self.next(|cx| listener.poll_accept(cx)).await {
             let (hall, acceptor) = (self.clone(), acceptor.clone());
             self.tasks.spawn(async move {
-                let door = Door::Tcp { peer };
+                let door = Door::Tcp { peer, tls: acceptor.is_some() };
                 match acceptor {
                     None => hall.converse(socket, door).await,
                     Some((acceptor, threads)) => {

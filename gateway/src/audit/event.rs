@@ -82,6 +82,66 @@ pub enum Event {
         /// In words.
         reason: String,
     },
+    /// An account of the console was made.
+    AccountMade {
+        /// Its name.
+        account: DeviceId,
+        /// What it may do.
+        role: &'static str,
+        /// By whom, from where.
+        by: String,
+    },
+    /// The password of an account of the console was set; its sessions are over.
+    AccountPassword {
+        /// Its name.
+        account: DeviceId,
+        /// By whom, from where.
+        by: String,
+    },
+    /// An account of the console was removed; its sessions are over.
+    AccountRemoved {
+        /// Its name.
+        account: DeviceId,
+        /// By whom, from where.
+        by: String,
+    },
+    /// Somebody signed in to the console.
+    ConsoleSignIn {
+        /// Who.
+        account: DeviceId,
+        /// From where.
+        peer: String,
+    },
+    /// Somebody signed out.
+    ConsoleSignOut {
+        /// Who.
+        account: DeviceId,
+        /// From where.
+        peer: String,
+    },
+    /// Somebody changed something in the console; what, is a line of its own.
+    ConsoleChange {
+        /// Who.
+        account: DeviceId,
+        /// From where.
+        peer: String,
+        /// What was asked: method and path.
+        route: String,
+        /// HTTP status of the answer.
+        status: u16,
+    },
+    /// The console let somebody not in, or not do something.
+    ConsoleRefused {
+        /// Who, where that is known; at the sign-in who they say they are.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        account: Option<DeviceId>,
+        /// From where.
+        peer: String,
+        /// What was asked: method and path as in the table of routes.
+        route: String,
+        /// In words.
+        reason: String,
+    },
     /// A device got a certificate with its token.
     DeviceEnrolled {
         /// Which.

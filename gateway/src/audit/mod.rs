@@ -13,6 +13,7 @@ mod anchor;
 mod chain;
 mod event;
 mod files;
+mod search;
 mod strangers;
 mod verify;
 
@@ -35,6 +36,7 @@ pub use self::chain::End;
 pub use self::event::Event;
 use self::files::LogFile;
 pub use self::files::tail;
+pub use self::search::{Found, Search, search};
 use self::strangers::Strangers;
 pub use self::verify::{Break, Place, Verdict, What, verify};
 

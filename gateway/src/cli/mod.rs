@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod completions;
 mod config;
+mod console;
 mod device;
 mod diag;
 mod direct;
@@ -127,6 +128,9 @@ enum Verb {
     /// Tokens for the API at the admin address
     #[command(subcommand)]
     Token(token::Token),
+    /// The web console at the admin address: its set-up code, its accounts
+    #[command(subcommand)]
+    Console(console::Console),
     /// The store-and-forward buffer
     #[command(subcommand)]
     Buffer(Buffer),
@@ -466,6 +470,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Verb::Policy(Policy::Explain { who, action, topic, json }) => {
             verb(&path, async |config| policy::explain(config, Question { who, action, topic }, json.json).await)
         }
+        Verb::Console(of) => verb(&path, async |config| console::run(config, of).await),
         Verb::Token(token) => verb(&path, async |config| token::run(config, token).await),
         Verb::User(User::Hash { out }) => user::hash(out),
         Verb::Buffer(Buffer::Status { watch: false, json, .. }) => {

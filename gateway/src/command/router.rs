@@ -142,10 +142,17 @@ impl Router {
         });
     }
 
-    /// Reads or writes points at once, for the admin API.
-    pub async fn request(&self, device: &DeviceId, name: &str, payload: &[u8]) -> Outcome {
+    /// A command that somebody at the gateway sends to a leaf; its answer goes up like any other, and is a line in the audit
+    /// log.
+    pub fn send(&self, by: Arc<str>, device: DeviceId, name: String, payload: Bytes) {
+        let rid = new_rid(self.inner.clock.now());
+        self.local(by, device, name, rid, payload);
+    }
+
+    /// Reads or writes points at once, for the admin API and the console; the audit log names `by`.
+    pub async fn request(&self, device: &DeviceId, name: &str, payload: &[u8], by: &str) -> Outcome {
         let deadline = Instant::now() + *self.inner.timeout.get();
-        self.inner.carry_out_field(device, name, payload, deadline, "admin").await.unwrap_or_else(|| {
+        self.inner.carry_out_field(device, name, payload, deadline, by).await.unwrap_or_else(|| {
             Outcome::not(
                 Status::Rejected,
                 format!("`{device}` is not a field device; `fieldgate point list` shows them"),

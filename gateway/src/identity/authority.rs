@@ -15,6 +15,7 @@ use fieldgate_types::{Clock, Current, DeviceId, InvalidDeviceId, Secret, UnixMil
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::account::Accounts;
 use super::api_token::ApiTokens;
 use super::lists::Lists;
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
@@ -126,6 +127,8 @@ pub struct Authority {
     pub registry: Arc<DeviceRegistry>,
     /// Who may ask the API over TCP.
     pub api_tokens: ApiTokens,
+    /// Who may sign in to the console.
+    pub accounts: Accounts,
     state: Arc<State>,
     audit: Audit,
     est: Enrolment,
@@ -172,6 +175,7 @@ impl Authority {
             ca,
             registry,
             api_tokens: ApiTokens::open(Arc::clone(&state), audit.clone())?,
+            accounts: Accounts::open(Arc::clone(&state), audit.clone())?,
             state,
             audit,
             est: Enrolment::new(config.certs.est_validity),
@@ -191,6 +195,11 @@ impl Authority {
     pub fn configure(&self, config: &Config) {
         self.est.set_validity(config.certs.est_validity);
         self.configured.set(Configured::of(config));
+    }
+
+    /// The groups that a device can be enrolled into.
+    pub fn groups(&self) -> BTreeSet<String> {
+        self.configured.get().groups.clone()
     }
 
     /// An id is a leaf device's, a field device's or a user's (DESIGN section 4): whether those of `config` are free.

@@ -4,6 +4,7 @@
 //! The registry is the truth: a certificate that it doesn't know, or knows as revoked, is nobody, whatever the
 //! handshake said. `fieldgate-certs` makes and verifies certificates; here is only what must be remembered.
 
+pub mod account;
 pub mod api_token;
 mod authority;
 pub mod ending;
@@ -13,7 +14,8 @@ pub mod mapping;
 pub mod password;
 pub mod policy;
 mod registry;
-mod throttle;
+pub mod throttle;
+pub mod trial;
 mod users;
 mod wanted;
 

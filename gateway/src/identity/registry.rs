@@ -313,6 +313,14 @@ impl DeviceRegistry {
         all.into_values().collect()
     }
 
+    /// How many devices are known and not revoked.
+    pub fn count(&self) -> usize {
+        let known = self.read();
+        let external = self.external.get();
+        let here = known.devices.values().filter(|entry| entry.revoked.is_none()).count();
+        here + external.keys().filter(|id| !known.devices.contains_key(*id)).count()
+    }
+
     /// One device.
     pub fn device(&self, id: &DeviceId) -> Option<DeviceEntry> {
         let row = self.read().devices.get(id).cloned();

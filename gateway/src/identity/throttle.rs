@@ -12,7 +12,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 const MOST: usize = 1_024;
 
 /// A user name and where it was tried from.
-pub(super) type Try = (Box<str>, IpAddr);
+pub type Try = (Box<str>, IpAddr);
 
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
@@ -21,7 +21,7 @@ pub(super) struct Throttle {
 }
 
 /// The address, of IPv6 the network: whoever has one address there has them all.
-pub(super) fn from(address: IpAddr) -> IpAddr {
+pub fn from(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
         address @ IpAddr::V4(_) => address,

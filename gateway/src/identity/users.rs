@@ -1,22 +1,21 @@
 //! `[[broker.user]]`: who comes in with a password, where there is no certificate.
 //!
-//! A check computes for tens of milliseconds on a blocking thread and takes the memory that its hash says: two at a
-//! time, some wait, and what comes on top is told to come back. An unknown name costs the same as a known one, and is
-//! answered the same.
+//! Two passwords are checked at a time, some wait, and what comes on top is told to come back (`trial`). An unknown name
+//! costs the same as a known one, and is answered the same.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use fieldgate_broker::Refusal;
 use fieldgate_certs::Role;
 use fieldgate_types::{Clock, Current, DeviceId, Section};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{Semaphore, oneshot};
 
 use super::password::{HashError, PasswordHash};
-use super::throttle::{self, Throttle, Try};
+use super::throttle::{self, Try};
+use super::trial::{TrialRefused, Trials};
 
 /// Checks at a time.
 const COMPUTING: usize = 2;
@@ -79,22 +78,14 @@ impl Known {
 /// All users.
 pub struct Users {
     known: Current<Known>,
-    places: Arc<Semaphore>,
-    computing: Arc<Semaphore>,
-    throttle: Mutex<Throttle>,
-    clock: Arc<dyn Clock>,
+    trials: Arc<Trials>,
 }
 
 impl Users {
     /// These.
     pub fn new(users: &[User], clock: Arc<dyn Clock>) -> Result<Self, HashError> {
-        Ok(Self {
-            known: Current::new(Known::new(users)?),
-            places: Arc::new(Semaphore::new(PLACES)),
-            computing: Arc::new(Semaphore::new(COMPUTING)),
-            throttle: Mutex::default(),
-            clock,
-        })
+        let trials = Arc::new(Trials::new(COMPUTING, PLACES, clock));
+        Ok(Self { known: Current::new(Known::new(users)?), trials })
     }
 
     /// From now on these. Wrong passwords stay counted.
@@ -110,10 +101,6 @@ impl Users {
     /// All of them, by name.
     pub fn all(&self) -> Vec<User> {
         self.known.get().by_name.values().cloned().collect()
-    }
-
-    fn throttle(&self) -> MutexGuard<'_, Throttle> {
-        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Checks a password; the user's role.
@@ -132,49 +119,23 @@ impl Users {
 
     async fn check_one(self: Arc<Self>, name: Option<DeviceId>, password: Vec<u8>, key: Try) -> Result<Role, Refusal> {
         let shown = name.as_ref().map_or_else(String::new, |name| format!("user `{name}`: "));
-        self.not_too_often(&key, &shown)?;
-        let busy = || Refusal::with_code(BUSY, format!("{shown}too many passwords to check, try again"));
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
-        let turn = Arc::clone(&self.computing).acquire_owned().await.map_err(|_| busy())?;
-        // Again: those in line together must not all get a try.
-        self.not_too_often(&key, &shown)?;
-        let known = self.known.get();
-        let user = name.as_ref().and_then(|name| known.by_name.get(name));
-        let role = user.map(|user| user.role);
-        let hash = user.map(|user| &user.hash).or(known.nobody.as_ref()).cloned();
         let users = Arc::clone(&self);
-        let checking = move || {
-            let right = hash.is_some_and(|hash| hash.is_of(&password));
-            let role = role.filter(|_| right);
-            // Noted here, before the next gets its turn, and even if nobody waits for the answer any more.
-            match role {
-                Some(_) => users.throttle().right(&key),
-                None => users.throttle().wrong(key, users.clock.monotonic()),
-            }
-            drop((place, turn));
-            role
+        let who = move || {
+            let known = users.known.get();
+            let user = name.as_ref().and_then(|name| known.by_name.get(name));
+            (user.map(|user| &user.hash).or(known.nobody.as_ref()).cloned(), user.map(|user| user.role))
         };
-        // A thread that ends, not one of the pool: the allocator keeps a hash's 19 MiB for each thread that had them,
-        // and the pool's threads are many (213 MiB resident after thirty checks).
-        let (done, checked) = oneshot::channel();
-        let check = move || {
-            let role = checking();
-            if done.send(role).is_err() {
-                tracing::debug!("a client went before its password was checked");
+        match self.trials.check(key, password, who).await {
+            Ok(Some(role)) => Ok(role),
+            Ok(None) => Err(Refusal::new(format!("{shown}wrong user name or password"))),
+            Err(TrialRefused::Busy) => {
+                Err(Refusal::with_code(BUSY, format!("{shown}too many passwords to check, try again")))
             }
-        };
-        std::thread::Builder::new().name("password".to_owned()).spawn(check).map_err(|_| busy())?;
-        let role = checked.await.map_err(|_| busy())?;
-        role.ok_or_else(|| Refusal::new(format!("{shown}wrong user name or password")))
-    }
-
-    fn not_too_often(&self, key: &Try, shown: &str) -> Result<(), Refusal> {
-        let wait = self.throttle().wait(key, self.clock.monotonic());
-        if wait.is_zero() {
-            return Ok(());
+            Err(TrialRefused::TooOften(wait)) => {
+                let seconds = wait.as_secs() + 1;
+                Err(Refusal::with_code(TOO_OFTEN, format!("{shown}too many wrong passwords, try again in {seconds} s")))
+            }
         }
-        let seconds = wait.as_secs() + 1;
-        Err(Refusal::with_code(TOO_OFTEN, format!("{shown}too many wrong passwords, try again in {seconds} s")))
     }
 }
 
@@ -231,7 +192,7 @@ mod tests {
     #[tokio::test]
     async fn more_than_can_wait_are_told_to_come_back() {
         let (users, _) = users();
-        let held = Arc::clone(&users.places).acquire_many_owned(u32::try_from(PLACES).unwrap()).await.unwrap();
+        let held = Arc::clone(&users.trials.places).acquire_many_owned(u32::try_from(PLACES).unwrap()).await.unwrap();
         assert_eq!(users.check("hmi", b"secret", peer(1)).await.unwrap_err().code, Some(BUSY));
         drop(held);
         assert_eq!(users.check("hmi", b"secret", peer(1)).await, Ok(Role::App));

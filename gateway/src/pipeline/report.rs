@@ -18,6 +18,19 @@ pub const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// Samples that wait for it at most; then it is sent with what there is.
 const FIRST_SAMPLES: usize = 65_536;
 
+/// What a point was when it was last reported.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// Which.
+    pub point: PointName,
+    /// Its value, if it had one.
+    pub value: Option<Value>,
+    /// How good it was.
+    pub quality: Quality,
+    /// How long ago that was.
+    pub age: Duration,
+}
+
 /// Decides for one field device. `now` is running time, which never steps.
 #[derive(Debug)]
 pub struct Reporter {
@@ -175,6 +188,13 @@ impl Reporter {
         let missing = self.points.iter().enumerate().filter(|(place, _)| !known.contains(place));
         samples.extend(missing.map(|(_, tracked)| tracked.bad(&Quality::BAD_WAITING_FOR_INITIAL_DATA, at)));
         self.pass(samples, now)
+    }
+
+    /// What `point` was when it was last reported, if it was.
+    pub fn reading(&self, point: &PointName, now: Duration) -> Option<Reading> {
+        let Last { value, quality, at, .. } = self.points.get(point)?.last.as_ref()?;
+        let (value, quality) = (value.clone(), quality.clone());
+        Some(Reading { point: point.clone(), value, quality, age: now.saturating_sub(*at) })
     }
 
     fn pass(&mut self, samples: Vec<Sample>, now: Duration) -> Vec<Sample> {

@@ -71,7 +71,7 @@ pub(super) fn links(config: &Config, running: Option<&Running>) -> Vec<Try> {
                 (protocol, name, Box::pin(async move { vec![greet(&of, &url, session.endpoint.address()).await] }))
             }
             LinkConfig::Modbus(_) => {
-                let make = link.maker(&config.data_dir);
+                let make = Arc::new(link).maker(&config.data_dir);
                 let of = name.clone();
                 (protocol, name, Box::pin(async move { poll(&of, make()).await }))
             }

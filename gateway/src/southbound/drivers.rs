@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use fieldgate_modbus::load::LinkPlan;
 use fieldgate_modbus::{ModbusConfig, ModbusDriver};
 use fieldgate_opcua::{OpcuaConfig, OpcuaDriver};
 use fieldgate_protocol::{Driver, PointName};
@@ -50,16 +52,24 @@ pub fn links(config: &Config) -> Vec<(LinkKey, LinkConfig)> {
 
 impl LinkConfig {
     /// What makes its drivers.
-    pub fn maker(self, data_dir: &Path) -> MakeDriver {
+    pub fn maker(self: Arc<Self>, data_dir: &Path) -> MakeDriver {
         let pki = data_dir.join("opcua");
+        Box::new(move || match &*self {
+            Self::Modbus(link) => Box::new(ModbusDriver::new(link.clone())),
+            Self::Opcua(session) => Box::new(OpcuaDriver::new(session.clone(), pki.clone())),
+        })
+    }
+
+    /// What it asks of its bus and when, where it asks.
+    pub fn plan(&self) -> Option<LinkPlan> {
         match self {
-            Self::Modbus(link) => Box::new(move || Box::new(ModbusDriver::new(link.clone()))),
-            Self::Opcua(session) => Box::new(move || Box::new(OpcuaDriver::new(session.clone(), pki.clone()))),
+            Self::Modbus(link) => Some(link.plan()),
+            Self::Opcua(_) => None,
         }
     }
 
     fn name(&self) -> (&'static str, String) {
-        let driver = self.clone().maker(&PathBuf::new())();
+        let driver = Arc::new(self.clone()).maker(&PathBuf::new())();
         (driver.protocol(), driver.link())
     }
 

@@ -20,6 +20,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::presence::Presence;
 use super::sessions::{add_changes, begun, commit};
+use super::taps::Taps;
 use crate::audit::{self, Audit};
 use crate::command::book::{Answer, Book};
 use crate::command::{Router, outcome};
@@ -62,6 +63,7 @@ pub struct LeafGate {
     clock: Arc<dyn Clock>,
     outbound: Arc<Current<Outbound>>,
     counters: Arc<Refusals>,
+    taps: Arc<Taps>,
     /// What was last refused: the same again is a counter and an audit line, not a log line.
     last_refusal: Mutex<String>,
     /// Set once the router exists, which needs the broker, which needs this.
@@ -82,8 +84,23 @@ impl LeafGate {
         clock: Arc<dyn Clock>,
         outbound: Arc<Current<Outbound>>,
     ) -> Self {
-        let (counters, last_refusal, router) = (Arc::default(), Mutex::default(), OnceLock::new());
-        Self { authority, rights, users, queue, book, presence, audit, clock, outbound, counters, last_refusal, router }
+        let (counters, taps) = (Arc::default(), Arc::default());
+        let (last_refusal, router) = (Mutex::default(), OnceLock::new());
+        Self {
+            authority,
+            rights,
+            users,
+            queue,
+            book,
+            presence,
+            audit,
+            clock,
+            outbound,
+            counters,
+            taps,
+            last_refusal,
+            router,
+        }
     }
 
     /// Commands that local programs publish for field devices go there.
@@ -96,6 +113,17 @@ impl LeafGate {
     /// What leaves were refused.
     pub fn counters(&self) -> Arc<Refusals> {
         Arc::clone(&self.counters)
+    }
+
+    /// What devices send, for who looks at one.
+    pub fn taps(&self) -> Arc<Taps> {
+        Arc::clone(&self.taps)
+    }
+
+    /// Notes a message of a device for who looks at it.
+    fn tap(&self, message: &Message, topic: &LocalTopic<'_>) {
+        let (LocalTopic::Telemetry { device } | LocalTopic::Result { device, .. }) = topic else { return };
+        self.taps.hear(device, &message.topic, &message.payload, message.received, self.clock.monotonic());
     }
 
     /// The record for a message that goes upstream.
@@ -205,6 +233,9 @@ impl Gate for LeafGate {
     ) -> Option<BoxFuture<'static, Result<(), CommitError>>> {
         // Taken apart once: this is done for every message.
         let topic = LocalTopic::parse(&message.topic);
+        if self.taps.any() {
+            self.tap(message, &topic);
+        }
         if let LocalTopic::Command { device, name, rid } = &topic
             && let Some(router) = self.router.get().filter(|router| router.is_field(device))
         {

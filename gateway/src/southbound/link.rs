@@ -1,29 +1,33 @@
 //! One link: its driver, restarted when it panics or returns, and the way of its samples into the store.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fieldgate_protocol::{
-    Command, Driver, FieldDevice, LinkInfo, Outcome, Quality, Sample, Status, Tasks, Update, Uplink,
+    Command, Driver, FieldDevice, LinkInfo, Outcome, PointName, Quality, Sample, Status, Tasks, Update, Uplink,
 };
 use fieldgate_types::{Backoff, Clock, DeviceId, Pulse};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::birth;
-use super::drivers::MakeDriver;
+use super::drivers::{LinkConfig, MakeDriver};
 use super::leaf::Refusals;
 use super::outlet::{Document, Outlet};
 use super::presence::Presence;
-use crate::pipeline::report::Reporter;
+use crate::pipeline::report::{Reading, Reporter};
 use crate::pipeline::{document, topic};
 
 /// Births in one transaction: some of them are large.
 const BIRTHS: usize = 16;
 /// With nothing to do it turns this often, so that it can be seen that it turns.
 const TURN: Duration = Duration::from_secs(5);
+/// Who asks for readings waits so long: a link that waits for the disk doesn't answer.
+const READINGS: Duration = Duration::from_millis(500);
 
 /// A link that runs: what the rest of the gateway knows of it.
 #[derive(Debug, Clone)]
@@ -32,10 +36,16 @@ pub struct LinkHandle {
     pub name: String,
     /// `modbus`, `opcua`
     pub protocol: &'static str,
+    /// As configured.
+    pub config: Arc<LinkConfig>,
+    /// Of all time on the bus, what its plan asks for, in percent; over a network it is not known.
+    pub load: Option<f64>,
     /// Its devices.
     pub devices: Vec<FieldDevice>,
     /// Commands for them.
     pub commands: mpsc::Sender<Command>,
+    /// Asks what its points last were.
+    pub readings: mpsc::Sender<AskReadings>,
     /// How it is.
     pub state: watch::Receiver<LinkInfo>,
     /// Of its task and of its driver: whether they still turn.
@@ -44,6 +54,26 @@ pub struct LinkHandle {
     pub errors: Arc<Refusals>,
     /// Ends it.
     pub end: Arc<End>,
+}
+
+/// What points of a device were when they were last reported. Nothing is asked of the device.
+#[derive(Debug)]
+pub struct AskReadings {
+    /// Which device.
+    pub device: DeviceId,
+    /// Which points.
+    pub points: Vec<PointName>,
+    /// The readings; points that were never read are left out.
+    pub reply: oneshot::Sender<Vec<Reading>>,
+}
+
+impl LinkHandle {
+    /// What these points of a device were when they were last reported; `None` where the link is too busy to say.
+    pub async fn readings(&self, device: &DeviceId, points: Vec<PointName>) -> Option<Vec<Reading>> {
+        let (reply, readings) = oneshot::channel();
+        self.readings.try_send(AskReadings { device: device.clone(), points, reply }).ok()?;
+        timeout(READINGS, readings).await.ok()?.ok()
+    }
 }
 
 /// The end of a link that is not the gateway's: another configuration has come.
@@ -86,6 +116,7 @@ pub struct Link {
     reporters: HashMap<DeviceId, Reporter>,
     births: Vec<Document>,
     commands: mpsc::Receiver<Command>,
+    readings: mpsc::Receiver<AskReadings>,
     state: watch::Sender<LinkInfo>,
     pulses: [Pulse; 2],
     errors: Arc<Refusals>,
@@ -106,23 +137,28 @@ struct Running {
 enum Woke {
     Update(Update),
     Command(Command),
+    Readings(AskReadings),
     ReportDue,
     DriverEnded,
 }
 
 impl Link {
-    /// A link for the driver that `make` makes; runs by [`Link::run`] until `stop` is cancelled.
+    /// A link as configured; runs by [`Link::run`] until `stop` is cancelled.
     pub fn new(
-        make: MakeDriver,
+        config: Arc<LinkConfig>,
+        data_dir: &Path,
         outlet: Outlet,
         presence: Arc<Presence>,
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> (Self, LinkHandle) {
+        let make = Arc::clone(&config).maker(data_dir);
         let driver = make();
         let devices = driver.devices();
         // Full: the router answers `failed` at once, see FieldTarget.
         let (sender, commands) = mpsc::channel(32);
+        // Full: who asks is told that the link is busy.
+        let (ask, readings) = mpsc::channel(8);
         let (state, watched) = watch::channel(LinkInfo::default());
         let (protocol, name) = (driver.protocol(), driver.link());
         let births = devices.iter().map(|device| birth::of(device, protocol, &name)).collect();
@@ -132,8 +168,11 @@ impl Link {
         let handle = LinkHandle {
             name: name.clone(),
             protocol,
+            load: config.plan().filter(|plan| plan.timed).map(|plan| plan.load_percent),
+            config,
             devices: devices.clone(),
             commands: sender,
+            readings: ask,
             state: watched,
             pulses: pulses.clone(),
             errors: Arc::clone(&errors),
@@ -148,6 +187,7 @@ impl Link {
             reporters,
             births,
             commands,
+            readings,
             state,
             pulses,
             errors,
@@ -176,6 +216,7 @@ impl Link {
                         self.apply(update).await;
                     }
                     Woke::Command(command) => hand_over(&running.commands, command),
+                    Woke::Readings(ask) => self.tell(ask),
                     Woke::ReportDue => self.report_due().await,
                     Woke::DriverEnded => break,
                 }
@@ -240,8 +281,17 @@ impl Link {
         tokio::select! {
             update = running.updates.recv() => update.map_or(Woke::DriverEnded, Woke::Update),
             Some(command) = self.commands.recv() => Woke::Command(command),
+            Some(ask) = self.readings.recv() => Woke::Readings(ask),
             () = tokio::time::sleep(wait) => Woke::ReportDue,
         }
+    }
+
+    fn tell(&self, AskReadings { device, points, reply }: AskReadings) {
+        let now = self.clock.monotonic();
+        let reporter = self.reporters.get(&device);
+        let readings = points.iter().filter_map(|point| reporter?.reading(point, now)).collect();
+        // Who asked may have gone.
+        let _heard = reply.send(readings).is_ok();
     }
 
     async fn apply(&mut self, update: Update) {

@@ -72,8 +72,10 @@ impl Links {
     }
 
     fn begin(&self, config: LinkConfig) -> LinkHandle {
+        let config = Arc::new(config);
         let (link, handle) = Link::new(
-            config.maker(&self.data_dir),
+            config,
+            &self.data_dir,
             self.outlet.clone(),
             Arc::clone(&self.presence),
             Arc::clone(&self.clock),

@@ -7,6 +7,7 @@
 //! - [`leaf`]: the broker's `Gate`: who a leaf is, what it may, and its messages on their way into the store.
 //! - [`presence`]: which device is online, told locally and upstream.
 //! - [`fetch`]: trees that come down from upstream, to local subscribers.
+//! - [`taps`]: the last messages of a device that somebody looks at.
 //! - [`outlet`]: the gateway's own messages into the store and to local subscribers.
 
 pub mod birth;
@@ -19,6 +20,7 @@ pub mod links;
 pub mod outlet;
 pub mod presence;
 pub mod sessions;
+pub mod taps;
 
 pub use links::Links;
 pub use outlet::{Outlet, gateway_message};

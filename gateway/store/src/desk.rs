@@ -19,7 +19,7 @@ use fieldgate_types::UnixMillis;
 use crate::entry::Entry;
 use crate::record::{Lane, Record, RecordId};
 use crate::shelf::{Road, Shelf};
-use crate::stats::LossKind;
+use crate::stats::{LaneReport, LossKind};
 
 /// Bounds of a lane's tail; what is older is read back from disk.
 const TAIL_RECORDS: usize = 16 * 1024;
@@ -412,6 +412,23 @@ impl Desk {
     /// Records leased and not settled.
     pub(crate) fn leased(&self) -> usize {
         self.held.len()
+    }
+
+    /// Each way through the queue, the most urgent first.
+    pub(crate) fn lanes(&self) -> [LaneReport; 4] {
+        let mut leased = [0_usize; 4];
+        for (id, held) in &self.held {
+            *self.road(held.lane, *id).pick(&mut leased) += 1;
+        }
+        let mut shelves = self.shelves.each_ref();
+        Road::ALL.map(|road| {
+            let shelf = *road.pick(&mut shelves);
+            LaneReport {
+                name: road.name(),
+                leased: *road.pick(&mut leased),
+                next: shelf.ahead.len() + shelf.tail.len(),
+            }
+        })
     }
 
     /// Records that have left but still lie on disk.

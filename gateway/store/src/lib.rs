@@ -118,4 +118,4 @@ pub use record::{
     Append, Aside, Batch, Committed, Delete, Header, Lane, Pairs, Put, REPLAYED_AFTER, Receipt, Record, RecordId,
 };
 pub use state::State;
-pub use stats::{DeviceLedger, Gap, Health, Loss, LossKind, QueueStats};
+pub use stats::{DeviceLedger, Gap, Health, LaneReport, Loss, LossKind, QueueStats};

@@ -1,11 +1,12 @@
 //! The handle to the queue: asynchronous outside, one thread inside. Nothing here touches the disk but [`Queue::open`].
 
+use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use fieldgate_types::{Clock, Pulse};
+use fieldgate_types::{Clock, DeviceId, Pulse};
 use tokio::sync::oneshot;
 
 use crate::age::{RunningTime, millis};
@@ -15,7 +16,7 @@ use crate::faults::Faults;
 use crate::inbox::{Inbox, Question};
 use crate::opening;
 use crate::shared::{Report, Shared};
-use crate::stats::LossKind;
+use crate::stats::{LaneReport, LossKind};
 use crate::writer::{Start, Writer};
 use crate::{
     Aside, AsideError, Batch, CloseError, CommitError, Committed, DeviceLedger, Gap, Lane, LeaseError, OpenError,
@@ -327,6 +328,11 @@ impl Queue {
         stats
     }
 
+    /// Each way through the queue, the most urgent first.
+    pub fn lanes(&self) -> [LaneReport; 4] {
+        self.inner.shared.desk().lanes()
+    }
+
     /// Whether the writer still turns.
     pub fn pulse(&self) -> &Pulse {
         &self.inner.shared.pulse
@@ -335,6 +341,26 @@ impl Queue {
     /// The loss ledger, sorted by device.
     pub fn ledger(&self) -> Vec<DeviceLedger> {
         self.inner.shared.report().ledger.values().cloned().collect()
+    }
+
+    /// Of the devices with `text` (in lower case) in their id: the rows of those with the most waiting, and how many there are.
+    pub fn deepest(&self, text: &str, most: usize) -> (Vec<DeviceLedger>, usize) {
+        let depth = |row: &&DeviceLedger| Reverse((row.waiting, row.quarantined + row.evicted + row.expired));
+        let wanted = |row: &&DeviceLedger| text.is_empty() || row.device.as_str().to_ascii_lowercase().contains(text);
+        let report = self.inner.shared.report();
+        let mut rows: Vec<&DeviceLedger> = report.ledger.values().filter(wanted).collect();
+        let found = rows.len();
+        if found > most {
+            rows.select_nth_unstable_by_key(most, depth);
+            rows.truncate(most);
+        }
+        rows.sort_by_key(depth);
+        (rows.into_iter().cloned().collect(), found)
+    }
+
+    /// How many records of each device were committed, sorted by device: of the ledger what a chart needs, at the price of a pass.
+    pub fn received(&self) -> Vec<(DeviceId, u64)> {
+        self.inner.shared.report().ledger.iter().map(|(device, row)| (device.clone(), row.received)).collect()
     }
 
     /// What expired or was evicted since the consumer was last told, by device. Durable with the loss itself; it goes when a

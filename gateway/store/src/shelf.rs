@@ -32,6 +32,14 @@ impl Road {
         }
     }
 
+    /// Word for people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Priority | Self::Live | Self::History => self.lane().name(),
+            Self::Older => "older",
+        }
+    }
+
     /// Where its records lie on disk.
     pub(crate) fn lane(self) -> Lane {
         match self {

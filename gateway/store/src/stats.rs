@@ -68,6 +68,17 @@ pub struct QueueStats {
     pub salvaging: bool,
 }
 
+/// A way through the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneReport {
+    /// `priority`, `live`, `history`; `older`: what waited before the consumer came back, where live records go first.
+    pub name: &'static str,
+    /// Records with the consumer.
+    pub leased: usize,
+    /// Records in memory that go next; more may lie on disk.
+    pub next: usize,
+}
+
 /// Why records went without being delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LossKind {

@@ -298,6 +298,11 @@ impl Gateway {
         http::tcp(self.admin()?, None, method, path, body).await
     }
 
+    /// Says `text` to the admin address as it is, and takes what comes back.
+    pub async fn say(&self, text: &str) -> anyhow::Result<Answer> {
+        http::raw(self.admin()?, text).await
+    }
+
     /// Asks the admin address with a token.
     pub async fn request_as(&self, token: &str, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
         http::tcp(self.admin()?, Some(token), method, path, body).await

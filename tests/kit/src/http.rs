@@ -44,6 +44,12 @@ pub async fn tcp(to: SocketAddr, token: Option<&str>, method: &str, path: &str, 
     timeout(PATIENCE, ask(stream, token, method, path, body)).await.context("no HTTP answer")?
 }
 
+/// Says `text` as it is, and takes what comes back until the end of the connection.
+pub async fn raw(to: SocketAddr, text: &str) -> anyhow::Result<Answer> {
+    let mut stream = TcpStream::connect(to).await.with_context(|| format!("can't reach {to}"))?;
+    timeout(PATIENCE, exchange(&mut stream, text)).await.context("no HTTP answer")?
+}
+
 /// Asks over TLS: the server must be `localhost` by a certificate of `ca` (PEM).
 pub async fn tls(to: SocketAddr, ca: &[u8], token: Option<&str>, method: &str, path: &str) -> anyhow::Result<Answer> {
     let mut roots = RootCertStore::empty();
@@ -77,6 +83,10 @@ async fn ask(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{token}Connection: close\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     );
+    exchange(&mut stream, &request).await
+}
+
+async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> anyhow::Result<Answer> {
     stream.write_all(request.as_bytes()).await?;
     let mut bytes = Vec::new();
     // A refusal may come before all of the request has gone, and an end without close_notify is one too.

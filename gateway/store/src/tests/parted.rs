@@ -181,3 +181,28 @@ async fn damage_keeps_the_order_within_both() {
     assert_eq!(bodies(&take(&queue, Lane::History, 4).await), ["2", "3", "5", "6"]);
     assert_sums(&queue);
 }
+
+#[tokio::test]
+async fn each_way_through_the_queue_tells_what_is_with_the_consumer_and_what_is_next() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    let seen = |queue: &Queue| queue.lanes().map(|lane| (lane.name, lane.leased, lane.next));
+    assert_eq!(seen(&queue), [("priority", 0, 0), ("live", 0, 0), ("history", 0, 0), ("older", 0, 0)]);
+    queue.commit(batch("a", &["1", "2", "3"])).await.unwrap();
+    queue.part(UP);
+    queue.commit(batch("a", &["4", "5"])).await.unwrap();
+    let live = take(&queue, Lane::Live, 1).await;
+    let old = take(&queue, Lane::History, 1).await;
+    assert_eq!(seen(&queue), [("priority", 0, 0), ("live", 1, 1), ("history", 0, 0), ("older", 1, 2)]);
+    queue.settle(UP, vec![live[0].id, old[0].id]).await.unwrap();
+    assert_eq!(seen(&queue), [("priority", 0, 0), ("live", 0, 1), ("history", 0, 0), ("older", 0, 2)]);
+    queue.commit(batch("B", &["1", "2", "3", "4"])).await.unwrap();
+    assert_eq!(queue.received(), [("B".parse().unwrap(), 4), ("a".parse().unwrap(), 5)]);
+    let deepest = |text: &str, most| {
+        let (rows, found) = queue.deepest(text, most);
+        (rows.iter().map(|row| row.device.to_string()).collect::<Vec<_>>(), found)
+    };
+    assert_eq!(deepest("", 9), (vec!["B".to_owned(), "a".to_owned()], 2));
+    assert_eq!(deepest("", 1), (vec!["B".to_owned()], 2));
+    assert_eq!(deepest("b", 9), (vec!["B".to_owned()], 1));
+}
