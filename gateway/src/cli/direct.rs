@@ -104,7 +104,7 @@ impl Here {
         let mut targets = BTreeMap::new();
         for (_, link) in links(config) {
             let Some(link) = link.only(|device, point| wanted(device, point.as_str())) else { continue };
-            let mut driver = link.maker(&config.data_dir)();
+            let mut driver = Arc::new(link).maker(&config.data_dir)();
             // Full: the driver waits.
             let (uplink, updates) = mpsc::channel(16);
             // One command at a time is asked.

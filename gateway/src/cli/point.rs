@@ -1,6 +1,7 @@
 //! `fieldgate point …`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use fieldgate_protocol::{Outcome, Status};
 use fieldgate_types::DeviceId;
@@ -19,7 +20,7 @@ pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
         Some(client) => client.get("/api/v1/points").await?,
         None => links(config)
             .into_iter()
-            .flat_map(|(_, link)| link.maker(&config.data_dir)().devices())
+            .flat_map(|(_, link)| Arc::new(link).maker(&config.data_dir)().devices())
             .flat_map(|device| PointEntry::of(&device).collect::<Vec<_>>())
             .collect(),
     };

@@ -20,7 +20,7 @@ const FIRST_SAMPLES: usize = 65_536;
 
 /// What a point was when it was last reported.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reading {
+pub struct LastReport {
     /// Which.
     pub point: PointName,
     /// Its value, if it had one.
@@ -191,10 +191,11 @@ impl Reporter {
     }
 
     /// What `point` was when it was last reported, if it was.
-    pub fn reading(&self, point: &PointName, now: Duration) -> Option<Reading> {
-        let Last { value, quality, at, .. } = self.points.get(point)?.last.as_ref()?;
+    pub fn last(&self, point: &PointName, now: Duration) -> Option<LastReport> {
+        let tracked = self.points.get(*self.places.get(point)?)?;
+        let Last { value, quality, at, .. } = tracked.last.as_ref()?;
         let (value, quality) = (value.clone(), quality.clone());
-        Some(Reading { point: point.clone(), value, quality, age: now.saturating_sub(*at) })
+        Some(LastReport { point: point.clone(), value, quality, age: now.saturating_sub(*at) })
     }
 
     fn pass(&mut self, samples: Vec<Sample>, now: Duration) -> Vec<Sample> {

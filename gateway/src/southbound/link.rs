@@ -19,15 +19,15 @@ use super::drivers::{LinkConfig, MakeDriver};
 use super::leaf::Refusals;
 use super::outlet::{Document, Outlet};
 use super::presence::Presence;
-use crate::pipeline::report::{Reading, Reporter};
+use crate::pipeline::report::{LastReport, Reporter};
 use crate::pipeline::{document, topic};
 
 /// Births in one transaction: some of them are large.
 const BIRTHS: usize = 16;
 /// With nothing to do it turns this often, so that it can be seen that it turns.
 const TURN: Duration = Duration::from_secs(5);
-/// Who asks for readings waits so long: a link that waits for the disk doesn't answer.
-const READINGS: Duration = Duration::from_millis(500);
+/// Who asks for last reports waits so long: a link that waits for the disk doesn't answer.
+const LAST_REPORTS: Duration = Duration::from_millis(500);
 
 /// A link that runs: what the rest of the gateway knows of it.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub struct LinkHandle {
     /// Commands for them.
     pub commands: mpsc::Sender<Command>,
     /// Asks what its points last were.
-    pub readings: mpsc::Sender<AskReadings>,
+    pub last: mpsc::Sender<AskLast>,
     /// How it is.
     pub state: watch::Receiver<LinkInfo>,
     /// Of its task and of its driver: whether they still turn.
@@ -58,21 +58,21 @@ pub struct LinkHandle {
 
 /// What points of a device were when they were last reported. Nothing is asked of the device.
 #[derive(Debug)]
-pub struct AskReadings {
+pub struct AskLast {
     /// Which device.
     pub device: DeviceId,
     /// Which points.
     pub points: Vec<PointName>,
-    /// The readings; points that were never read are left out.
-    pub reply: oneshot::Sender<Vec<Reading>>,
+    /// What was last reported; points that never were are left out.
+    pub reply: oneshot::Sender<Vec<LastReport>>,
 }
 
 impl LinkHandle {
     /// What these points of a device were when they were last reported; `None` where the link is too busy to say.
-    pub async fn readings(&self, device: &DeviceId, points: Vec<PointName>) -> Option<Vec<Reading>> {
-        let (reply, readings) = oneshot::channel();
-        self.readings.try_send(AskReadings { device: device.clone(), points, reply }).ok()?;
-        timeout(READINGS, readings).await.ok()?.ok()
+    pub async fn last_reports(&self, device: &DeviceId, points: Vec<PointName>) -> Option<Vec<LastReport>> {
+        let (reply, reports) = oneshot::channel();
+        self.last.try_send(AskLast { device: device.clone(), points, reply }).ok()?;
+        timeout(LAST_REPORTS, reports).await.ok()?.ok()
     }
 }
 
@@ -116,7 +116,7 @@ pub struct Link {
     reporters: HashMap<DeviceId, Reporter>,
     births: Vec<Document>,
     commands: mpsc::Receiver<Command>,
-    readings: mpsc::Receiver<AskReadings>,
+    last: mpsc::Receiver<AskLast>,
     state: watch::Sender<LinkInfo>,
     pulses: [Pulse; 2],
     errors: Arc<Refusals>,
@@ -137,7 +137,7 @@ struct Running {
 enum Woke {
     Update(Update),
     Command(Command),
-    Readings(AskReadings),
+    Asked(AskLast),
     ReportDue,
     DriverEnded,
 }
@@ -158,7 +158,7 @@ impl Link {
         // Full: the router answers `failed` at once, see FieldTarget.
         let (sender, commands) = mpsc::channel(32);
         // Full: who asks is told that the link is busy.
-        let (ask, readings) = mpsc::channel(8);
+        let (ask, last) = mpsc::channel(8);
         let (state, watched) = watch::channel(LinkInfo::default());
         let (protocol, name) = (driver.protocol(), driver.link());
         let births = devices.iter().map(|device| birth::of(device, protocol, &name)).collect();
@@ -172,7 +172,7 @@ impl Link {
             config,
             devices: devices.clone(),
             commands: sender,
-            readings: ask,
+            last: ask,
             state: watched,
             pulses: pulses.clone(),
             errors: Arc::clone(&errors),
@@ -187,7 +187,7 @@ impl Link {
             reporters,
             births,
             commands,
-            readings,
+            last,
             state,
             pulses,
             errors,
@@ -216,7 +216,7 @@ impl Link {
                         self.apply(update).await;
                     }
                     Woke::Command(command) => hand_over(&running.commands, command),
-                    Woke::Readings(ask) => self.tell(ask),
+                    Woke::Asked(ask) => self.tell(ask),
                     Woke::ReportDue => self.report_due().await,
                     Woke::DriverEnded => break,
                 }
@@ -281,17 +281,17 @@ impl Link {
         tokio::select! {
             update = running.updates.recv() => update.map_or(Woke::DriverEnded, Woke::Update),
             Some(command) = self.commands.recv() => Woke::Command(command),
-            Some(ask) = self.readings.recv() => Woke::Readings(ask),
+            Some(ask) = self.last.recv() => Woke::Asked(ask),
             () = tokio::time::sleep(wait) => Woke::ReportDue,
         }
     }
 
-    fn tell(&self, AskReadings { device, points, reply }: AskReadings) {
+    fn tell(&self, AskLast { device, points, reply }: AskLast) {
         let now = self.clock.monotonic();
         let reporter = self.reporters.get(&device);
-        let readings = points.iter().filter_map(|point| reporter?.reading(point, now)).collect();
+        let reports = points.iter().filter_map(|point| reporter?.last(point, now)).collect();
         // Who asked may have gone.
-        let _heard = reply.send(readings).is_ok();
+        let _heard = reply.send(reports).is_ok();
     }
 
     async fn apply(&mut self, update: Update) {

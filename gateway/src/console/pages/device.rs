@@ -27,7 +27,7 @@ use crate::console::live::{Parts, stream};
 use crate::console::page::{Mood, badge, facts, link, live_page, number, page, panel, time, time_or};
 use crate::identity::DeviceDetails;
 use crate::moment::bytes;
-use crate::pipeline::report::Reading;
+use crate::pipeline::report::LastReport;
 use crate::southbound::link::LinkHandle;
 
 const AT: &str = "/console/devices";
@@ -150,9 +150,9 @@ async fn parts(overview: &Arc<Overview>, id: &DeviceId, page: usize) -> Parts {
         Some((link, field)) => {
             let shown: Vec<&Arc<Point>> = field.points.iter().skip((page - 1) * POINTS).take(POINTS).collect();
             let names = shown.iter().map(|point| point.name.clone()).collect();
-            let readings = link.readings(id, names).await;
+            let reports = link.last_reports(id, names).await;
             for (place, point) in shown.into_iter().enumerate() {
-                parts.push((format!("point-{place}"), value(point, readings.as_deref())));
+                parts.push((format!("point-{place}"), value(point, reports.as_deref())));
             }
         }
         None => parts.push(("streams".to_owned(), streams(overview, id))),
@@ -175,19 +175,19 @@ fn state_words(device: &Device) -> Markup {
     ])
 }
 
-/// `readings` is `None` where the link had no time.
-fn value(point: &Point, readings: Option<&[Reading]>) -> Markup {
-    let Some(readings) = readings else { return html! { span class="quiet" { "the link is busy" } } };
-    let Some(reading) = readings.iter().find(|reading| reading.point == point.name) else {
+/// `reports` is `None` where the link had no time.
+fn value(point: &Point, reports: Option<&[LastReport]>) -> Markup {
+    let Some(reports) = reports else { return html! { span class="quiet" { "the link is busy" } } };
+    let Some(last) = reports.iter().find(|last| last.point == point.name) else {
         return html! { span class="quiet" { "not read yet" } };
     };
-    let told = reading.value.as_ref().and_then(fieldgate_protocol::Value::to_json);
+    let told = last.value.as_ref().and_then(fieldgate_protocol::Value::to_json);
     html! {
-        @match told.filter(|_| reading.quality.usable()) {
+        @match told.filter(|_| last.quality.usable()) {
             Some(told) => { strong { (plain(&told)) } " " (point.unit.as_deref().unwrap_or_default()) },
-            None => (badge(Mood::Bad, reading.quality.as_str())),
+            None => (badge(Mood::Bad, last.quality.as_str())),
         }
-        " " span class="quiet" { (span(reading.age)) " ago" }
+        " " span class="quiet" { (span(last.age)) " ago" }
     }
 }
 
@@ -474,8 +474,8 @@ pub async fn ask_command(
         (Some((link, field)), false) => {
             let point = field.points.iter().find(|point| point.name.as_str() == wanted.point);
             let point = point.ok_or_else(|| Failed(StatusCode::NOT_FOUND, format!("`{id}` has no such point")))?;
-            let readings = link.readings(&id, vec![point.name.clone()]).await;
-            Some(value(point, readings.as_deref()))
+            let reports = link.last_reports(&id, vec![point.name.clone()]).await;
+            Some(value(point, reports.as_deref()))
         }
         _ => None,
     };
