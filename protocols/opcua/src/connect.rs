@@ -206,7 +206,10 @@ async fn pump(event_loop: SessionEventLoop<Source>, up: watch::Sender<State>, ro
     let mut unanswered = 0;
     let status = loop {
         room.wait().await;
-        match events.next().await {
+        // Yielding is ours to do: where tokio has an answer wait for the task's next turn, one that came later is taken
+        // before it, and notifications swap places.
+        tokio::task::consume_budget().await;
+        match tokio::task::unconstrained(events.next()).await {
             Some(Ok(SessionPollResult::Reconnected(_))) => {
                 up.send_replace(State::Open);
             }

@@ -298,12 +298,14 @@ async fn a_triggered_point_is_told_with_the_other_and_not_by_itself() {
     ];
     let mut rig = Rig::start(config(&sim.endpoint(), NONE, &points), dir.path());
     // Told once at the beginning, though the other doesn't change.
-    rig.value("held", 50.0).await;
-    rig.value("free", 1.5).await;
     let told = |samples: &[Sample], name: &str| {
         let of = samples.iter().filter(|sample| sample.point.as_str() == name);
         of.filter_map(|sample| sample.value.as_ref()?.as_f64()).collect::<Vec<_>>()
     };
+    let mut seen: Vec<Sample> = Vec::new();
+    while told(&seen, "held").is_empty() || told(&seen, "free").is_empty() || told(&seen, "lead").is_empty() {
+        seen.extend(rig.samples().await);
+    }
     for round in 0..3_u8 {
         let floor = f64::from(round + 1) * 100.0;
         let mut seen: Vec<Sample> = Vec::new();
@@ -326,8 +328,11 @@ async fn a_triggered_point_is_told_with_the_other_and_not_by_itself() {
             sim.stop();
             rig.offline().await;
             sim.restart().unwrap();
-            rig.value("held", last).await;
-            rig.value("free", last).await;
+            let mut seen: Vec<Sample> = Vec::new();
+            while told(&seen, "held").is_empty() || told(&seen, "free").is_empty() || told(&seen, "lead").is_empty() {
+                seen.extend(rig.samples().await);
+            }
+            assert_eq!(told(&seen, "held").last(), Some(&last));
         }
     }
     assert_eq!(rig.info.borrow().notes, [""; 0]);
