@@ -293,7 +293,7 @@ impl Desk {
         let mut bytes = 0;
         while taken.records.len() < ask.max_messages.max(1) {
             let road = self.next_road(lane);
-            let barred = *bar(road.lane(), &mut self.barred);
+            let barred = *road.lane().of(&self.barred);
             let Some(next) = self.on(road).next() else { break };
             if barred.is_some_and(|barred| next.id >= barred) {
                 break;
@@ -528,8 +528,8 @@ impl Desk {
 
     /// Keeps of `candidates` (all records of `lane` from `begin` on, ids ascending) those that may be dropped, and sees to it
     /// that nobody leases them any more, nor what comes after them before [`Desk::lift`]. Leased records may be on the wire
-    /// and stay. Gives the cursor to return to, should
-    /// the transaction fail; `None`: others may be leased before them again, they must be looked for anew.
+    /// and stay. Gives the cursor to return to, should the transaction fail; `None`: others may be leased before them again,
+    /// they must be looked for anew.
     pub(crate) fn claim(&mut self, lane: Lane, begin: u64, candidates: &mut Vec<Candidate>) -> Option<u64> {
         let first = candidates.first()?.id;
         let road = self.road(lane, first);
@@ -586,7 +586,7 @@ impl Desk {
     /// Should the transaction fail, what comes after the candidates must not have gone before them.
     fn bar(&mut self, lane: Lane, candidates: &[Candidate]) {
         if let Some(first) = candidates.first() {
-            let barred = bar(lane, &mut self.barred);
+            let barred = lane.of_mut(&mut self.barred);
             *barred = Some(barred.map_or(first.id, |barred| barred.min(first.id)));
         }
     }
@@ -594,15 +594,6 @@ impl Desk {
     /// The transaction has ended, one way or the other.
     pub(crate) fn lift(&mut self) {
         self.barred = [None; 3];
-    }
-}
-
-fn bar(lane: Lane, barred: &mut [Option<u64>; 3]) -> &mut Option<u64> {
-    let [priority, live, history] = barred;
-    match lane {
-        Lane::Priority => priority,
-        Lane::Live => live,
-        Lane::History => history,
     }
 }
 

@@ -31,6 +31,26 @@ impl Lane {
             Self::History => "history",
         }
     }
+
+    /// Its own of what there is for each lane.
+    pub(crate) fn of<T>(self, all: &[T; 3]) -> &T {
+        let [priority, live, history] = all;
+        match self {
+            Self::Priority => priority,
+            Self::Live => live,
+            Self::History => history,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn of_mut<T>(self, all: &mut [T; 3]) -> &mut T {
+        let [priority, live, history] = all;
+        match self {
+            Self::Priority => priority,
+            Self::Live => live,
+            Self::History => history,
+        }
+    }
 }
 
 impl fmt::Display for Lane {

@@ -44,12 +44,7 @@ impl Shared {
 
     /// Rings when `lane` may have something to lease.
     pub(crate) fn arrival(&self, lane: Lane) -> &Notify {
-        let [priority, live, history] = &self.arrivals;
-        match lane {
-            Lane::Priority => priority,
-            Lane::Live => live,
-            Lane::History => history,
-        }
+        lane.of(&self.arrivals)
     }
 
     /// Wakes whoever waits to lease.

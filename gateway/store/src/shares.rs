@@ -83,7 +83,7 @@ impl Shares {
     pub(crate) fn next(&self, rows: &[usize], lane: Lane, from: u64) -> (u64, u64) {
         let gap = |row: &usize| {
             let swept = self.swept.iter().find(|swept| swept.row == *row);
-            swept.map_or((from, u64::MAX), |swept| of(lane, &swept.lanes).gap(from))
+            swept.map_or((from, u64::MAX), |swept| lane.of(&swept.lanes).gap(from))
         };
         let gaps: Vec<_> = rows.iter().map(gap).collect();
         let start = gaps.iter().map(|(start, _)| *start).min().unwrap_or(u64::MAX);
@@ -96,7 +96,7 @@ impl Shares {
             let known = self.swept.iter().position(|swept| swept.row == *row);
             let known = known.map(|at| self.swept.remove(at));
             let mut swept = known.unwrap_or_else(|| Swept { row: *row, lanes: Default::default() });
-            of_mut(lane, &mut swept.lanes).add(from, to);
+            lane.of_mut(&mut swept.lanes).add(from, to);
             self.swept.push(swept);
         }
         let forgotten = self.swept.len().saturating_sub(MOST);
@@ -106,37 +106,19 @@ impl Shares {
     /// What was done there was taken back.
     pub(crate) fn take(&mut self, lane: Lane, from: u64, to: u64) {
         for swept in &mut self.swept {
-            of_mut(lane, &mut swept.lanes).take(from, to);
+            lane.of_mut(&mut swept.lanes).take(from, to);
         }
-        *of_mut(lane, &mut self.bare) = 0;
+        *lane.of_mut(&mut self.bare) = 0;
     }
 
     /// Whether nothing lies between `from`, where `lane` begins, and `start`.
     pub(crate) fn is_bare(&self, lane: Lane, from: u64, start: u64) -> bool {
-        start == from || start == *of(lane, &self.bare)
+        start == from || start == *lane.of(&self.bare)
     }
 
     /// Nothing was spared up to `to`.
     pub(crate) fn bare(&mut self, lane: Lane, to: u64) {
-        *of_mut(lane, &mut self.bare) = to;
-    }
-}
-
-fn of<T>(lane: Lane, all: &[T; 3]) -> &T {
-    let [priority, live, history] = all;
-    match lane {
-        Lane::Priority => priority,
-        Lane::Live => live,
-        Lane::History => history,
-    }
-}
-
-fn of_mut<T>(lane: Lane, all: &mut [T; 3]) -> &mut T {
-    let [priority, live, history] = all;
-    match lane {
-        Lane::Priority => priority,
-        Lane::Live => live,
-        Lane::History => history,
+        *lane.of_mut(&mut self.bare) = to;
     }
 }
 

@@ -33,11 +33,18 @@ fn row(queue: &Queue, device: &str) -> DeviceLedger {
     queue.ledger().into_iter().find(|row| row.device.as_str() == device).unwrap()
 }
 
-/// All of the live lane, each record settled.
+/// All that is left, of any lane, each record settled.
 async fn drain(queue: &Queue) -> Vec<Record> {
     let mut all = Vec::new();
     while queue.stats().messages > 0 {
-        let next = lease(queue, 500).await;
+        let next = async {
+            tokio::select! {
+                records = queue.lease(UP, Lane::Priority, 500, usize::MAX) => records,
+                records = queue.lease(UP, Lane::Live, 500, usize::MAX) => records,
+                records = queue.lease(UP, Lane::History, 500, usize::MAX) => records,
+            }
+        };
+        let next = within(next).await.unwrap();
         queue.settle(UP, ids(&next)).await.unwrap();
         settled(queue).await;
         all.extend(next);
@@ -153,23 +160,9 @@ async fn states_and_answers_of_many_do_not_push_all_telemetry_out() {
     }
     assert!(queue.stats().health.is_ok());
     assert_sums(&queue);
-    let answers: u64 = queue.stats().messages;
-    let live = drain_lane(&queue, Lane::Live).await;
-    assert!(live > 800, "{live} of {answers}");
-    assert!(answers - live > 300, "{live} of {answers}");
-}
-
-/// How many records there are in `lane`.
-async fn drain_lane(queue: &Queue, lane: Lane) -> u64 {
-    let mut found = 0;
-    // The lane's end is where nothing comes any more.
-    let patience = std::time::Duration::from_millis(300);
-    while let Ok(records) = tokio::time::timeout(patience, queue.lease(UP, lane, 500, usize::MAX)).await {
-        let records = records.unwrap();
-        found += records.len() as u64;
-        queue.settle(UP, ids(&records)).await.unwrap();
-    }
-    found
+    let left = drain(&queue).await;
+    let live = left.iter().filter(|record| record.header.lane == Lane::Live).count();
+    assert!(live > 800 && left.len() - live > 300, "{live} of {}", left.len());
 }
 
 /// Before the commit nothing has happened; after it everything has, though nobody was told.
@@ -396,20 +389,12 @@ impl Stage {
         let waiting = self.queue.stats().messages;
         self.play(Step::Reopen).await;
         let mut left: BTreeSet<u64> = BTreeSet::new();
-        for lane in Lane::ALL {
-            let mut last = 0;
-            let patience = std::time::Duration::from_millis(50);
-            while let Ok(records) = tokio::time::timeout(patience, self.queue.lease(UP, lane, 500, usize::MAX)).await {
-                let records = records.unwrap();
-                for record in &records {
-                    self.check(record);
-                    assert!(record.id.0 > last, "in order, each once");
-                    last = record.id.0;
-                    left.insert(last);
-                }
-                self.queue.settle(UP, ids(&records)).await.unwrap();
-                settled(&self.queue).await;
-            }
+        let mut last: BTreeMap<Lane, u64> = BTreeMap::new();
+        for record in drain(&self.queue).await {
+            self.check(&record);
+            let before = last.insert(record.header.lane, record.id.0);
+            assert!(before.is_none_or(|before| before < record.id.0), "in order, each once");
+            left.insert(record.id.0);
         }
         assert_eq!(left.len() as u64, waiting);
         assert_eq!(self.queue.stats().messages, 0);
