@@ -10,7 +10,7 @@
 //!
 //! # A page more
 //! 1. A handler in `pages/NAME.rs`; `State` is the gateway, [`access::Visitor`] whoever is signed in:
-//!    ```ignore
+//!    ```text
 //!    pub async fn show(State(overview): State<Arc<Overview>>, visitor: Visitor) -> Result<Response, Failed> {
 //!        let body = html! { p { "…" } };
 //!        Ok(page(&overview, &visitor, "/console/links", "Links", &body))
