@@ -23,6 +23,8 @@ ONE_CONSOLE = 3.0
 TEN_CONSOLES = 0.95
 MEASURED = 10.0
 ROUNDS = 3
+# Looks at a gateway that comes to rest, of MEASURED each.
+LOOKS = 12
 WINDOW = 64
 
 
@@ -90,7 +92,7 @@ def large(stage: Stage) -> None:
     expect(not judged or first.seconds <= FIRST_PAGE, f"the first page took {first.seconds:.2f} s, at most {FIRST_PAGE}")
     sizes(stage, visitor)
 
-    idle = share(gateway, MEASURED)
+    idle = settled(gateway)
     stage.figure("idle, % of a core", idle)
     for page in ("/console/live", "/console/devices/live", "/console/buffer/live", "/console/charts/live", "/console/links/live"):
         watching = visitor.watch(page)
@@ -111,6 +113,18 @@ def large(stage: Stage) -> None:
     stage.figure("messages/s, nobody looks", max(rates[0]))
     stage.figure("messages/s, ten consoles", max(rates[10]))
     expect(not judged or ratio >= TEN_CONSOLES, f"with ten consoles {ratio:.2f} of the rate without")
+
+
+def settled(gateway: Gateway) -> float:
+    """% of a core at rest: after a start with so many devices there is work left for a while."""
+    before = share(gateway, MEASURED)
+    for _ in range(LOOKS):
+        now = share(gateway, MEASURED)
+        if now >= before - 0.5:
+            return min(before, now)
+        before = now
+    expect(False, f"the gateway does not come to rest: {before:.1f} % of a core")
+    return before
 
 
 def rate(leaf: object) -> float:

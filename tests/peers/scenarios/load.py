@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import ssl
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from leaf import Bundle, Leaf
 from stage import Helper, Stage
 from wait import Failed, expect, wait_for
 
-LEAVES, RATE, WINDOW = 10, 200, 20
+LEAVES, RATE, WINDOW = int(os.environ.get("FIELDGATE_PEERS_LEAVES", "10")), 200, 20
 UPSTREAM_WINDOW = 4096
 RETRY_MAX = 5
 
