@@ -579,6 +579,8 @@ impl Desk {
     /// What was struck of `lane`, all below `end`, stays after all.
     pub(crate) fn unstrike(&mut self, lane: Lane, end: u64) {
         for road in Road::ALL.into_iter().filter(|road| road.lane() == lane) {
+            // Each road's own part of the lane alone: before it was parted, the older road has none.
+            let end = if road == Road::Older { end.min(self.parted.unwrap_or_default()) } else { end };
             self.on(road).unstrike(end);
         }
     }

@@ -82,6 +82,40 @@ fn a_transaction_that_fails_gives_back_every_record_in_its_place() {
 }
 
 #[test]
+fn a_transaction_that_fails_gives_back_nothing_on_the_road_that_is_not_there() {
+    let history = |desk: &mut Desk| {
+        let (stretches, _) = desk.wanted();
+        for stretch in stretches {
+            let read = (stretch.from.max(1)..stretch.to.min(7))
+                .map(|id| Entry::new(&append("a", vec![b'x'; 10]), id, (0, 1, id), 0, false));
+            desk.filled(stretch, stretch.to, read.collect());
+        }
+        let ask = Ask { max_messages: 9, max_bytes: usize::MAX, now: 0 };
+        desk.take(Lane::History, ask).records.iter().map(|record| record.id.0).collect::<Vec<_>>()
+    };
+    let mut desk = desk();
+    let mut struck = candidates([3, 5]);
+    desk.strike(Lane::Live, &mut struck);
+    desk.unstrike(Lane::Live, 6);
+    desk.lift();
+    assert_eq!(history(&mut desk), [], "all of the lane is live");
+    assert_eq!(take(&mut desk, 9), [1, 2, 3, 4, 5, 6]);
+
+    // Parted at 5: what was struck is given back on both sides of it, each side on its own road.
+    let mut desk = Desk::new(0, u64::MAX, usize::MAX, 0);
+    let entry = |id| Entry::new(&append("a", vec![b'x'; 10]), id, (0, 1, id), 0, false);
+    (1..=4).for_each(|id| desk.committed(entry(id)));
+    desk.part();
+    (5..=6).for_each(|id| desk.committed(entry(id)));
+    let mut struck = candidates([2, 5]);
+    desk.strike(Lane::Live, &mut struck);
+    desk.unstrike(Lane::Live, 6);
+    desk.lift();
+    assert_eq!(history(&mut desk), [1, 2, 3, 4]);
+    assert_eq!(take(&mut desk, 9), [5, 6]);
+}
+
+#[test]
 fn a_rewind_between_the_look_and_the_claim_has_it_look_again() {
     let mut desk = desk();
     assert_eq!(take(&mut desk, 3), [1, 2, 3]);

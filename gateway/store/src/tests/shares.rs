@@ -258,9 +258,21 @@ struct Model {
     /// Ever leased, and ever settled: a crash may have brought it back.
     seen: BTreeSet<u64>,
     settled: BTreeSet<u64>,
+    /// Settled since the last crash.
+    gone: BTreeSet<u64>,
+    /// By the lane that was asked for and the record's own: the last one since the last rewind.
+    last: BTreeMap<(Lane, Lane), u64>,
     batches: usize,
     /// Bytes of quiet devices, and of what shares a batch with them.
     spared: usize,
+}
+
+impl Model {
+    /// All leases are void.
+    fn rewind(&mut self) {
+        self.leased.clear();
+        self.last.clear();
+    }
 }
 
 struct Stage {
@@ -317,7 +329,11 @@ impl Stage {
                 let leased = tokio::time::timeout(patience, self.queue.lease(UP, lane, most, usize::MAX)).await;
                 for record in leased.map(Result::unwrap).unwrap_or_default() {
                     self.check(&record);
-                    self.model.seen.insert(record.id.0);
+                    let id = record.id.0;
+                    assert!(!self.model.gone.contains(&id), "leased after it was settled: {record:?}");
+                    let before = self.model.last.insert((lane, record.header.lane), id);
+                    assert!(before.is_none_or(|before| before < id), "twice, or out of order: {record:?}");
+                    self.model.seen.insert(id);
                     self.model.leased.push(record.id);
                 }
             }
@@ -325,21 +341,22 @@ impl Stage {
                 let most = most.min(self.model.leased.len());
                 let ids: Vec<_> = self.model.leased.drain(..most).collect();
                 self.model.settled.extend(ids.iter().map(|id| id.0));
+                self.model.gone.extend(ids.iter().map(|id| id.0));
                 self.queue.settle(UP, ids).await.unwrap();
             }
             Step::Rewind => {
                 self.queue.rewind(UP);
-                self.model.leased.clear();
+                self.model.rewind();
             }
             Step::Part => {
                 self.queue.part(UP);
-                self.model.leased.clear();
+                self.model.rewind();
             }
             Step::Reopen => {
                 self.queue.close().await.unwrap();
                 self.boot += 1;
                 self.queue = self.bench.open_at(&self.folder.join("queue.db"), self.boot);
-                self.model.leased.clear();
+                self.model.rewind();
             }
             Step::Crash => {
                 self.boot += 1;
@@ -348,7 +365,8 @@ impl Stage {
                 copy_when_still(&self.queue, &self.folder, &copy);
                 self.queue = self.bench.open_at(&copy.join("queue.db"), self.boot);
                 self.folder = copy;
-                self.model.leased.clear();
+                self.model.rewind();
+                self.model.gone.clear();
             }
             Step::Fail(before) => {
                 let (hits, point) =
