@@ -8,7 +8,8 @@
 //!   taken out of its place during a request and put back only after a good answer, so nothing can use it again;
 //! - RTU has no transaction ids: after anything but a good answer nothing is sent until twice the time-out after the
 //!   request, and whatever arrives until then is thrown away. A new connection does not help there, since the device
-//!   behind a serial server doesn't know of it; a serial port stays open meanwhile;
+//!   behind a serial server doesn't know of it; a serial port stays open meanwhile. What came in that time and the kernel
+//!   still holds goes too: its thread that hands it over can stand still for seconds while a disk is written to;
 //! - it accepts short and long answers: the length must be the one that was asked for;
 //! - it looks for a frame behind bytes that are none: the answer must be all that arrived;
 //! - it does not compare the echo of a write: address and value must be those that were sent;
@@ -203,6 +204,7 @@ impl Link {
                 return Err(BadFrame::Babble.into());
             }
         }
+        tap.forget().await.map_err(|error| transport_error(tap, error))?;
         self.quiet_until = None;
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -21,6 +22,7 @@ use crate::config::{Line, Parity};
 pub(crate) struct SerialPort {
     reader: Receiver,
     writer: Sender,
+    port: Arc<OwnedFd>,
 }
 
 impl SerialPort {
@@ -39,10 +41,20 @@ impl SerialPort {
             }
         })?;
         set_up(&fd, path, line)?;
-        let file = File::from(fd);
-        let writer = Sender::from_file_unchecked(file.try_clone()?)?;
-        Ok(Self { reader: Receiver::from_file_unchecked(file)?, writer })
+        let reader = Receiver::from_file_unchecked(File::from(fd.try_clone()?))?;
+        let writer = Sender::from_file_unchecked(File::from(fd.try_clone()?))?;
+        Ok(Self { reader, writer, port: Arc::new(fd) })
     }
+
+    /// What [`discard`] works on.
+    pub(crate) fn port(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.port)
+    }
+}
+
+/// Throws away what a port has received and nobody has read, also what the kernel still has on its way to readers. Blocks.
+pub(crate) fn discard(port: &OwnedFd) -> io::Result<()> {
+    Ok(termios::tcflush(port, QueueSelector::IFlush)?)
 }
 
 fn set_up(fd: &OwnedFd, path: &Path, line: Line) -> io::Result<()> {
@@ -85,5 +97,37 @@ impl AsyncWrite for SerialPort {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.writer).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use tokio::io::AsyncReadExt;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Whether the kernel has handed it over or not.
+    #[tokio::test]
+    async fn what_was_received_before_is_discarded_and_what_comes_after_is_not() {
+        let devices = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&devices).unwrap();
+        unlockpt(&devices).unwrap();
+        let path = ptsname(&devices, Vec::new()).unwrap().into_string().unwrap();
+        let line = Line { baud: 9600, parity: Parity::None, stop: 1 };
+        let mut port = SerialPort::open(Path::new(&path), line).unwrap();
+        let mut devices = File::from(devices);
+        for round in 0..200_u8 {
+            devices.write_all(b"late").unwrap();
+            discard(&port.port()).unwrap();
+            devices.write_all(&[round]).unwrap();
+            let mut byte = [0; 8];
+            let read = timeout(Duration::from_secs(20), port.read(&mut byte)).await.unwrap().unwrap();
+            assert_eq!(byte[..read], [round]);
+        }
     }
 }

@@ -6,24 +6,44 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
+
+use crate::serial::{self, SerialPort};
 
 /// What carries the bytes: a TCP connection, TLS within one, a serial port.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static {
+    /// The serial port that it is.
+    fn port(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
+}
 
-impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static> Duplex for T {}
+impl Duplex for TcpStream {}
+
+impl Duplex for TlsStream<TcpStream> {}
+
+impl Duplex for SerialPort {
+    fn port(&self) -> Option<Arc<OwnedFd>> {
+        Some(SerialPort::port(self))
+    }
+}
 
 /// What the link sees of the stream.
 #[derive(Debug)]
 pub(crate) struct Tap {
     /// Never contended: the client runs while the link waits for it. Held for one call that doesn't block.
     stream: Mutex<Box<dyn Duplex>>,
+    port: Option<Arc<OwnedFd>>,
     received: AtomicUsize,
     ended: AtomicBool,
     /// When bytes were last handed over to be sent.
@@ -34,6 +54,7 @@ impl Tap {
     /// Of an open stream.
     pub(crate) fn new(stream: impl Duplex) -> Arc<Self> {
         Arc::new(Self {
+            port: stream.port(),
             stream: Mutex::new(Box::new(stream)),
             received: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
@@ -67,6 +88,13 @@ impl Tap {
     /// Waits until something arrives unasked, or the peer closes. What arrives is thrown away. Cancel-safe.
     pub(crate) async fn disturbed(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_disturbed(cx)).await
+    }
+
+    /// What came up to now and was not read is gone, where this machine may still hold it: on a serial port.
+    pub(crate) async fn forget(&self) -> io::Result<()> {
+        let Some(port) = self.port.clone() else { return Ok(()) };
+        // It waits for the kernel's thread that hands over what was received.
+        spawn_blocking(move || serial::discard(&port)).await.map_err(io::Error::other)?
     }
 
     fn poll_disturbed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -12,7 +12,7 @@ use fieldgate_protocol::Value;
 use tokio::task::JoinSet;
 
 use crate::harness::{DEADLINE, Rig, samples};
-use crate::line::{Line, RtuFrame, Says, now, sealed};
+use crate::line::{Line, RtuFrame, Says, Seen, now, sealed};
 use crate::peer::{Frame, Peer, Reply};
 
 /// Of the driver. Late answers come within twice this, with a margin of 300 ms: threads of a busy machine, those of its
@@ -66,11 +66,13 @@ struct Injector {
     faults: usize,
     /// Answers for which the machine, not the device, was too slow.
     broken: Arc<AtomicUsize>,
+    /// What a serial line saw.
+    seen: Seen,
 }
 
 impl Injector {
     fn new(seed: u64, faults: usize) -> Self {
-        Self { dice: Dice(seed), injected: Arc::default(), faults, broken: Arc::default() }
+        Self { dice: Dice(seed), injected: Arc::default(), faults, broken: Arc::default(), seen: Seen::default() }
     }
 
     fn strikes(&mut self) -> bool {
@@ -101,10 +103,12 @@ async fn weather(url: String, injector: Injector) -> usize {
         for sample in samples(&update, "d").iter().filter(|sample| sample.quality.usable()) {
             let address: u64 = sample.point.as_str().parse().unwrap();
             if sample.value != Some(Value::Uint(address + u64::from(ADD))) {
+                let seen = injector.seen.to_string();
                 // The device notes it right after it has written.
                 tokio::time::sleep(Duration::from_millis(500)).await;
                 let forgiven = injector.broken.swap(0, Ordering::SeqCst);
-                assert!(forgiven > 0, "a wrong value at {address}: {:?}", sample.value);
+                let wrong = sample.value.as_ref();
+                assert!(forgiven > 0, "a wrong value at {address}: {wrong:?}; the line:\n{seen}");
                 println!("{forgiven} answers were held up by this machine and came later than the device promises");
                 continue;
             }
@@ -235,6 +239,7 @@ async fn no_wrong_value_on_a_serial_line() {
             },
         );
         injector.broken = Arc::clone(&line.broken);
+        injector.seen = line.seen.clone();
         running.spawn(async move { weather(line.url("baud=115200"), injector).await });
     }
     all("rtu", running, faults, seed).await;

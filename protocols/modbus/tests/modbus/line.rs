@@ -1,6 +1,8 @@
 //! A serial line made of a pseudo-terminal, with devices on it made of raw frames (Serial Line V1.02, section 2.5),
 //! which say whatever a test wants them to say.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -78,12 +80,39 @@ pub fn sealed(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
+/// Requests as they came and answers as they went, the last [`MEMORY`] of them.
+#[derive(Clone, Default)]
+pub struct Seen(Arc<Mutex<VecDeque<(Instant, String)>>>);
+
+const MEMORY: usize = 60;
+
+impl Seen {
+    fn note(&self, what: &str, bytes: &[u8]) {
+        let mut seen = self.0.lock().unwrap();
+        if seen.len() == MEMORY {
+            seen.pop_front();
+        }
+        seen.push_back((Instant::now(), format!("{what} {bytes:02x?}")));
+    }
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, what) in &*self.0.lock().unwrap() {
+            writeln!(f, "  {:8.1} ms ago: {what}", at.elapsed().as_secs_f64() * 1e3)?;
+        }
+        Ok(())
+    }
+}
+
 /// The line.
 pub struct Line {
     path: String,
     /// Answers that a busy machine held up for longer than the devices promise.
     pub broken: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
+    /// What the devices' end of the line saw last.
+    pub seen: Seen,
     /// Holds the terminal open while the gateway has it closed.
     _held: File,
 }
@@ -91,16 +120,13 @@ pub struct Line {
 impl Line {
     /// Devices that answer each request as `behave` says.
     pub fn start(behave: impl FnMut(&RtuFrame) -> Says + Send + 'static) -> Self {
-        let port = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&port).unwrap();
-        unlockpt(&port).unwrap();
-        let path = ptsname(&port, Vec::new()).unwrap().into_string().unwrap();
-        let held = File::options().read(true).write(true).open(&path).unwrap();
+        let (port, path, held) = terminal();
         let requests = Arc::new(AtomicUsize::new(0));
         let broken = Arc::new(AtomicUsize::new(0));
-        let (count, late) = (Arc::clone(&requests), Arc::clone(&broken));
-        std::thread::spawn(move || serve(File::from(port), behave, &count, &late));
-        Self { path, broken, requests, _held: held }
+        let (count, late, seen) = (Arc::clone(&requests), Arc::clone(&broken), Seen::default());
+        let notes = seen.clone();
+        std::thread::spawn(move || serve(port, behave, &count, &late, &notes));
+        Self { path, broken, requests, seen, _held: held }
     }
 
     /// The gateway's end.
@@ -112,6 +138,16 @@ impl Line {
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
+}
+
+/// A pseudo-terminal: the devices' end, the path of the gateway's end, and that end itself.
+fn terminal() -> (File, String, File) {
+    let port = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&port).unwrap();
+    unlockpt(&port).unwrap();
+    let path = ptsname(&port, Vec::new()).unwrap().into_string().unwrap();
+    let held = File::options().read(true).write(true).open(&path).unwrap();
+    (File::from(port), path, held)
 }
 
 /// Two terminals joined by socat, as people try things out. Dropping it ends socat.
@@ -140,7 +176,7 @@ impl Socat {
             std::thread::yield_now();
         }
         let port = File::options().read(true).write(true).open(folder.path().join("devices")).unwrap();
-        std::thread::spawn(move || serve(port, behave, &AtomicUsize::new(0), &AtomicUsize::new(0)));
+        std::thread::spawn(move || serve(port, behave, &AtomicUsize::new(0), &AtomicUsize::new(0), &Seen::default()));
         Self { folder, socat }
     }
 
@@ -193,7 +229,13 @@ pub fn listen(mut behave: impl FnMut(&RtuFrame) -> Says + Send + 'static) -> (So
 }
 
 /// Until the line is gone.
-fn serve(port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &AtomicUsize, broken: &AtomicUsize) {
+fn serve(
+    port: File,
+    mut behave: impl FnMut(&RtuFrame) -> Says,
+    count: &AtomicUsize,
+    broken: &AtomicUsize,
+    seen: &Seen,
+) {
     let mut buffer = Vec::new();
     let mut bytes = [0; 512];
     let glance = Timespec::try_from(GLANCE).unwrap();
@@ -210,6 +252,7 @@ fn serve(port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &AtomicUs
         }
         let Ok(read @ 1..) = (&port).read(&mut bytes) else { return };
         buffer.extend_from_slice(&bytes[..read]);
+        seen.note("came", &bytes[..read]);
         let Some(mut length) = request_length(&buffer).filter(|length| buffer.len() >= *length) else { continue };
         // This thread has slept through a time-out: what the gateway asked before, it has given up.
         while buffer.len() > length {
@@ -228,11 +271,14 @@ fn serve(port: File, mut behave: impl FnMut(&RtuFrame) -> Says, count: &AtomicUs
             std::thread::sleep(wait.saturating_sub(frame.at.elapsed()));
             // On a busy machine this thread may wake when the device that it plays would long be silent.
             if frame.at.elapsed() > wait + TOO_LATE {
+                seen.note("held back", &bytes);
                 break;
             }
+            seen.note("goes", &bytes);
             if (&port).write_all(&bytes).is_err() {
                 return;
             }
+            seen.note("gone", &[]);
             if frame.at.elapsed() > wait + TOO_LATE + MARGIN {
                 broken.fetch_add(1, Ordering::SeqCst);
             }
