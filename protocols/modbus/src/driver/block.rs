@@ -22,7 +22,7 @@ pub(super) struct Block {
     pub(super) whole: Arc<Read>,
     /// As it can be read: together they serve every point of `whole` once.
     pub(super) parts: Vec<Part>,
-    /// When to ask again for what is bad, or for the whole.
+    /// When to ask again for what is bad, or for the whole; `None` when it is read as planned.
     pub(super) retry_at: Option<Instant>,
     backoff: Backoff,
 }
@@ -102,7 +102,7 @@ impl Block {
         Some(halves)
     }
 
-    /// Puts the next try off.
+    /// When the try after the one that begins now is due, unless it succeeds.
     pub(super) fn retry_later(&mut self, now: Instant) {
         self.retry_at = Some(now + self.backoff.next_wait());
     }

@@ -18,6 +18,8 @@ use crate::peer::{Frame, Peer, Reply};
 /// Of the driver. Late answers come within twice this, with a margin of 300 ms: threads of a busy machine, those of its
 /// kernel too, have been seen to stand still for 240 ms.
 const TIMEOUT: Duration = Duration::from_millis(400);
+/// What can't be read is asked for again after a minute at most.
+const RECOVERY: Duration = Duration::from_mins(2);
 const POINTS: u16 = 20;
 /// What the devices add to a register's address.
 const ADD: u16 = 1000;
@@ -95,7 +97,7 @@ async fn weather(url: String, injector: Injector) -> usize {
     }
     let mut rig = Rig::open(&url, &rest);
     let (mut good, mut healthy) = (0, std::collections::BTreeSet::new());
-    let mut fresh = Instant::now();
+    let (mut fresh, mut calm) = (Instant::now(), None);
     while healthy.len() < usize::from(POINTS) {
         let update = rig.next().await;
         rig.seen.clear();
@@ -119,6 +121,10 @@ async fn weather(url: String, injector: Injector) -> usize {
             }
         }
         assert!(fresh.elapsed() < DEADLINE, "values stopped coming");
+        if over {
+            let calm = calm.get_or_insert_with(Instant::now).elapsed();
+            assert!(calm < RECOVERY, "{healthy:?} alone are good again");
+        }
     }
     assert!(good > injector.faults, "{good} values between {} faults", injector.faults);
     rig.stop().await;

@@ -53,7 +53,6 @@ impl Unit {
         let halves = plan::halve(&job.read, |point| points.get(point).map(PointConfig::extent));
         let Some(block) = self.blocks.get_mut(job.block) else { return };
         if job.why == Why::Whole {
-            block.retry_later(now);
             let bad = block.parts.iter().filter(|part| part.bad.is_some()).map(|part| Arc::clone(&part.read));
             for read in bad.collect::<Vec<_>>() {
                 self.push(job.block, read, Why::Retry, now, false);
@@ -87,7 +86,6 @@ impl Unit {
         }
         let Some(block) = self.blocks.get_mut(job.block) else { return };
         if job.why != Why::Poll {
-            block.retry_later(now);
             self.end(&job);
         } else if self.failures < PATIENCE {
             let failures = block.part(&job.read).map_or(0, |part| {

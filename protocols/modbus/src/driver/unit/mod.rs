@@ -212,7 +212,8 @@ impl Unit {
                 }
             }
             if retry {
-                block.retry_at = None;
+                // Whatever becomes of this one.
+                block.retry_later(now);
                 let why = if block.parts.len() == 1 { Why::Retry } else { Why::Whole };
                 jobs.push((Arc::clone(&block.whole), why));
             }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use fieldgate_types::Sources;
+use proptest::collection::vec;
+use proptest::prelude::*;
 use tokio_modbus::ExceptionCode;
 
 use super::*;
@@ -18,6 +20,7 @@ struct Device {
     refused: BTreeSet<u16>,
     mute: BTreeSet<u16>,
     dead: bool,
+    busy: bool,
     took: Duration,
 }
 
@@ -61,6 +64,8 @@ impl Bench {
             let reason = "no answer".to_owned();
             let failure = Failure { reason, quality: Quality::BAD_TIMEOUT, took, others_answer: true };
             self.unit.failed(job, failure, self.now, NOW);
+        } else if self.device.busy {
+            self.unit.refused(job, ExceptionCode::ServerDeviceBusy, self.now, NOW);
         } else if touched.any(|register| self.device.refused.contains(&register)) {
             self.unit.refused(job, ExceptionCode::IllegalDataAddress, self.now, NOW);
         } else {
@@ -217,4 +222,33 @@ fn two_lost_answers_do_not_make_it_offline() {
     assert!(bench.step());
     assert_eq!(bench.presences(), [true]);
     assert!(!bench.unit.is_failing());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Mute or refused registers, a dead unit, a busy one: each for a while, also in the middle of a retry.
+    #[test]
+    fn whatever_happened_all_is_read_again_once_the_device_is_well(
+        phases in vec((0..6_u8, prop_oneof![Just(0_u16), Just(1), Just(50)], 20..15_000_u64), 1..16),
+    ) {
+        let mut bench = Bench::new(&[(0, 100), (1, 100), (50, 250), (100, 250)]);
+        for (what, register, time) in phases {
+            bench.device = Device { took: Duration::from_millis(1), ..Device::default() };
+            match what {
+                0 => bench.device.dead = true,
+                1 => bench.device.busy = true,
+                2 | 3 => drop(bench.device.mute.insert(register)),
+                4 => drop(bench.device.refused.insert(register)),
+                _ => {}
+            }
+            bench.run(Duration::from_millis(time));
+        }
+        bench.device = Device { took: Duration::from_millis(1), ..Device::default() };
+        bench.run(Duration::from_mins(3));
+        bench.unit.updates.clear();
+        bench.run(Duration::from_secs(1));
+        let read: BTreeSet<String> = bench.batches().into_iter().flatten().collect();
+        prop_assert_eq!(read.iter().map(String::as_str).collect::<Vec<_>>(), ["P0", "P1", "P100", "P50"]);
+    }
 }
