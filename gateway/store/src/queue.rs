@@ -343,6 +343,11 @@ impl Queue {
         self.inner.shared.report().ledger.values().cloned().collect()
     }
 
+    /// Its row for one device, at the price of a look.
+    pub fn ledger_of(&self, device: &DeviceId) -> Option<DeviceLedger> {
+        self.inner.shared.report().ledger.get(device).cloned()
+    }
+
     /// Of the devices with `text` (in lower case) in their id: the rows of those with the most waiting, and how many there are.
     pub fn deepest(&self, text: &str, most: usize) -> (Vec<DeviceLedger>, usize) {
         let depth = |row: &&DeviceLedger| Reverse((row.waiting, row.quarantined + row.evicted + row.expired));

@@ -85,8 +85,7 @@ fn look(overview: &Overview, id: &DeviceId) -> Looked {
             Vec::new()
         }
     };
-    let ledger = overview.queue.ledger().into_iter().find(|ledger| ledger.device == *id);
-    Looked { ledger, details: overview.authority.details(id).ok(), lines }
+    Looked { ledger: overview.queue.ledger_of(id), details: overview.authority.details(id).ok(), lines }
 }
 
 /// The page.

@@ -105,9 +105,8 @@ fn choose(overview: &Overview, asked: &Asked) -> Chosen {
     let pages = found.div_ceil(ROWS).max(1);
     let page = asked.page.clamp(1, pages);
     let devices: Vec<Device> = devices.into_iter().skip((page - 1) * ROWS).take(ROWS).collect();
-    let here: HashSet<&DeviceId> = devices.iter().map(|device| &device.id).collect();
-    let ledger = overview.queue.ledger().into_iter();
-    let received = ledger.filter(|of| here.contains(&of.device)).map(|of| (of.device, of.received)).collect();
+    let received = |id: &DeviceId| Some((id.clone(), overview.queue.ledger_of(id)?.received));
+    let received = devices.iter().filter_map(|device| received(&device.id)).collect();
     let now = overview.authority.ca.time().now();
     let lasting = |id: &DeviceId| {
         let valid = overview.authority.registry.certificates(id).into_iter().filter(|one| one.revoked.is_none());
@@ -247,16 +246,9 @@ pub async fn live(
 }
 
 fn states(overview: &Overview, ids: &HashSet<DeviceId>) -> Parts {
-    let counts: HashMap<DeviceId, u64> = overview
-        .queue
-        .ledger()
-        .into_iter()
-        .filter(|of| ids.contains(&of.device))
-        .map(|of| (of.device, of.received))
-        .collect();
     let devices = overview.devices().into_iter().filter(|device| ids.contains(&device.id));
     let parts = devices.flat_map(|device| {
-        let count = number(counts.get(&device.id).copied().unwrap_or_default());
+        let count = number(overview.queue.ledger_of(&device.id).map_or(0, |row| row.received));
         let (state, count) = (state_since(&device), html! { (count) });
         [(format!("state-{}", device.id), state), (format!("count-{}", device.id), count)]
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::record::RECORD_OVERHEAD;
 use crate::{Batch, CommitError, Delete, Lane, LeaseError, Put, SettleError};
 
-use super::{Bench, UP, append, assert_sums, batch, bodies, ids, lease, lease_all, settled, until, within};
+use super::{Bench, UP, append, assert_sums, batch, bodies, device, ids, lease, lease_all, settled, until, within};
 
 #[tokio::test]
 async fn the_writer_shows_that_it_turns_with_nothing_to_do() {
@@ -75,6 +75,21 @@ async fn a_rewind_hands_out_again_what_was_not_settled_in_order() {
     settled(&queue).await;
     assert_eq!(queue.ledger()[0].delivered, 2);
     assert_sums(&queue);
+}
+
+#[tokio::test]
+async fn the_row_of_one_device_is_the_one_in_the_ledger() {
+    let bench = Bench::new();
+    let queue = bench.open(1);
+    for (name, bodies) in [("a", &["1"][..]), ("b", &["1", "2"]), ("c", &["1", "2", "3"])] {
+        queue.commit(batch(name, bodies)).await.unwrap();
+    }
+    let rows = queue.ledger();
+    assert_eq!(rows.iter().map(|row| row.received).collect::<Vec<_>>(), [1, 2, 3]);
+    for row in rows {
+        assert_eq!(queue.ledger_of(&row.device), Some(row));
+    }
+    assert_eq!(queue.ledger_of(&device("nobody")), None);
 }
 
 #[tokio::test]
