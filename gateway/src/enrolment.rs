@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use fieldgate_certs::est::{LONGEST_BODY, Request};
 use fieldgate_certs::{CaError, Refused, ServerCertificate};
+use fieldgate_types::DeviceId;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -28,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::audit::{Audit, Event};
+use crate::audit::{Audit, Event, Stranger};
 use crate::identity::{Authority, lists};
 
 /// Connections at a time. Full: newcomers wait in the kernel's queue until one of them ends, by its deadline at last.
@@ -153,19 +154,17 @@ impl Port {
         }
     }
 
-    /// One audit line for who held a place and did nothing with it.
+    /// Who held a place and did nothing with it.
     fn too_slow(&self, peer: SocketAddr, what: &str, within: Duration) {
         let reason = format!("enrolment port: {what} within {} s", within.as_secs());
-        self.audit.record(Event::ConnectionRefused { device: None, peer: peer.to_string(), reason });
+        self.audit.refused_connection(None, peer, reason);
     }
 
-    /// A certificate that is not good ends the handshake: one audit line, as on the broker's port.
+    /// A certificate that is not good ends the handshake, as on the broker's port.
     fn refuse_handshake(&self, error: &io::Error, peer: SocketAddr) {
         let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         if let Some(refused) = tls.and_then(Refused::in_handshake) {
-            let device = refused.device().map(ToString::to_string);
-            let reason = refused.to_string();
-            self.audit.record(Event::ConnectionRefused { device, peer: peer.to_string(), reason });
+            self.audit.refused_connection(refused.device().map(DeviceId::as_str), peer, refused.to_string());
         }
     }
 
@@ -189,11 +188,9 @@ impl Port {
         let body = match Limited::new(body, LONGEST_BODY).collect().await {
             Ok(body) => body.to_bytes(),
             Err(error) if error.is::<LengthLimitError>() => {
-                self.audit.record(Event::EnrolmentRefused {
-                    device: None,
-                    peer: peer.to_string(),
-                    reason: format!("the request is longer than {LONGEST_BODY} bytes"),
-                });
+                let reason = format!("the request is longer than {LONGEST_BODY} bytes");
+                let event = || Event::EnrolmentRefused { device: None, peer: peer.to_string(), reason: reason.clone() };
+                self.audit.record_stranger(Stranger::Enrolment, peer.ip(), &reason, event);
                 return plain(StatusCode::PAYLOAD_TOO_LARGE, "the request is too long\n");
             }
             Err(_) => return plain(StatusCode::BAD_REQUEST, "the request's body can't be read\n"),
@@ -341,8 +338,9 @@ mod tests {
             ended(stream).await;
         }
         let reasons = served.reasons().await;
-        let expected = "enrolment port: its TLS handshake was not complete within 1 s";
-        assert_eq!(reasons, vec![expected; CONNECTIONS]);
+        let first = "enrolment port: its TLS handshake was not complete within 1 s";
+        let more = format!("63 more connections from 127.0.0.1 were refused in the last minute, the last: {first}");
+        assert_eq!(reasons, [first, &more]);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

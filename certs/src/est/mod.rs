@@ -158,6 +158,22 @@ impl EstRefused {
             Self::TooLong => "too-long",
         }
     }
+
+    /// Whether anybody could have caused it: nothing, neither a token nor a certificate, has proven who it was.
+    pub fn is_of_a_stranger(&self) -> bool {
+        match self {
+            Self::NoCredentials | Self::NotAnId => true,
+            Self::Token(refused) => refused.is_of_a_stranger(),
+            Self::Peer(refused) => refused.device().is_none(),
+            // Looked at after one of both was good.
+            Self::Busy { .. }
+            | Self::Barred { .. }
+            | Self::NotOurs { .. }
+            | Self::TooOften { .. }
+            | Self::Issue(_)
+            | Self::TooLong => false,
+        }
+    }
 }
 
 /// Answers EST requests. One per gateway; it counts attempts.

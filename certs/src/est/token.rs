@@ -185,6 +185,14 @@ impl TokenRefused {
         }
     }
 
+    /// Whether it was no token that was ever made.
+    pub fn is_of_a_stranger(&self) -> bool {
+        match self {
+            Self::None { .. } | Self::Wrong { .. } | Self::Limited { .. } => true,
+            Self::OtherDevice { .. } | Self::Used { .. } | Self::Expired { .. } => false,
+        }
+    }
+
     /// Who it claims to be. Nothing proves it.
     pub fn device(&self) -> &DeviceId {
         match self {

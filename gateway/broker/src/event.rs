@@ -34,8 +34,8 @@ pub enum Event {
     },
     /// A connection was refused before its session was attached.
     Refused {
-        /// Who, as far as known.
-        who: Option<Arc<Identity>>,
+        /// The id, where that is proven.
+        who: Option<Arc<str>>,
         /// From where.
         peer: SocketAddr,
         /// MQTT 5 reason code, on 3.1.1 its equivalent; `None` when the connection never got to its CONNECT.

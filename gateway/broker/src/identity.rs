@@ -45,16 +45,24 @@ pub struct Refusal {
     pub words: String,
     /// MQTT 5 reason code, where the usual one for the occasion doesn't tell the client what to do.
     pub code: Option<u8>,
+    /// The id that is proven all the same.
+    pub who: Option<Arc<str>>,
 }
 
 impl Refusal {
     /// With these words.
     pub fn new(words: impl Into<String>) -> Self {
-        Self { words: words.into(), code: None }
+        Self { words: words.into(), code: None, who: None }
     }
 
     /// With these words and a reason code of MQTT 5; on 3.1.1 its nearest equivalent is sent.
     pub fn with_code(code: u8, words: impl Into<String>) -> Self {
-        Self { words: words.into(), code: Some(code) }
+        Self { words: words.into(), code: Some(code), who: None }
+    }
+
+    /// Of somebody who has proven to be `who`.
+    #[must_use]
+    pub fn of(self, who: impl Into<Arc<str>>) -> Self {
+        Self { who: Some(who.into()), ..self }
     }
 }

@@ -23,7 +23,7 @@ use thiserror::Error;
 use super::api::Refusal;
 use super::overview::Overview;
 use super::routes::Route;
-use crate::audit::Event;
+use crate::audit::{Event, Stranger};
 use crate::identity::api_token::{ApiTokenRefused, ApiTokens, Scope};
 use crate::southbound::leaf::Refusals;
 
@@ -168,7 +168,9 @@ pub async fn guard(
             };
             match &denied {
                 Denied::NoToken => {}
-                Denied::Token(ApiTokenRefused::Unknown) => overview.audit.record_stranger(peer.ip(), event),
+                Denied::Token(ApiTokenRefused::Unknown) => {
+                    overview.audit.record_stranger(Stranger::Request, peer.ip(), denied.label(), event);
+                }
                 Denied::Token(ApiTokenRefused::Expired { .. }) | Denied::Scope(_) | Denied::SocketOnly(_) => {
                     overview.audit.record(event());
                 }

@@ -172,6 +172,16 @@ pub enum Event {
         /// In words.
         reason: String,
     },
+    /// Certificates were refused to somebody unknown, after lines of their own for the first of them.
+    EnrolmentRefusedMore {
+        /// From where; none for all addresses beyond those that are told apart.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// How many, in a minute.
+        count: u64,
+        /// In words.
+        reason: String,
+    },
     /// A device was revoked.
     DeviceRevoked {
         /// Which.
@@ -216,6 +226,16 @@ pub enum Event {
         device: Option<String>,
         /// From where.
         peer: String,
+        /// In words.
+        reason: String,
+    },
+    /// Connections of somebody unknown were refused, after lines of their own for the first of them.
+    ConnectionRefusedMore {
+        /// From where; none for all addresses beyond those that are told apart.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// How many, in a minute.
+        count: u64,
         /// In words.
         reason: String,
     },

@@ -18,7 +18,7 @@ mod strangers;
 mod verify;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -37,7 +37,8 @@ pub use self::event::Event;
 use self::files::LogFile;
 pub use self::files::tail;
 pub use self::search::{Found, Search, search};
-use self::strangers::Strangers;
+pub use self::strangers::Stranger;
+use self::strangers::{Count, Strangers};
 pub use self::verify::{Break, Place, Verdict, What, verify};
 
 /// How long lines may be there before the anchor says so.
@@ -59,7 +60,7 @@ pub enum OpenError {
 pub struct Audit {
     lines: SyncSender<Message>,
     lost: Arc<AtomicU64>,
-    strangers: Arc<Mutex<Strangers>>,
+    strangers: Arc<Mutex<[Strangers; 3]>>,
     clock: Arc<dyn Clock>,
     writer: Arc<Mutex<Option<JoinHandle<()>>>>,
     end: Arc<Mutex<Option<End>>>,
@@ -106,12 +107,24 @@ impl Audit {
         }
     }
 
-    /// Adds the refusal of somebody unknown at `peer`: a line of its own where that is the first for a minute, else one more in
-    /// the count that is written each minute. Never waits.
-    pub fn record_stranger(&self, peer: IpAddr, event: impl FnOnce() -> Event) {
-        if held(&self.strangers).note(peer.to_canonical(), self.clock.monotonic()) {
+    /// Adds the refusal of somebody unknown at `peer`, who was not let do `what` for `reason`: a line of its own where that is the
+    /// first for a minute, else one more in the count that is written each minute. Never waits.
+    pub fn record_stranger(&self, what: Stranger, peer: IpAddr, reason: &str, event: impl FnOnce() -> Event) {
+        let now = self.clock.monotonic();
+        let news = what.of(&mut held(&self.strangers)).note(peer.to_canonical(), reason, now);
+        if news {
             self.record(event());
         }
+    }
+
+    /// Adds the refusal of a connection from `peer`: a line where it has proven to be `device`, else as of a stranger.
+    pub fn refused_connection(&self, device: Option<&str>, peer: SocketAddr, reason: String) {
+        let (known, from) = (device.map(ToOwned::to_owned), peer.to_string());
+        if known.is_some() {
+            return self.record(Event::ConnectionRefused { device: known, peer: from, reason });
+        }
+        let event = || Event::ConnectionRefused { device: None, peer: from, reason: reason.clone() };
+        self.record_stranger(Stranger::Connection, peer.ip(), &reason, event);
     }
 
     /// Where the chain ends now; `None` before its first line.
@@ -140,7 +153,7 @@ struct Writer {
     file: LogFile,
     anchor: Anchor,
     lost: Arc<AtomicU64>,
-    strangers: Arc<Mutex<Strangers>>,
+    strangers: Arc<Mutex<[Strangers; 3]>>,
     end: Arc<Mutex<Option<End>>>,
     clock: Arc<dyn Clock>,
     /// When the end is to be written down; `None` when it is.
@@ -175,18 +188,18 @@ impl Writer {
     /// How long there is nothing to do but what comes. The first refusal that is counted came after a line, which woke this.
     fn rest(&self) -> Option<Duration> {
         let anchor = self.anchor_due.map(|due| due.saturating_duration_since(Instant::now()));
-        let strangers = held(&self.strangers).due().map(|due| due.saturating_sub(self.clock.monotonic()));
+        let due = held(&self.strangers).iter().filter_map(Strangers::due).min();
+        let strangers = due.map(|due| due.saturating_sub(self.clock.monotonic()));
         anchor.into_iter().chain(strangers).min()
     }
 
     /// Writes what was counted of them up to `now`.
     fn tell_strangers(&mut self, now: Duration) {
-        let told = held(&self.strangers).take(now);
-        for (peer, count) in told {
-            let from = peer.map_or_else(|| "further addresses".to_owned(), |peer| peer.to_string());
-            let reason = format!("{count} more refusals of unknown tokens from {from} in the last minute");
-            let event = Event::ApiRefusedMore { peer: peer.map(|peer| peer.to_string()), count, reason };
-            self.write(self.clock.now(), Some(&event));
+        for what in Stranger::ALL {
+            let told = what.of(&mut held(&self.strangers)).take(now);
+            for count in told {
+                self.write(self.clock.now(), Some(&more(what, count)));
+            }
         }
     }
 
@@ -230,6 +243,27 @@ impl Writer {
         if let Err(error) = written {
             tracing::error!(error = crate::log::in_full(&error), "the audit log's end can't be written down");
             self.anchor_due = Some(Instant::now() + ANCHOR_AFTER);
+        }
+    }
+}
+
+fn more(what: Stranger, Count { peer, more: count, last }: Count) -> Event {
+    let peer = peer.map(|peer| peer.to_string());
+    let from = peer.as_deref().unwrap_or("further addresses");
+    match what {
+        Stranger::Request => {
+            let reason = format!("{count} more refusals of unknown tokens from {from} in the last minute");
+            Event::ApiRefusedMore { peer, count, reason }
+        }
+        Stranger::Connection => {
+            let reason =
+                format!("{count} more connections from {from} were refused in the last minute, the last: {last}");
+            Event::ConnectionRefusedMore { peer, count, reason }
+        }
+        Stranger::Enrolment => {
+            let reason =
+                format!("{count} more certificates were refused to {from} in the last minute, the last: {last}");
+            Event::EnrolmentRefusedMore { peer, count, reason }
         }
     }
 }
@@ -316,7 +350,7 @@ mod tests {
         let clock = Arc::new(ManualClock::new(UnixMillis(5)));
         let audit = Audit::open(folder.path(), state(folder.path()), Arc::clone(&clock) as _).unwrap();
         let peer: IpAddr = "192.0.2.7".parse().unwrap();
-        let refuse = || audit.record_stranger(peer, || Event::RootKeyExported);
+        let refuse = || audit.record_stranger(Stranger::Request, peer, "unknown", || Event::RootKeyExported);
         let lines = |of: &str| tail(folder.path(), 100).unwrap().into_iter().filter(|line| line.contains(of)).count();
         (0..10_000).for_each(|_| refuse());
         clock.advance(Duration::from_secs(61));
@@ -332,6 +366,36 @@ mod tests {
         assert_eq!(lines(r#""event":"api_refused_more","peer":"192.0.2.7","count":"#), 2);
         assert_eq!(lines(r#""count":3"#), 1, "what was counted is told before the log ends");
         assert!(verify(folder.path(), audit.end()).unwrap().ok);
+    }
+
+    #[test]
+    fn refused_connections_and_certificates_are_gathered_apart_with_the_last_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let audit = Audit::open(folder.path(), state(folder.path()), clock()).unwrap();
+        let peer: IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+        for reason in ["no certificate", "no certificate", "a foreign one", "no certificate"] {
+            let event = |device: Option<String>| Event::ConnectionRefused {
+                device,
+                peer: "192.0.2.7:9".to_owned(),
+                reason: reason.to_owned(),
+            };
+            audit.record_stranger(Stranger::Connection, peer, reason, || event(None));
+            audit.record(event(Some("press-7".to_owned())));
+        }
+        for _ in 0..3 {
+            let (reason, peer_words) = ("no token".to_owned(), peer.to_string());
+            let event = || Event::EnrolmentRefused { device: None, peer: peer_words, reason: reason.clone() };
+            audit.record_stranger(Stranger::Enrolment, peer, &reason, event);
+        }
+        audit.close();
+        let lines = tail(folder.path(), 100).unwrap();
+        let having = |of: &[&str]| lines.iter().filter(|line| of.iter().all(|word| line.contains(word))).count();
+        assert_eq!(having(&["\"connection_refused\"", "press-7"]), 4, "who is known has each of its lines");
+        assert_eq!(having(&["\"connection_refused\""]), 4 + 2, "{lines:?}");
+        let more = "2 more connections from 192.0.2.7 were refused in the last minute, the last: no certificate";
+        assert_eq!(having(&["\"connection_refused_more\",\"peer\":\"192.0.2.7\",\"count\":2", more]), 1, "{lines:?}");
+        let more = "2 more certificates were refused to 192.0.2.7 in the last minute, the last: no token";
+        assert_eq!((having(&["\"enrolment_refused\""]), having(&["\"enrolment_refused_more\"", more])), (1, 1));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::api_token::ApiTokens;
 use super::lists::Lists;
 use super::registry::{DeviceEntry, DeviceRegistry, RegisterError};
 use super::wanted::Wanted;
-use crate::audit::{Audit, Event};
+use crate::audit::{Audit, Event, Stranger};
 use crate::backup::Snapshot;
 use crate::config::Config;
 use crate::log::in_full;
@@ -270,22 +270,26 @@ impl Authority {
     /// Answers an EST request that came from `peer`. Waits for the disk.
     pub fn answer_enrolment(&self, request: &est::Request<'_>, peer: SocketAddr) -> est::Answer {
         let (answer, event) = self.est.answer(self.desk(), request);
-        let peer = peer.to_string();
         match event {
             Some(est::Event::Enrolled { record }) => {
                 let (device, serial) = (record.device, record.serial.to_string());
-                tracing::info!(%device, serial, peer, "device enrolled");
-                self.audit.record(Event::DeviceEnrolled { device, peer, serial });
+                tracing::info!(%device, serial, %peer, "device enrolled");
+                self.audit.record(Event::DeviceEnrolled { device, peer: peer.to_string(), serial });
             }
             Some(est::Event::Renewed { record, replaces, .. }) => {
                 let (device, serial) = (record.device, record.serial.to_string());
-                tracing::info!(%device, serial, peer, "device renewed");
+                tracing::info!(%device, serial, %peer, "device renewed");
                 let replaces = replaces.serial.to_string();
-                self.audit.record(Event::DeviceRenewed { device, peer, serial, replaces });
+                self.audit.record(Event::DeviceRenewed { device, peer: peer.to_string(), serial, replaces });
             }
             Some(est::Event::Refused { device, reason }) => {
-                let reason = in_full(&reason);
-                self.audit.record(Event::EnrolmentRefused { device, peer, reason });
+                let (stranger, reason) = (reason.is_of_a_stranger(), in_full(&reason));
+                let event = |reason| Event::EnrolmentRefused { device, peer: peer.to_string(), reason };
+                if stranger {
+                    self.audit.record_stranger(Stranger::Enrolment, peer.ip(), &reason, || event(reason.clone()));
+                } else {
+                    self.audit.record(event(reason));
+                }
             }
             None => {}
         }

@@ -159,7 +159,11 @@ impl Gate for LeafGate {
         let authority = &self.authority;
         let peer = authority.ca.identify(chain, &*authority.registry, self.clock.now()).map_err(|refused| {
             self.counters.add(refused.label());
-            Refusal::new(refused.to_string())
+            let refusal = Refusal::new(refused.to_string());
+            match refused.device() {
+                Some(id) => refusal.of(id.as_str()),
+                None => refusal,
+            }
         })?;
         if let Some(replaced) = peer.replaces {
             Authority::supersede(authority, replaced);
@@ -282,12 +286,11 @@ impl Gate for LeafGate {
             }
             Event::Refused { who, peer, words, .. } => {
                 self.counters.add("connect");
-                let device = who.as_ref().map(|who| &*who.id);
+                let device = who.as_deref();
                 if self.is_news(&format!("{} {words}", peer.ip())) {
-                    tracing::warn!(device, %peer, reason = words, "a connection was refused, `fieldgate audit` shows each");
+                    tracing::warn!(device, %peer, reason = words, "a connection was refused, `fieldgate audit` tells of each");
                 }
-                let device = who.map(|who| who.id.to_string());
-                self.audit.record(audit::Event::ConnectionRefused { device, peer: peer.to_string(), reason: words });
+                self.audit.refused_connection(device, peer, words);
             }
             Event::SubscriptionRefused { who, filter, code } => {
                 self.counters.add("subscribe");

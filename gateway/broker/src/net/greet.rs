@@ -55,7 +55,8 @@ where
         read = tokio::time::timeout(limits.connect_timeout, reading) => read,
     };
     let mut who = match &credentials {
-        Credentials::Certificate(identity) => identity.clone().ok(),
+        Credentials::Certificate(Ok(identity)) => Some(Arc::clone(&identity.id)),
+        Credentials::Certificate(Err(refusal)) => refusal.who.clone(),
         Credentials::Password => None,
     };
     let (version, connect) = match read {
@@ -70,7 +71,7 @@ where
     let limit = connect.as_ref().map_or(usize::MAX, |connect| connect.maximum_packet);
     let recognising = async { Some(recognise(&core, credentials, connect, peer).await) };
     let Some(recognised) = guard.unless_evicted(recognising).await else { return };
-    who = recognised.as_ref().map_or(who, |(identity, _)| Some(Arc::clone(identity)));
+    who = recognised.as_ref().map_or(who, |(identity, _)| Some(Arc::clone(&identity.id)));
     let admitted = match recognised.and_then(|(identity, connect)| vet(&core, identity, connect)) {
         Err(refused) => Err(refused),
         Ok(vetted) => {
