@@ -232,7 +232,7 @@ impl App {
             router,
             book,
             server_certificate,
-            names: Current::new(config.broker.names.clone()),
+            names: Arc::new(Current::new(config.broker.names.clone())),
             reload,
             leaf: gate.counters(),
             refused_requests: Arc::default(),

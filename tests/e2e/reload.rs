@@ -371,6 +371,60 @@ async fn addresses_and_limits_are_changed_under_the_sessions() -> Told {
 }
 
 #[tokio::test]
+async fn the_enrolment_port_moves_to_another_address_on_its_port_or_stays() -> Told {
+    let here = port::free_address()?;
+    let at = |last: u8| SocketAddr::from(([127, 0, 0, last], here.port()));
+    let all = SocketAddr::from(([0, 0, 0, 0], here.port()));
+    let enrolment = |listen: SocketAddr| format!("[enrolment]\nlisten = \"{listen}\"\n");
+    let gateway = Gateway::start_new(BINARY, "line-1", &enrolment(here)).await?;
+    let open = async |address: SocketAddr| tokio::net::TcpStream::connect(address).await.is_ok();
+
+    // Somebody else is in the way at one address of all.
+    let taken = std::net::TcpListener::bind(at(2))?;
+    gateway.configure(&enrolment(all))?;
+    let report = reload(&gateway).await?;
+    let said = report["error"].as_str().unwrap_or_default();
+    assert!(report["ok"] == false && said.contains(&format!("can't listen on {all} ([enrolment] listen)")), "{report}");
+    assert!(open(here).await && !open(at(3)).await, "it is where it was");
+
+    // It could move, and the broker can't.
+    drop(taken);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let more = format!("users_tls = [\"{}\"]", taken.local_addr()?);
+    gateway.configure_broker(&more, &enrolment(all))?;
+    let report = reload(&gateway).await?;
+    assert_eq!(report["ok"], false, "{report}");
+    assert!(open(here).await && !open(at(3)).await, "it is where it was");
+
+    gateway.configure(&enrolment(all))?;
+    assert_eq!(changes(&reload(&gateway).await?), [format!("restarted enrolment.listen {all}")]);
+    assert!(open(here).await && open(at(3)).await);
+    gateway.configure(&enrolment(at(3)))?;
+    assert_eq!(reload(&gateway).await?["ok"], true);
+    assert!(!open(here).await && open(at(3)).await);
+    gateway.configure("")?;
+    assert_eq!(changes(&reload(&gateway).await?), [format!("removed enrolment.listen {}", at(3))]);
+    wait_until("the closed port", PATIENCE, || std::net::TcpStream::connect(at(3)).is_err().then_some(())).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_admin_address_answers_to_the_names_of_a_reload() -> Told {
+    let gateway = Gateway::start_new(BINARY, "line-1", "").await?;
+    let asked = async || {
+        let text = "GET /readyz HTTP/1.1\r\nHost: gw.plant.example:9080\r\nConnection: close\r\n\r\n";
+        Ok::<_, anyhow::Error>(gateway.say(text).await?.status)
+    };
+    assert_eq!(asked().await?, 421);
+    for (names, status) in [("names = [\"gw.plant.example\"]", 200), ("", 421)] {
+        gateway.configure_broker(names, "")?;
+        assert_eq!(changes(&reload(&gateway).await?), ["changed broker.names"]);
+        assert_eq!(asked().await?, status, "{names}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn reloads_at_once_are_done_one_after_the_other() -> Told {
     let device = simulator(1)?;
     let stage = Stage::start("line-1", &link(device.addr(), "press-1", "")).await?;

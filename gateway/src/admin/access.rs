@@ -17,7 +17,7 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use fieldgate_types::{DeviceId, UnixMillis};
+use fieldgate_types::{Current, DeviceId, UnixMillis};
 use thiserror::Error;
 
 use super::api::Refusal;
@@ -26,6 +26,7 @@ use super::routes::Route;
 use crate::audit::{Event, Stranger};
 use crate::identity::api_token::{ApiTokenRefused, ApiTokens, Scope};
 use crate::southbound::leaf::Refusals;
+use crate::upkeep::server_names;
 
 /// Bytes of a request's body.
 pub const LONGEST_BODY: usize = 64 * 1024;
@@ -188,8 +189,9 @@ pub async fn guard(
 /// What stands before all of it: the name by which this gateway was asked, and the bounds of a body.
 #[derive(Clone)]
 pub struct Bounds {
-    /// Names of this machine; addresses are always right, since nobody's page can be served under one.
-    pub names: Arc<[String]>,
+    /// The configured names, beside those of this machine; addresses are always right, since nobody's page can be served under
+    /// one.
+    pub names: Arc<Current<Vec<String>>>,
     /// How long a body may take to come.
     pub body_within: Duration,
     /// What was refused.
@@ -199,9 +201,10 @@ pub struct Bounds {
 /// Refuses what was asked of another host, and what is too long or too slow.
 pub async fn bounded(State(bounds): State<Bounds>, request: Request, next: Next) -> Response {
     let tcp = !matches!(request.extensions().get::<Door>(), Some(Door::Socket));
-    if tcp && !asked_here(request.headers(), &bounds.names) {
+    let names = server_names(&bounds.names.get());
+    if tcp && !asked_here(request.headers(), &names) {
         bounds.refused.add("host");
-        let names = bounds.names.join(", ");
+        let names = names.join(", ");
         let words =
             format!("the Host header must be an address of this gateway or one of {names}; [broker] names adds names");
         return refused(StatusCode::MISDIRECTED_REQUEST, words);

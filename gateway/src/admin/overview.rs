@@ -53,7 +53,7 @@ pub struct Overview {
     /// The certificate of every TLS listener.
     pub server_certificate: Arc<ServerCertificate>,
     /// Configured names of the server certificate.
-    pub names: Current<Vec<String>>,
+    pub names: Arc<Current<Vec<String>>>,
     /// Where another configuration is asked for.
     pub reload: Reload,
     /// Counts of what leaves were refused.

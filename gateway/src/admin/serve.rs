@@ -32,7 +32,6 @@ use super::overview::Overview;
 use super::patience::Patience;
 use super::routes;
 use crate::config::AdminConfig;
-use crate::upkeep::server_names;
 
 /// Name of the socket in the data directory.
 pub const SOCKET: &str = "admin.sock";
@@ -97,7 +96,7 @@ impl Doors {
             None
         };
         let refused = Arc::clone(&overview.refused_requests);
-        let bounds = Bounds { names: server_names(&overview.names.get()).into(), body_within: DEADLINE, refused };
+        let bounds = Bounds { names: Arc::clone(&overview.names), body_within: DEADLINE, refused };
         let router = routes::router(overview, bounds);
         let hall = || Hall::new(router.clone(), DEADLINE, tasks.clone(), stop.clone());
         tasks.spawn(hall().serve_tcp(tcp, acceptor));
@@ -209,6 +208,7 @@ impl Hall {
 mod tests {
     use axum::middleware::from_fn_with_state;
     use axum::routing::post;
+    use fieldgate_types::Current;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -226,7 +226,11 @@ mod tests {
     }
 
     async fn served() -> Served {
-        let bounds = Bounds { names: Arc::from(["line-1".to_owned()]), body_within: SOON, refused: Arc::default() };
+        let bounds = Bounds {
+            names: Arc::new(Current::new(vec!["line-1".to_owned()])),
+            body_within: SOON,
+            refused: Arc::default(),
+        };
         let big = || async { "x".repeat(32 << 20) };
         let echo = post(|body: String| async move { body.len().to_string() }).get(big);
         let router = Router::new().route("/", echo).layer(from_fn_with_state(bounds, bounded));

@@ -186,7 +186,13 @@ impl Plan {
             self.keys(old, new, "broker.limits.", Change::Changed, "for who connects from now on");
         }
         if old_broker.names != new_broker.names {
-            self.keys(old, new, "broker.names", Change::Changed, "a new server certificate, no session is dropped");
+            self.keys(
+                old,
+                new,
+                "broker.names",
+                Change::Changed,
+                "a new server certificate and other names for the admin address, no session is dropped",
+            );
         }
     }
 

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use fieldgate_types::{Origin, Problem};
 use maud::{Markup, html};
+use serde::Deserialize;
 
 use crate::admin::Overview;
 use crate::config::plan::{Change, Step};
 use crate::console::access::Visitor;
-use crate::console::page::{Mood, badge, number, page, panel};
-use crate::reload::{InForce, Report};
+use crate::console::page::{Mood, badge, number, page, panel, time};
+use crate::reload::{InForce, Look, Report};
 
 const HERE: &str = "/console/configuration";
 /// Rows of a table; a plan may have one for each of a thousand links.
@@ -71,9 +72,14 @@ fn trouble(report: &Report) -> Markup {
     }
 }
 
-fn planned(visitor: &Visitor, plan: &Report) -> Markup {
+fn planned(visitor: &Visitor, look: &Look) -> Markup {
+    let plan = &*look.report;
     let something = plan.steps.iter().any(|step| step.change != Change::Kept);
     html! {
+        p class="quiet" {
+            "Looked at " (time(look.at)) ", and again when the file or one that it names has changed. "
+            a href=(format!("{HERE}?afresh=true")) { "Look now" }
+        }
         (trouble(plan))
         @if plan.ok && !something { p { "The file says what is in force: a reload would change nothing." } }
         (steps(&plan.steps))
@@ -115,13 +121,21 @@ fn settings(in_force: &InForce) -> Markup {
     }
 }
 
+/// How to look.
+#[derive(Debug, Default, Deserialize)]
+pub struct Asked {
+    /// Whatever is known from before.
+    #[serde(default)]
+    afresh: bool,
+}
+
 /// What is in force, and what a reload would do.
-pub async fn show(State(overview): State<Arc<Overview>>, visitor: Visitor) -> Response {
-    let plan = overview.reload.ask(&visitor.by(), true).await;
+pub async fn show(State(overview): State<Arc<Overview>>, visitor: Visitor, Query(asked): Query<Asked>) -> Response {
+    let look = overview.reload.look(asked.afresh).await;
     let (in_force, waiting) = (overview.reload.in_force(), overview.reload.waiting());
     let body = html! {
         @if let Some(source) = &in_force.source { p { "File: " code { (source.display()) } } }
-        (panel("What a reload would do", &planned(&visitor, &plan)))
+        (panel("What a reload would do", &planned(&visitor, &look)))
         @if !waiting.is_empty() { (panel("Waits for the next start of the process", &steps(&waiting))) }
         (panel("In force", &settings(&in_force)))
     };
