@@ -23,6 +23,8 @@ struct Browser<'a> {
     cookie: Option<String>,
     /// Of the last page.
     csrf: String,
+    /// What it trusts, over TLS.
+    ca: Option<String>,
 }
 
 fn form(fields: &[(&str, &str)]) -> String {
@@ -34,15 +36,29 @@ fn form(fields: &[(&str, &str)]) -> String {
     fields.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect::<Vec<_>>().join("&")
 }
 
+async fn account(gateway: &Gateway, name: &str, role: &str) -> Told {
+    let add = ["console", "user", "add", name, "--role", role];
+    gateway.verb_with_input(&add, PASSWORD).await?.ok()?;
+    Ok(())
+}
+
 impl<'a> Browser<'a> {
     fn new(gateway: &'a Gateway) -> Self {
-        Self { gateway, cookie: None, csrf: String::new() }
+        Self { gateway, cookie: None, csrf: String::new(), ca: None }
+    }
+
+    async fn over_tls(gateway: &'a Gateway) -> anyhow::Result<Self> {
+        Ok(Self { ca: Some(gateway.verb(&["ca", "export"]).await?.ok()?), ..Self::new(gateway) })
+    }
+
+    /// The same, with this cookie.
+    fn with(&self, cookie: &str) -> Self {
+        Self { cookie: Some(cookie.to_owned()), ca: self.ca.clone(), ..Self::new(self.gateway) }
     }
 
     /// Signed in as `name`, whom it makes first.
     async fn of(gateway: &'a Gateway, name: &str, role: &str) -> anyhow::Result<Self> {
-        let add = ["console", "user", "add", name, "--role", role];
-        gateway.verb_with_input(&add, PASSWORD).await?.ok()?;
+        account(gateway, name, role).await?;
         let mut browser = Self::new(gateway);
         let entered = browser.sign_in(name, PASSWORD).await?;
         assert_eq!((entered.status, entered.header("location")), (303, Some("/console")), "{entered:?}");
@@ -62,7 +78,10 @@ impl<'a> Browser<'a> {
             "{method} {path} HTTP/1.1\r\n{host}{cookie}{headers}Connection: close\r\n\
              Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        let answer = self.gateway.say(&text).await?;
+        let answer = match &self.ca {
+            None => self.gateway.say(&text).await?,
+            Some(ca) => self.gateway.say_tls(ca, &text).await?,
+        };
         if let Some(cookie) = answer.header("set-cookie") {
             self.cookie = cookie.split(';').next().filter(|pair| !pair.ends_with('=')).map(str::to_owned);
         }
@@ -78,7 +97,8 @@ impl<'a> Browser<'a> {
 
     /// As a form of the last page does.
     async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> anyhow::Result<Answer> {
-        let origin = format!("Origin: http://{}\r\n", self.host()?);
+        let scheme = if self.ca.is_some() { "https" } else { "http" };
+        let origin = format!("Origin: {scheme}://{}\r\n", self.host()?);
         let csrf = self.csrf.clone();
         let body = form(&[fields, &[("csrf", csrf.as_str())]].concat());
         self.ask("POST", path, &origin, &body).await
@@ -222,7 +242,7 @@ async fn every_route_is_closed_to_who_has_no_right_to_it() -> Told {
 }
 
 #[tokio::test]
-async fn other_names_and_long_bodies_are_refused_and_the_socket_has_no_console() -> Told {
+async fn other_names_and_long_or_slow_bodies_are_refused_and_the_socket_has_no_console() -> Told {
     let gateway = Gateway::start_new(BINARY, "line-1", "").await?;
     let mut admin = Browser::of(&gateway, "anna", "admin").await?;
     for host in ["Host: evil.example\r\n", "Host: evil.example:9080\r\n", "Host: \r\n"] {
@@ -230,11 +250,119 @@ async fn other_names_and_long_bodies_are_refused_and_the_socket_has_no_console()
     }
     let long = "x".repeat(70 * 1024);
     assert_eq!(admin.post("/console/enrol/device", &[("id", &long)]).await?.status, 413);
+    // Half of a body and nothing more, from whomever, is held for as long at each route.
+    let (host, cookie) = (admin.host()?, admin.cookie.clone().context("no cookie")?);
+    let half = |path: &str, more: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\nContent-Length: 20\r\n\r\nid=press-7"
+        )
+    };
+    let signed_in = format!("Origin: http://{host}\r\nCookie: {cookie}\r\n");
+    let slow = [half("/console/login", ""), half("/console/enrol/device", &signed_in), half("/api/v1/reload", "")];
+    let [one, two, three] = slow.each_ref().map(|text| gateway.say(text));
+    for answer in <[Answer; 3]>::from(tokio::try_join!(one, two, three)?) {
+        assert!(answer.status == 408 && answer.body.contains("did not come in time"), "{answer:?}");
+    }
+    let metrics = gateway.get("/metrics").await?.body;
+    assert!(metrics.contains("fieldgate_admin_refused_requests_total{reason=\"slow\"} 3\n"), "{metrics}");
+    assert_eq!(admin.get("/console").await?.status, 200);
     assert_eq!(gateway.ask("GET", "/console", "").await?.status, 404);
     let name = "n".repeat(1_000);
     assert_eq!(admin.get(&format!("/console/device/{name}")).await?.status, 404);
     assert_eq!(admin.get("/console/devices?page=18446744073709551616").await?.status, 400);
     assert_eq!(admin.get("/console/devices?page=18446744073709551615").await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn over_tls_a_session_is_a_cookie_of_this_host_alone_and_none_of_it_counts_in_plain() -> Told {
+    let mut gateway = Gateway::new(BINARY, "line-1", "")?;
+    let (text, listen) = (std::fs::read_to_string(gateway.config())?, "listen = \"127.0.0.1:0\"");
+    std::fs::write(gateway.config(), text.replace(listen, &format!("{listen}\ntls = true")))?;
+    gateway.start().await?;
+    account(&gateway, "anna", "admin").await?;
+    let mut browser = Browser::over_tls(&gateway).await?;
+    let entered = browser.sign_in("anna", PASSWORD).await?;
+    let (pair, attributes) = entered.header("set-cookie").and_then(|cookie| cookie.split_once("; ")).context("none")?;
+    let (name, key) = pair.split_once('=').context("no key")?;
+    assert_eq!((entered.status, name), (303, "__Host-fieldgate-line-1"), "{entered:?}");
+    assert_eq!(attributes, "Path=/; Max-Age=43200; HttpOnly; SameSite=Strict; Secure");
+    let page = browser.get("/console").await?;
+    assert!(page.status == 200 && page.body.contains("anna"), "{page:?}");
+
+    // The key is good under that name alone, and for pages that came over TLS alone.
+    let in_plain = format!("fieldgate-line-1={key}");
+    let seen =
+        [browser.with(pair).get("/console").await?.status, browser.with(&in_plain).get("/console").await?.status];
+    assert_eq!(seen, [200, 303]);
+    let (origin, stamped) = (format!("Origin: http://{}\r\n", browser.host()?), form(&[("csrf", &browser.csrf)]));
+    let foreign = browser.ask("POST", "/console/logout", &origin, &stamped).await?;
+    assert!(foreign.status == 403 && foreign.body.contains("another address"), "{foreign:?}");
+    let plain = Browser::new(&gateway).with(pair).get("/console").await;
+    assert!(plain.is_err(), "the address speaks TLS alone: {plain:?}");
+
+    let out = browser.post("/console/logout", &[]).await?;
+    let gone = "__Host-fieldgate-line-1=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict; Secure";
+    assert_eq!((out.status, out.header("set-cookie")), (303, Some(gone)), "{out:?}");
+    assert_eq!(browser.with(pair).get("/console").await?.status, 303);
+
+    // In plain the name is nobody's, whoever's the key is.
+    let plain = Gateway::start_new(BINARY, "line-1", "").await?;
+    let browser = Browser::of(&plain, "anna", "admin").await?;
+    let own = browser.cookie.clone().context("no cookie")?;
+    let hosted = format!("__Host-{own}");
+    let seen = [browser.with(&own).get("/console").await?.status, browser.with(&hosted).get("/console").await?.status];
+    assert_eq!(seen, [200, 303]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_configuration_is_compared_when_a_file_has_changed_or_somebody_asks() -> Told {
+    let point = |name: &str| format!("[[point]]\nname = \"{name}\"\nat = \"holding:0\"\ntype = \"u16\"\n");
+    let link = "[[modbus]]\nurl = \"tcp://127.0.0.1:1\"\n[[modbus.device]]\nid = \"press-1\"\nunit = 1\npoints_from = \"map.toml\"\n";
+    let mut gateway = Gateway::new(BINARY, "line-1", link)?;
+    std::fs::write(gateway.folder().join("map.toml"), point("a"))?;
+    gateway.start().await?;
+    let mut viewer = Browser::of(&gateway, "vera", "viewer").await?;
+    let looked = |page: &Answer| {
+        let (_, rest) = page.body.split_once("Looked at <time datetime=\"").context("no moment")?;
+        Ok::<_, anyhow::Error>(rest.split('"').next().unwrap_or_default().to_owned())
+    };
+    // Each look is as of another second: one that is seen for longer is kept.
+    let mut first: Option<(String, Instant)> = None;
+    let kept = eventually("a look that is kept", PATIENCE, async || {
+        let page = viewer.get("/console/configuration").await?;
+        assert!(page.body.contains("would change nothing"), "{page:?}");
+        let moment = looked(&page)?;
+        match &first {
+            Some((seen, since)) if *seen == moment => Ok((since.elapsed() > Duration::from_secs(2)).then_some(moment)),
+            _ => {
+                first = Some((moment, Instant::now()));
+                Ok(None)
+            }
+        }
+    });
+    let kept = kept.await?;
+    let afresh = looked(&viewer.get("/console/configuration?afresh=true").await?)?;
+    assert!(afresh > kept, "{afresh} after {kept}");
+
+    std::fs::write(gateway.folder().join("map.toml"), point("b"))?;
+    let page = viewer.get("/console/configuration").await?;
+    assert!(page.body.contains("tcp://127.0.0.1:1") && page.body.contains("restarted"), "{page:?}");
+    gateway.configure(&format!("{link}[commands]\ntimeout = \"7s\"\n"))?;
+    let page = viewer.get("/console/configuration").await?;
+    assert!(page.body.contains("restarted") && page.body.contains("commands.timeout"), "{page:?}");
+    gateway.verb(&["reload"]).await?.ok()?;
+    let page = viewer.get("/console/configuration").await?;
+    assert!(page.body.contains("would change nothing"), "{page:?}");
+    // What is wrong is looked at each time.
+    gateway.configure("[commands]\ntimeout = 5\n")?;
+    for _ in 0..2 {
+        let page = viewer.get("/console/configuration").await?;
+        assert!(page.body.contains("gateway.toml") && page.body.contains("commands.timeout: a duration"), "{page:?}");
+    }
+    gateway.configure(link)?;
+    assert!(viewer.get("/console/configuration").await?.body.contains("commands.timeout"), "back to the default");
     Ok(())
 }
 
@@ -247,13 +375,10 @@ async fn a_session_is_another_after_each_sign_in_and_ends_with_it_and_with_the_p
     browser.sign_in("anna", PASSWORD).await?;
     let second = browser.cookie.clone().context("no cookie")?;
     assert_ne!(first, second);
-    let with = async |cookie: &str| {
-        let mut other = Browser { gateway: &gateway, cookie: Some(cookie.to_owned()), csrf: String::new() };
-        Ok::<_, anyhow::Error>(other.get("/console").await?.status)
-    };
+    let with =
+        async |cookie: &str| Ok::<_, anyhow::Error>(Browser::new(&gateway).with(cookie).get("/console").await?.status);
     assert_eq!((with(&first).await?, with(&second).await?), (303, 200));
-    let mut fixed =
-        Browser { gateway: &gateway, cookie: Some("fieldgate-line-1=planted".to_owned()), csrf: String::new() };
+    let mut fixed = Browser::new(&gateway).with("fieldgate-line-1=planted");
     fixed.sign_in("anna", PASSWORD).await?;
     assert_eq!(with("fieldgate-line-1=planted").await?, 303);
 

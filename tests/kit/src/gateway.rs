@@ -303,6 +303,11 @@ impl Gateway {
         http::raw(self.admin()?, text).await
     }
 
+    /// As [`Gateway::say`] over TLS, where what `ca export` gave is trusted.
+    pub async fn say_tls(&self, ca: &str, text: &str) -> anyhow::Result<Answer> {
+        http::raw_tls(self.admin()?, ca.as_bytes(), text).await
+    }
+
     /// Asks the admin address with a token.
     pub async fn request_as(&self, token: &str, method: &str, path: &str, body: &str) -> anyhow::Result<Answer> {
         http::tcp(self.admin()?, Some(token), method, path, body).await

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::PATIENCE;
 
@@ -52,6 +53,17 @@ pub async fn raw(to: SocketAddr, text: &str) -> anyhow::Result<Answer> {
 
 /// Asks over TLS: the server must be `localhost` by a certificate of `ca` (PEM).
 pub async fn tls(to: SocketAddr, ca: &[u8], token: Option<&str>, method: &str, path: &str) -> anyhow::Result<Answer> {
+    let stream = secured(to, ca).await?;
+    timeout(PATIENCE, ask(stream, token, method, path, "")).await.context("no HTTP answer")?
+}
+
+/// As [`raw`], over TLS as with [`tls`].
+pub async fn raw_tls(to: SocketAddr, ca: &[u8], text: &str) -> anyhow::Result<Answer> {
+    let mut stream = secured(to, ca).await?;
+    timeout(PATIENCE, exchange(&mut stream, text)).await.context("no HTTP answer")?
+}
+
+async fn secured(to: SocketAddr, ca: &[u8]) -> anyhow::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca) {
         roots.add(certificate?)?;
@@ -60,8 +72,7 @@ pub async fn tls(to: SocketAddr, ca: &[u8], token: Option<&str>, method: &str, p
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let config = config.with_root_certificates(roots).with_no_client_auth();
     let stream = TcpStream::connect(to).await.with_context(|| format!("can't reach {to}"))?;
-    let stream = TlsConnector::from(Arc::new(config)).connect("localhost".try_into()?, stream).await?;
-    timeout(PATIENCE, ask(stream, token, method, path, "")).await.context("no HTTP answer")?
+    Ok(TlsConnector::from(Arc::new(config)).connect("localhost".try_into()?, stream).await?)
 }
 
 /// Asks through a Unix socket.
