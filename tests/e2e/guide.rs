@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use anyhow::{Context, bail};
 use fieldgate_modbus::sim::Simulator as Plc;
 use fieldgate_opcua::sim::{Options as Server, Simulator as Opcua};
-use fieldgate_testkit::{Ack, Bundle, Leaf, Options, PATIENCE, Version, eventually, port};
+use fieldgate_testkit::{Ack, Bundle, Cloud, Leaf, Options, PATIENCE, Upstream, Version, eventually, port};
 
 use crate::stage::{BINARY, Told, root};
 
@@ -97,11 +97,10 @@ impl Stand {
             }
             ("sh", "start") => {
                 let line = text.trim().strip_suffix('&').context("a block that starts ends with &")?;
-                let mut command = self.command(&format!("exec {line}"))?;
-                self.gateway = Some(command.stderr(Stdio::null()).stdout(Stdio::null()).spawn()?);
+                self.start(line)?;
                 let socket = self.folder.path().join("data/admin.sock");
                 eventually("the gateway", PATIENCE * 2, async || Ok(socket.exists().then_some(()))).await?;
-                self.ready().await
+                self.ready("fieldgate status").await
             }
             ("sh", "publish") => self.publish(&text).await,
             // Shown, not run.
@@ -110,9 +109,15 @@ impl Stand {
         }
     }
 
-    async fn ready(&self) -> anyhow::Result<String> {
+    fn start(&mut self, line: &str) -> Told {
+        let mut command = self.command(&format!("exec {line}"))?;
+        self.gateway = Some(command.stderr(Stdio::null()).stdout(Stdio::null()).spawn()?);
+        Ok(())
+    }
+
+    async fn ready(&self, status: &str) -> anyhow::Result<String> {
         eventually("status", PATIENCE * 2, async || {
-            let output = self.output("fieldgate status").await?;
+            let output = self.output(status).await?;
             Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
         })
         .await
@@ -166,6 +171,43 @@ fn says(said: &str, words: &[&str]) {
     for word in words {
         assert!(said.contains(word), "{word} is not in\n{said}");
     }
+}
+
+/// What is typed in the block of README.md that leads from a clone to a value at a broker.
+fn typed() -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(root().join("README.md"))?;
+    let (_, section) = text.split_once("\n## From a clone to a value at a broker\n").context("no such section")?;
+    let block = section.split("```").nth(1).context("no block")?.replace("\\\n", "");
+    Ok(block.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned).collect())
+}
+
+#[tokio::test]
+async fn the_commands_of_the_readme_lead_from_a_clone_to_a_value_at_a_broker() -> Told {
+    let commands = typed()?;
+    let [clone, build, configure, run, add, publish] = commands.as_slice() else { bail!("not six: {commands:?}") };
+    // A clone of this is here, and it is built.
+    assert_eq!(clone, "git clone … fieldgate && cd fieldgate");
+    assert_eq!(build, "cargo build --release && export PATH=\"$PWD/target/release:$PATH\"");
+    let (mut stand, cloud) = (Stand::new()?, Cloud::start(Upstream::V5).await?);
+    let replaced = |of: &str| {
+        let to = |from: &str| stand.replaced.iter().find(|(known, _)| *known == from).map(|(_, to)| to.clone());
+        to(of).with_context(|| format!("nothing for {of}"))
+    };
+    let (broker, admin, port) = (replaced("0.0.0.0:8883")?, replaced("127.0.0.1:9080")?, replaced("-p 8883")?);
+    let configure = configure.replace("localhost:1883", &cloud.address().to_string());
+    assert!(stand.output(&configure).await?.status.success(), "{configure}");
+    let run = run.strip_suffix(" &").context("it stays in the foreground")?;
+    // Where two of these run at a time, the ports are not the usual ones.
+    stand.start(&format!("env FIELDGATE_ADMIN__LISTEN={admin} FIELDGATE_BROKER__LISTEN='[\"{broker}\"]' {run}"))?;
+    stand.ready("fieldgate -c plant/gateway.toml status").await?;
+    let (add, watch) = add.split_once(" && ").context("nobody looks")?;
+    assert_eq!(watch, "mosquitto_sub -h localhost -t 'fieldgate/#' -v &");
+    let added = stand.output(add).await?;
+    says(&String::from_utf8(added.stdout)?, &["device press-7 added: ca.pem, cert.pem, key.pem in press-7"]);
+    stand.publish(&publish.replace("-p 8883", &port)).await?;
+    let topic = "fieldgate/line-4/devices/press-7/telemetry/vibration";
+    cloud.wait_for(topic, |message| message.payload == br#"{"rms":0.42}"#[..]).await?;
+    Ok(())
 }
 
 #[tokio::test]
