@@ -4,7 +4,7 @@
 //! buffer: one transaction looks for [`SEARCH`] at most, and all of them together for [`LONGEST_SEARCH`]. Then the oldest of
 //! all make what room is needed, and the search goes on beside that. A full disk never waits for fairness.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use fieldgate_types::Percent;
 use rusqlite::Connection;
@@ -19,10 +19,11 @@ use crate::writer::Writer;
 
 /// Evicted at least, so that not every transaction has to.
 const EVICTION_PAGES: u64 = 1024;
-/// One transaction looks for records of devices above their share for so long, and writes anew as much as it may append.
-const SEARCH: Duration = Duration::from_millis(100);
-/// So long commits wait for that.
-const LONGEST_SEARCH: Duration = Duration::from_secs(2);
+/// One transaction looks for records of devices above their share for so long (milliseconds), and writes anew as much as it
+/// may append.
+const SEARCH: u64 = 100;
+/// So long commits wait for that (milliseconds).
+const LONGEST_SEARCH: u64 = 2_000;
 /// A transaction that ran out of pages so often takes the oldest at once.
 const STRAINED: u32 = 2;
 /// What of the room states and answers may take before theirs are the oldest that go: one in so many parts.
@@ -94,10 +95,10 @@ impl Writer {
         }
         let how = (self.options.device_share, self.room.transaction, self.reason());
         let needed = needed + if self.strain > 0 { self.at_once() } else { 0 };
-        let begin = Instant::now();
+        let begin = self.running.now();
         let mut written = 0;
         while self.room.missing(Usage::measure(conn)?, needed) > 0 {
-            if written >= self.room.transaction || begin.elapsed() >= SEARCH {
+            if written >= self.room.transaction || self.running.now().saturating_sub(begin) >= SEARCH {
                 self.searching.get_or_insert(begin);
                 return Ok(Search::GoesOn);
             }
@@ -113,7 +114,7 @@ impl Writer {
     }
 
     fn has_searched_enough(&self) -> bool {
-        self.searching.is_some_and(|since| since.elapsed() >= LONGEST_SEARCH)
+        self.searching.is_some_and(|since| self.running.now().saturating_sub(since) >= LONGEST_SEARCH)
     }
 
     /// The oldest make room; `false`: not enough.

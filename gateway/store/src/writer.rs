@@ -104,8 +104,8 @@ pub(crate) struct Writer {
     pub(crate) blocked: Option<Instant>,
     /// What was gone over for devices above their share.
     pub(crate) shares: Shares,
-    /// Since then commits have waited for their records to be found.
-    pub(crate) searching: Option<Instant>,
+    /// Since then (running time) commits have waited for their records to be found.
+    pub(crate) searching: Option<u64>,
     /// Bytes in the priority lane, once somebody wanted to know.
     pub(crate) urgent: Option<u64>,
     next_care: u64,

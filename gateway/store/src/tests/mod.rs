@@ -25,14 +25,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fieldgate_types::{BUILD_FLOOR, DeviceId, ManualClock, UnixMillis};
+use fieldgate_types::{BUILD_FLOOR, DeviceId, ManualClock, Size, UnixMillis};
 use tempfile::TempDir;
 
 use crate::faults::Faults;
-use crate::{Append, Batch, Lane, Options, Queue, Record, RecordId};
+use crate::{Append, Batch, DeviceLedger, Lane, Options, Queue, Record, RecordId};
 
 /// The one consumer.
 pub(super) const UP: &str = "upstream";
+
+/// Bytes of a queue that is soon full.
+pub(super) const SMALL: u64 = 1 << 20;
 
 /// A folder, a clock and the options for a queue.
 pub(super) struct Bench {
@@ -47,6 +50,13 @@ impl Bench {
         let clock = Arc::new(ManualClock::new(BUILD_FLOOR.plus(Duration::from_secs(86_400))));
         let dir = tempfile::tempdir().unwrap();
         Self { dir, clock, options: Options::default(), faults: Faults::none() }
+    }
+
+    /// Of the smallest size.
+    pub fn small() -> Self {
+        let mut bench = Self::new();
+        bench.options.max_size = Size(SMALL);
+        bench
     }
 
     pub fn path(&self) -> PathBuf {
@@ -87,6 +97,17 @@ pub(super) fn bodies(records: &[Record]) -> Vec<String> {
 
 pub(super) fn ids(records: &[Record]) -> Vec<RecordId> {
     records.iter().map(|record| record.id).collect()
+}
+
+/// Commits these as one batch; panics when that doesn't go through in time.
+pub(super) async fn store(queue: &Queue, appends: impl IntoIterator<Item = Append>) {
+    let batch = Batch { appends: appends.into_iter().collect(), ..Batch::default() };
+    within(queue.commit(batch)).await.unwrap();
+}
+
+/// What the ledger says of a device that it knows.
+pub(super) fn row(queue: &Queue, name: &str) -> DeviceLedger {
+    queue.ledger_of(&device(name)).unwrap()
 }
 
 /// Leases from the live lane; panics when nothing comes in time.

@@ -6,23 +6,19 @@ use fieldgate_types::{Percent, Size};
 
 use crate::{Batch, CommitError, Health, Options, Overflow, Put, Queue};
 
-use super::{Bench, UP, append, assert_sums, batch, ids, lease, settled, until, within};
-
-const SIZE: u64 = 1 << 20;
+use super::{Bench, SMALL, UP, append, assert_sums, batch, ids, lease, row, settled, store, until, within};
 
 fn small(overflow: Overflow) -> Bench {
-    let mut bench = Bench::new();
-    bench.options.max_size = Size(SIZE);
+    let mut bench = Bench::small();
     bench.options.overflow = overflow;
     bench
 }
 
 /// Batches of ten, whose bodies name their batch.
-async fn store(queue: &Queue, device: &str, batches: std::ops::Range<u32>) {
+async fn fill(queue: &Queue, device: &str, batches: std::ops::Range<u32>) {
     for number in batches {
         let body = format!("{number:0200}");
-        let appends = (0..10).map(|_| append(device, body.clone())).collect();
-        within(queue.commit(Batch { appends, ..Batch::default() })).await.unwrap();
+        store(queue, (0..10).map(|_| append(device, body.clone()))).await;
     }
 }
 
@@ -31,14 +27,14 @@ async fn the_oldest_make_room_whole_batches_at_a_time_and_are_counted() {
     let mut bench = small(Overflow::DropOldest);
     bench.options.device_share = Percent::ALL;
     let queue = bench.open(1);
-    store(&queue, "old", 0..100).await;
-    store(&queue, "new", 100..1000).await;
+    fill(&queue, "old", 0..100).await;
+    fill(&queue, "new", 100..1000).await;
     assert!(queue.stats().health.is_ok());
-    assert!(queue.stats().file_bytes <= SIZE, "{:?}", queue.stats());
+    assert!(queue.stats().file_bytes <= SMALL, "{:?}", queue.stats());
     assert_sums(&queue);
     let ledger = queue.ledger();
     let evicted: u64 = ledger.iter().map(|row| row.evicted).sum();
-    let old = ledger.iter().find(|row| row.device.as_str() == "old").unwrap();
+    let old = row(&queue, "old");
     assert_eq!((old.evicted, old.waiting), (1000, 0));
     assert!(ledger.iter().flat_map(|row| &row.losses).all(|loss| loss.reason == "max-size"), "{ledger:?}");
 
@@ -67,9 +63,9 @@ async fn the_oldest_make_room_whole_batches_at_a_time_and_are_counted() {
 async fn leased_records_are_spared_and_counted_once() {
     let bench = small(Overflow::DropOldest);
     let queue = bench.open(1);
-    store(&queue, "a", 0..5).await;
+    fill(&queue, "a", 0..5).await;
     let held = lease(&queue, 20).await;
-    store(&queue, "a", 5..600).await;
+    fill(&queue, "a", 5..600).await;
     let evicted = queue.ledger()[0].evicted;
     assert!(evicted > 1000);
     queue.settle(UP, ids(&held)).await.unwrap();
@@ -87,7 +83,7 @@ async fn refusing_commits_wait_until_something_is_settled() {
     let queue = bench.open(1);
     let producer = {
         let queue = queue.clone();
-        tokio::spawn(async move { store(&queue, "a", 0..500).await })
+        tokio::spawn(async move { fill(&queue, "a", 0..500).await })
     };
     until("the full buffer", || !queue.stats().health.is_ok()).await;
     assert!(matches!(queue.stats().health, Health::Refusing { reason, .. } if reason == "the buffer is full"));
@@ -133,7 +129,7 @@ async fn a_batch_that_does_not_fit_alone_is_refused_and_this_is_said() {
 async fn tables_push_records_out_and_then_refuse() {
     let bench = small(Overflow::DropOldest);
     let queue = bench.open(1);
-    store(&queue, "a", 0..100).await;
+    fill(&queue, "a", 0..100).await;
     let put = |n: u32| Put { table: "retained", key: n.to_le_bytes().to_vec(), value: vec![0; 10_000] };
     let mut stored = 0;
     loop {
@@ -189,10 +185,10 @@ async fn a_larger_size_lets_the_commits_through_that_wait() {
     let queue = bench.open(1);
     let producer = {
         let queue = queue.clone();
-        tokio::spawn(async move { store(&queue, "a", 0..500).await })
+        tokio::spawn(async move { fill(&queue, "a", 0..500).await })
     };
     until("the full buffer", || !queue.stats().health.is_ok()).await;
-    queue.rebound(Options { max_size: Size(16 * SIZE), ..bench.options.clone() });
+    queue.rebound(Options { max_size: Size(16 * SMALL), ..bench.options.clone() });
     within(producer).await.unwrap();
     until("a healthy buffer", || queue.stats().health.is_ok()).await;
     assert_eq!((queue.stats().messages, queue.ledger()[0].evicted), (5000, 0));
@@ -202,12 +198,12 @@ async fn a_larger_size_lets_the_commits_through_that_wait() {
 #[tokio::test]
 async fn a_smaller_size_takes_the_oldest_and_the_largest_batch_with_it() {
     let mut bench = small(Overflow::DropOldest);
-    bench.options.max_size = Size(16 * SIZE);
+    bench.options.max_size = Size(16 * SMALL);
     let queue = bench.open(1);
-    store(&queue, "a", 0..1000).await;
+    fill(&queue, "a", 0..1000).await;
     assert_eq!(queue.stats().messages, 10_000);
-    queue.rebound(Options { max_size: Size(SIZE), ..bench.options.clone() });
-    store(&queue, "a", 1000..1001).await;
+    queue.rebound(Options { max_size: Size(SMALL), ..bench.options.clone() });
+    fill(&queue, "a", 1000..1001).await;
     let left = queue.stats().messages;
     assert!((1500..6000).contains(&left), "{left}");
     assert_eq!(queue.ledger()[0].evicted, 10_010 - left);

@@ -3,34 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use fieldgate_types::{Percent, Size};
+use fieldgate_types::{BUILD_FLOOR, Clock, ManualClock, Percent, Size, UnixMillis};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use rusqlite::ffi::SQLITE_IOERR;
 use tokio::runtime::Runtime;
 
 use crate::faults::Point;
-use crate::{Append, Batch, DeviceLedger, Lane, Queue, Record, RecordId};
+use crate::{Append, Batch, Lane, Queue, Record, RecordId};
 
 use super::model::copy_when_still;
-use super::{Bench, UP, append, assert_sums, ids, lease, settled, until, within};
+use super::{Bench, SMALL, UP, append, assert_sums, ids, lease, row, settled, store, until, within};
 
-const SIZE: u64 = 1 << 20;
-
-fn small() -> Bench {
-    let mut bench = Bench::new();
-    bench.options.max_size = Size(SIZE);
-    bench
-}
-
-async fn store(queue: &Queue, device: &str, lane: Lane, records: usize) {
-    let appends = (0..records).map(|_| Append { lane, ..append(device, vec![b'x'; 200]) }).collect();
-    within(queue.commit(Batch { appends, ..Batch::default() })).await.unwrap();
-}
-
-fn row(queue: &Queue, device: &str) -> DeviceLedger {
-    queue.ledger().into_iter().find(|row| row.device.as_str() == device).unwrap()
+async fn send(queue: &Queue, device: &str, lane: Lane, records: usize) {
+    store(queue, (0..records).map(|_| Append { lane, ..append(device, vec![b'x'; 200]) })).await;
 }
 
 /// All that is left, of any lane, each record settled.
@@ -54,22 +43,22 @@ async fn drain(queue: &Queue) -> Vec<Record> {
 
 #[tokio::test]
 async fn a_wild_device_gives_way_alone_and_its_quiet_neighbours_lose_nothing() {
-    let bench = small();
+    let bench = Bench::small();
     let queue = bench.open(1);
     for round in 0..600 {
-        store(&queue, "wild", Lane::Live, 10).await;
+        send(&queue, "wild", Lane::Live, 10).await;
         if round % 3 == 0 {
-            store(&queue, &format!("quiet-{}", round % 5), Lane::Live, 1).await;
+            send(&queue, &format!("quiet-{}", round % 5), Lane::Live, 1).await;
         }
     }
     queue.close().await.unwrap();
     // What was known of the file is gone with the restart.
     let queue = bench.open(2);
     for _ in 0..300 {
-        store(&queue, "wild", Lane::Live, 10).await;
+        send(&queue, "wild", Lane::Live, 10).await;
     }
     assert!(queue.stats().health.is_ok());
-    assert!(queue.stats().file_bytes <= SIZE, "{:?}", queue.stats());
+    assert!(queue.stats().file_bytes <= SMALL, "{:?}", queue.stats());
     assert_sums(&queue);
     let wild = row(&queue, "wild");
     assert!(wild.evicted > 5_000 && wild.evicted.is_multiple_of(10), "{wild:?}");
@@ -93,16 +82,75 @@ async fn a_wild_device_gives_way_alone_and_its_quiet_neighbours_lose_nothing() {
     assert_sums(&queue);
 }
 
+/// Each look at it is a while later.
+#[derive(Debug)]
+struct Ticking {
+    clock: ManualClock,
+    tick: Duration,
+}
+
+impl Clock for Ticking {
+    fn now(&self) -> UnixMillis {
+        self.clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.advance(self.tick);
+        self.clock.monotonic()
+    }
+}
+
+/// A full buffer with quiet devices in its older half and a wild one in the younger: what became of the quiet ones' records with the
+/// first batch for which there was no room, how long that took by a clock that ticks, and what the wild device lost in the end.
+async fn searched(tick: Duration) -> (u64, Duration, u64) {
+    let mut bench = Bench::new();
+    bench.options.max_size = Size(4 * SMALL);
+    let clock = Arc::new(Ticking { clock: ManualClock::new(BUILD_FLOOR.plus(Duration::from_secs(86_400))), tick });
+    let of = Arc::<Ticking>::clone(&clock);
+    let queue = Queue::open_with(&bench.path(), 1, bench.options.clone(), of, bench.faults.clone()).unwrap();
+    let quiet = ["quiet-0", "quiet-1", "quiet-2"];
+    let lost = || queue.ledger().iter().map(|row| row.evicted).sum::<u64>();
+    for n in 0..100 {
+        store(&queue, (0..10).map(|_| append(quiet[n % 3], vec![b'q'; 1_000]))).await;
+    }
+    let mut before = clock.clock.monotonic();
+    while lost() == 0 {
+        before = clock.clock.monotonic();
+        store(&queue, (0..10).map(|_| append("wild", vec![b'w'; 1_000]))).await;
+    }
+    let took = clock.clock.monotonic() - before;
+    let evicted = quiet.iter().map(|name| row(&queue, name).evicted).sum();
+    for _ in 0..40 {
+        store(&queue, (0..10).map(|_| append("wild", vec![b'w'; 1_000]))).await;
+    }
+    assert_sums(&queue);
+    let given =
+        row(&queue, "wild").losses.iter().find(|loss| loss.reason == "device-share").map_or(0, |loss| loss.count);
+    (evicted, took, given)
+}
+
+#[tokio::test]
+async fn commits_wait_two_seconds_at_most_for_a_device_above_its_share_to_be_found() {
+    let (evicted, took, given) = searched(Duration::ZERO).await;
+    assert_eq!(evicted, 0, "found at once");
+    assert!(took.is_zero() && given > 0, "{took:?} {given}");
+    // Two looks are more than one transaction may search for.
+    let (evicted, took, given) = searched(Duration::from_millis(90)).await;
+    assert!(evicted > 0, "the oldest made room: {took:?}");
+    assert!((2..5).contains(&took.as_secs()), "{took:?}");
+    assert!(given > 0, "and it is found beside that");
+}
+
 #[tokio::test]
 async fn nobody_gives_way_while_there_is_room_nor_to_itself() {
-    let bench = small();
+    let bench = Bench::small();
     let queue = bench.open(1);
     for _ in 0..100 {
-        store(&queue, "wild", Lane::Live, 10).await;
+        send(&queue, "wild", Lane::Live, 10).await;
     }
     assert_eq!(row(&queue, "wild").evicted, 0);
     for _ in 0..400 {
-        store(&queue, "wild", Lane::Live, 10).await;
+        send(&queue, "wild", Lane::Live, 10).await;
     }
     let wild = row(&queue, "wild");
     assert!(wild.evicted > 0 && wild.losses.iter().all(|loss| loss.reason == "max-size"), "{wild:?}");
@@ -113,12 +161,12 @@ async fn nobody_gives_way_while_there_is_room_nor_to_itself() {
 
 #[tokio::test]
 async fn two_devices_below_their_share_lose_the_oldest_of_both() {
-    let mut bench = small();
+    let mut bench = Bench::small();
     bench.options.device_share = Percent::clamped(60);
     let queue = bench.open(1);
     for _ in 0..400 {
-        store(&queue, "a", Lane::Live, 10).await;
-        store(&queue, "b", Lane::Live, 10).await;
+        send(&queue, "a", Lane::Live, 10).await;
+        send(&queue, "b", Lane::Live, 10).await;
     }
     let (a, b) = (row(&queue, "a"), row(&queue, "b"));
     assert!(a.evicted > 0 && a.evicted.abs_diff(b.evicted) <= 10, "{a:?} {b:?}");
@@ -128,12 +176,12 @@ async fn two_devices_below_their_share_lose_the_oldest_of_both() {
 
 #[tokio::test]
 async fn a_device_gives_way_in_all_lanes_its_answers_last() {
-    let bench = small();
+    let bench = Bench::small();
     let queue = bench.open(1);
-    store(&queue, "quiet", Lane::History, 50).await;
-    store(&queue, "wild", Lane::Priority, 500).await;
+    send(&queue, "quiet", Lane::History, 50).await;
+    send(&queue, "wild", Lane::Priority, 500).await;
     for _ in 0..300 {
-        store(&queue, "wild", Lane::Live, 10).await;
+        send(&queue, "wild", Lane::Live, 10).await;
     }
     assert_eq!(row(&queue, "quiet").evicted, 0);
     assert!(row(&queue, "wild").evicted > 500);
@@ -142,7 +190,7 @@ async fn a_device_gives_way_in_all_lanes_its_answers_last() {
     // With nothing else of its own, they go too.
     queue.rewind(UP);
     for _ in 0..300 {
-        store(&queue, "wild", Lane::Priority, 10).await;
+        send(&queue, "wild", Lane::Priority, 10).await;
     }
     assert_eq!(row(&queue, "quiet").evicted, 0);
     assert_sums(&queue);
@@ -150,13 +198,13 @@ async fn a_device_gives_way_in_all_lanes_its_answers_last() {
 
 #[tokio::test]
 async fn states_and_answers_of_many_do_not_push_all_telemetry_out() {
-    let bench = small();
+    let bench = Bench::small();
     let queue = bench.open(1);
     for number in 0..300 {
-        store(&queue, &format!("press-{}", number % 10), Lane::Live, 10).await;
+        send(&queue, &format!("press-{}", number % 10), Lane::Live, 10).await;
     }
     for number in 0..1_000 {
-        store(&queue, &format!("press-{}", number % 10), Lane::Priority, 10).await;
+        send(&queue, &format!("press-{}", number % 10), Lane::Priority, 10).await;
     }
     assert!(queue.stats().health.is_ok());
     assert_sums(&queue);
@@ -167,11 +215,11 @@ async fn states_and_answers_of_many_do_not_push_all_telemetry_out() {
 
 /// Before the commit nothing has happened; after it everything has, though nobody was told.
 async fn a_failed_transaction(point: Point) {
-    let bench = small();
+    let bench = Bench::small();
     let queue = bench.open(1);
-    store(&queue, "quiet", Lane::Live, 20).await;
+    send(&queue, "quiet", Lane::Live, 20).await;
     while queue.stats().messages <= 20 || row(&queue, "wild").evicted == 0 {
-        store(&queue, "wild", Lane::Live, 10).await;
+        send(&queue, "wild", Lane::Live, 10).await;
     }
     // From here on they come from memory, while the writer has no file.
     let mut records = lease(&queue, 1).await;
@@ -180,7 +228,7 @@ async fn a_failed_transaction(point: Point) {
     // Several times what one stretch has freed: somebody must give way for it.
     let commit = {
         let queue = queue.clone();
-        tokio::spawn(async move { store(&queue, "wild", Lane::Live, 400).await })
+        tokio::spawn(async move { send(&queue, "wild", Lane::Live, 400).await })
     };
     until("the failure", || bench.faults.hits() >= 2).await;
     // Those in front can be leased; nobody passes what may still be there.
@@ -285,7 +333,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let bench = small();
+        let bench = Bench::small();
         let folder = bench.dir.path().join("1");
         fs::create_dir(&folder).unwrap();
         let queue = bench.open_at(&folder.join("queue.db"), 1);
@@ -325,7 +373,7 @@ impl Stage {
             }
             Step::Lease(lane, most) => {
                 let lane = Lane::ALL[usize::from(lane)];
-                let patience = std::time::Duration::from_millis(5);
+                let patience = Duration::from_millis(5);
                 let leased = tokio::time::timeout(patience, self.queue.lease(UP, lane, most, usize::MAX)).await;
                 for record in leased.map(Result::unwrap).unwrap_or_default() {
                     self.check(&record);
@@ -394,7 +442,7 @@ impl Stage {
 
     fn check_sums(&self) {
         assert_sums(&self.queue);
-        assert!(self.queue.stats().file_bytes <= SIZE, "{:?}", self.queue.stats());
+        assert!(self.queue.stats().file_bytes <= SMALL, "{:?}", self.queue.stats());
         for row in self.queue.ledger() {
             assert_eq!(row.received, self.model.received[row.device.as_str()]);
             assert!(row.evicted == 0 || row.device.as_str() == "wild", "a neighbour gave way: {row:?}");
