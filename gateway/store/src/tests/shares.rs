@@ -118,7 +118,7 @@ async fn searched(tick: Duration) -> (u64, Duration, u64) {
         before = clock.clock.monotonic();
         store(&queue, (0..10).map(|_| append("wild", vec![b'w'; 1_000]))).await;
     }
-    let took = clock.clock.monotonic() - before;
+    let took = clock.clock.monotonic().saturating_sub(before);
     let evicted = quiet.iter().map(|name| row(&queue, name).evicted).sum();
     for _ in 0..40 {
         store(&queue, (0..10).map(|_| append("wild", vec![b'w'; 1_000]))).await;
