@@ -40,6 +40,8 @@ pub struct Sources {
     asked: RefCell<BTreeSet<String>>,
     named: RefCell<BTreeSet<PathBuf>>,
     settings: RefCell<BTreeMap<Vec<Step>, Setting>>,
+    /// The file that was included last: devices of a kind name the same one, one after the other, and it may be long.
+    included: RefCell<Option<(PathBuf, Parsed)>>,
     /// Whether the keys of `[[tables]]` are among the settings.
     in_tables: bool,
 }
@@ -62,6 +64,7 @@ impl Sources {
             asked: RefCell::default(),
             named: RefCell::default(),
             settings: RefCell::default(),
+            included: RefCell::default(),
             in_tables,
         }
     }
@@ -75,6 +78,10 @@ impl Sources {
 
     /// As [`Sources::root`], with `overrides` in the place of what stands in the text.
     pub fn root_with(self: &Rc<Self>, name: &str, folder: &Path, text: &str, overrides: &[Override]) -> Section {
+        self.root_of(self.parsed(name, folder, text, overrides))
+    }
+
+    fn parsed(&self, name: &str, folder: &Path, text: &str, overrides: &[Override]) -> Parsed {
         let file = Rc::new(File::new(name, folder, text));
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut reported = None;
@@ -88,16 +95,32 @@ impl Sources {
             let message = error.message().trim().replace('\n', ", ");
             self.note(&file, at, String::new(), message);
         }
-        let table = laid_over(table_of(table.get_ref()), folder, overrides);
+        let table = laid_over(table_of(table.into_inner()), folder, overrides);
+        (file, Rc::new(table))
+    }
+
+    fn root_of(self: &Rc<Self>, (file, table): Parsed) -> Section {
         Section {
             sources: Rc::clone(self),
             file,
             path: String::new(),
             steps: Vec::new(),
             start: 0,
-            table: Rc::new(table),
+            table,
             seen: RefCell::default(),
         }
+    }
+
+    fn included(self: &Rc<Self>, path: &Path) -> std::io::Result<Section> {
+        let known = self.included.take().filter(|(known, _)| known == path);
+        let parsed = if let Some((_, parsed)) = known {
+            parsed
+        } else {
+            let folder = path.parent().unwrap_or(Path::new("."));
+            self.parsed(&path.display().to_string(), folder, &(self.load)(path)?, &[])
+        };
+        self.included.replace(Some((path.to_owned(), parsed.clone())));
+        Ok(self.root_of(parsed))
     }
 
     /// Everything found wrong so far, in the order of the file.
@@ -129,6 +152,9 @@ impl Sources {
         self.problems.borrow_mut().push(problem);
     }
 }
+
+/// A file, and what stands in it.
+type Parsed = (Rc<File>, Rc<Table>);
 
 /// Something that values stand in: a file, or one variable of the environment.
 #[derive(Debug)]
@@ -370,9 +396,8 @@ impl Section {
 
     /// The root section of the file that `key` names, when it is there and can be read.
     pub fn include(&self, key: &'static str) -> Option<Self> {
-        let (path, text) = self.file(key)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        Some(self.sources.root(&path.display().to_string(), folder, &text))
+        let path = self.path(key)?;
+        self.readable(key, &path, self.sources.included(&path))
     }
 
     /// Path and text of the file that `key` names, which must be there.
@@ -385,11 +410,15 @@ impl Section {
 
     fn file(&self, key: &'static str) -> Option<(PathBuf, String)> {
         let path = self.path(key)?;
-        let read = (self.sources.load)(&path);
+        let text = self.readable(key, &path, (self.sources.load)(&path))?;
+        Some((path, text))
+    }
+
+    /// What was read at `path`, which `key` names; that it can't be read is noted.
+    fn readable<T>(&self, key: &'static str, path: &Path, read: std::io::Result<T>) -> Option<T> {
         let complain =
             |error: &std::io::Error| self.problem(key, format_args!("can't read `{}`: {error}", path.display()));
-        let text = read.inspect_err(complain).ok()?;
-        Some((path, text))
+        read.inspect_err(complain).ok()
     }
 
     /// Where this section stands: the file as the user named it, and the place in it.

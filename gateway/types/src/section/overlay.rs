@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use toml::Spanned;
 use toml::de::DeTable;
 
 use super::File;
@@ -49,9 +50,9 @@ fn put(table: &mut Table, path: &[String], file: &Rc<File>, value: Located) {
 /// TOML where it is a value of TOML, otherwise a string.
 fn value(text: &str) -> Located {
     let document = format!("value = {text}");
-    let parsed = DeTable::parse(&document).ok().filter(|_| !text.contains('\n'));
-    let node = parsed.as_ref().and_then(|table| table.get_ref().get("value").filter(|_| table.get_ref().len() == 1));
-    let node = node.map_or_else(|| Node::Text(text.to_owned()), |value| located(value).node);
+    let parsed = DeTable::parse(&document).ok().filter(|_| !text.contains('\n')).map(Spanned::into_inner);
+    let value = parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
+    let node = value.map_or_else(|| Node::Text(text.to_owned()), |value| located(value).node);
     // Spans are of no use: there are no lines.
     Located { span: 0..0, node, bare: Some(text.to_owned()) }
 }

@@ -85,6 +85,27 @@ fn reads_files_and_says_where_a_section_stands() {
 }
 
 #[test]
+fn a_file_that_sections_in_a_row_include_is_read_once_and_complained_about_as_ever() {
+    let loads = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&loads);
+    let sources = Sources::new(Box::new(move |path| {
+        seen.borrow_mut().push(path.display().to_string());
+        Ok("n = 1\nm = 2\n".to_owned())
+    }));
+    let text = ["a", "a", "b", "a"].map(|file| format!("[[l]]\nfile = \"{file}\"\n")).concat();
+    let numbers: Vec<Option<u8>> = sources
+        .root("gateway.toml", Path::new("/etc"), &text)
+        .sections("l")
+        .iter()
+        .map(|l| l.include("file")?.get("n"))
+        .collect();
+    assert_eq!(numbers, [Some(1); 4]);
+    assert_eq!(*loads.borrow(), ["/etc/a", "/etc/b", "/etc/a"]);
+    let problems: Vec<String> = sources.problems().iter().map(ToString::to_string).collect();
+    assert_eq!(problems, ["/etc/a", "/etc/b"].map(|file| format!("{file}:2:1: m: unknown key, `n` is allowed here")));
+}
+
+#[test]
 fn unknown_keys_name_the_nearest() {
     let text = "max_connections = 1\nretained = 2\npackt = 3\nother = 4\n";
     let problems = read(text, |root| {

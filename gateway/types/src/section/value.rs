@@ -1,5 +1,6 @@
 //! Values of a configuration file with the bytes that they stand in, and the types that they can be read as.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::Range;
@@ -42,25 +43,27 @@ pub(super) enum Node {
     Table(Rc<Table>),
 }
 
-pub(super) fn table_of(table: &DeTable<'_>) -> Table {
-    let entry = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
-        let name: &std::borrow::Cow<'_, str> = key.get_ref();
-        (name.clone().into_owned(), Entry { key: key.span(), value: located(value), file: None })
+/// Takes the parser's tree apart as it goes: of a large file the two never stand in memory whole.
+pub(super) fn table_of(table: DeTable<'_>) -> Table {
+    let entry = |(key, value): (Spanned<Cow<'_, str>>, Spanned<DeValue<'_>>)| {
+        let span = key.span();
+        (key.into_inner().into_owned(), Entry { key: span, value: located(value), file: None })
     };
-    table.iter().map(entry).collect()
+    table.into_iter().map(entry).collect()
 }
 
-pub(super) fn located(value: &Spanned<DeValue<'_>>) -> Located {
-    let node = match value.get_ref() {
-        DeValue::String(text) => Node::Text(text.clone().into_owned()),
+pub(super) fn located(value: Spanned<DeValue<'_>>) -> Located {
+    let span = value.span();
+    let node = match value.into_inner() {
+        DeValue::String(text) => Node::Text(text.into_owned()),
         DeValue::Integer(integer) => Node::Integer(i64::from_str_radix(integer.as_str(), integer.radix()).ok()),
         DeValue::Float(float) => Node::Float(float.as_str().parse().ok()),
-        DeValue::Boolean(bool) => Node::Bool(*bool),
+        DeValue::Boolean(bool) => Node::Bool(bool),
         DeValue::Datetime(_) => Node::Datetime,
-        DeValue::Array(items) => Node::Array(items.iter().map(located).collect()),
+        DeValue::Array(items) => Node::Array(items.into_iter().map(located).collect()),
         DeValue::Table(table) => Node::Table(Rc::new(table_of(table))),
     };
-    Located { span: value.span(), node, bare: None }
+    Located { span, node, bare: None }
 }
 
 impl Located {

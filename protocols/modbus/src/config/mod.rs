@@ -187,17 +187,19 @@ impl DeviceConfig {
         let skip: Vec<Skip> = section.get("skip").unwrap_or_default();
         let mut tables = Vec::new();
         let shared = section.has("points_from").then(|| section.include("points_from"));
-        if let Some(Some(file)) = &shared {
+        let unread = matches!(shared, Some(None));
+        if let Some(file) = shared.flatten() {
             tables.extend(file.sections("point"));
         }
         tables.extend(section.sections("point"));
-        if tables.is_empty() && !matches!(shared, Some(None)) {
+        if tables.is_empty() && !unread {
             section.problem("point", "is missing: add a [[modbus.device.point]], or name a file with `points_from`");
         }
-        let mut points: Vec<PointConfig> = Vec::new();
+        let mut points: Vec<PointConfig> = Vec::with_capacity(tables.len());
         let mut seen: BTreeSet<PointName> = BTreeSet::new();
-        for table in &tables {
-            let Some(point) = PointConfig::read(table, &defaults) else { continue };
+        // Of a list of tens of thousands each table goes once it is read.
+        for table in tables {
+            let Some(point) = PointConfig::read(&table, &defaults) else { continue };
             if !seen.insert(point.point.name.clone()) {
                 let name = &point.point.name;
                 table.problem("name", format_args!("`{name}` is used twice in this device, each point needs its own"));
