@@ -9,13 +9,15 @@ use crate::pipeline::topic;
 
 /// The birth of `device`, which is reached by `protocol` on `link`.
 pub fn of(device: &FieldDevice, protocol: &str, link: &str) -> Document {
-    let methods: Vec<&str> = device.methods.iter().map(fieldgate_protocol::PointName::as_str).collect();
-    let points: Vec<Json> = device.points.iter().map(|one| point(one)).collect();
-    let mut birth = json!({ "v": 1, "via": protocol, "link": link, "points": points });
-    if let (Some(birth), false) = (birth.as_object_mut(), methods.is_empty()) {
-        birth.insert("methods".to_owned(), json!(methods));
+    let names: Vec<&str> = device.methods.iter().map(fieldgate_protocol::PointName::as_str).collect();
+    let methods = if names.is_empty() { String::new() } else { format!("\"methods\":{},", json!(names)) };
+    // One after the other: as a tree, ten thousand points take twenty times the room of their text.
+    let mut points = String::new();
+    for one in &device.points {
+        points.extend([if points.is_empty() { "" } else { "," }, &point(one).to_string()]);
     }
-    let payload = birth.to_string().into_bytes();
+    let (link, via) = (json!(link), json!(protocol));
+    let payload = format!(r#"{{"link":{link},{methods}"points":[{points}],"v":1,"via":{via}}}"#).into_bytes();
     Document { device: device.id.clone(), topic: topic::birth(&device.id), payload, retain: true, history: false }
 }
 
