@@ -47,6 +47,17 @@ async fn every_metric_of_the_dashboard_and_the_alert_rules_exists() -> Told {
     missing.await.map(drop)
 }
 
+/// What it runs with, jemalloc tells at the end when its environment asks it to.
+#[test]
+fn the_allocator_gives_back_what_was_not_used_for_a_second() -> Told {
+    let run = Command::new(BINARY).arg("--version").env("_RJEM_MALLOC_CONF", "stats_print:true").output()?;
+    let told = String::from_utf8(run.stderr)?;
+    for option in ["opt.background_thread: true ", "opt.dirty_decay_ms: 1000 ", "opt.muzzy_decay_ms: 0 "] {
+        assert!(told.contains(option), "`{option}` is not in {told}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_service_manager_hears_of_ready_of_every_turn_and_of_the_stop() -> Told {
     let gateway = Gateway::new(BINARY, "line-1", "")?;
