@@ -236,3 +236,47 @@ async fn a_servers_certificate_is_accepted_by_verb_and_its_nodes_become_a_point_
     assert_eq!(before["application_uri"], after["application_uri"]);
     Ok(())
 }
+
+#[tokio::test]
+async fn what_is_found_below_a_node_is_told_in_the_birth_and_read_as_all_points_are() -> Told {
+    let folder = tempfile::tempdir()?;
+    let server = Simulator::start("127.0.0.1:0".parse()?, Options::new(folder.path()))?;
+    let sections = format!(
+        "[[opcua]]\nendpoint = \"{}\"\nsecurity = \"None\"\n  [[opcua.device]]\n  id = \"boiler-1\"\n  publishing = \"100ms\"\n  \
+         sampling = \"50ms\"\n    [[opcua.device.point]]\n    name = \"target\"\n    node = \"nsu={NAMESPACE};s=setpoint\"\n    \
+         access = \"rw\"\n    [[opcua.device.subtree]]\n    node = \"i=85\"\n    name = \"plant {{name}}\"\n    [[opcua.device.subtree]]\n    \
+         node = \"i=2253\"\n    limit = 3\n",
+        server.endpoint()
+    );
+    let mut stage = Stage::start("line-1", &sections).await?;
+    stage.wait_points("boiler-1", 0, |object| object["values"]["plant level"] == 50.0).await?;
+    let birth = stage.cloud.retained(&stage.topic("devices/boiler-1/birth")).await?.json();
+    let points = birth["points"].as_array().cloned().unwrap_or_default();
+    // The simulator's own, which it can't leave out, is `LastChange`.
+    assert_eq!((points.len(), &points[0]["name"]), (1 + 9 + 3, &json!("target")), "{birth}");
+    let level = json!({ "name": "plant level", "type": "Double", "access": "r" });
+    assert!(points.contains(&level) && points.iter().all(|point| point["name"] != "plant setpoint"), "{birth}");
+    let read = stage.command("boiler-1", "read", "a", r#"{"points":["plant level"]}"#).await?;
+    assert_eq!(read, json!({"rid":"a","status":"ok","value":{"plant level":50.0}}));
+    let refused = stage.command("boiler-1", "write", "b", r#"{"point":"plant speed","value":1}"#).await?;
+    assert_eq!(refused["status"], "rejected", "{refused}");
+    let listed: Json = serde_json::from_str(&stage.gateway.verb(&["point", "list", "--json"]).await?.ok()?)?;
+    assert_eq!(listed.as_array().map(Vec::len), Some(13), "{listed}");
+    let diag = stage.gateway.verb(&["diag"]).await?.stdout;
+    assert!(diag.contains(" variables below `i=2253` are left out, limit = 3 is reached"), "{diag}");
+
+    // Without a gateway they are found for the verb, and only where they are asked for.
+    stage.gateway.stop().await?;
+    let list = stage.gateway.verb(&["point", "list", "--json"]).await?;
+    assert!(list.stderr.contains("`boiler-1` has further points"), "{list:?}");
+    assert!(list.stdout.contains("target") && !list.stdout.contains("plant"), "{list:?}");
+    assert_eq!(stage.gateway.verb(&["point", "read", "boiler-1", "plant temperature"]).await?.ok()?, "20.0\n");
+    assert_eq!(stage.gateway.verb(&["point", "read", "boiler-1", "target"]).await?.ok()?, "42.0\n");
+    let absent = stage.gateway.verb(&["point", "read", "boiler-1", "plant setpoint"]).await?;
+    assert!(absent.code == Some(1) && absent.stderr.contains("has no point"), "{absent:?}");
+    let watched = stage.gateway.verb(&["point", "watch", "boiler-1", "--count", "1"]).await?.ok()?;
+    assert!(watched.lines().count() == 13 && watched.contains("boiler-1 plant level 50.0\n"), "{watched}");
+    let checked = stage.gateway.verb(&["check"]).await?.ok()?;
+    assert!(checked.contains("`boiler-1`: the points below `i=85` are found when the server is browsed"), "{checked}");
+    Ok(())
+}

@@ -456,7 +456,7 @@ impl PointEntry {
 pub(super) async fn points(State(overview): Shared) -> Json<Vec<PointEntry>> {
     let links = overview.links.all();
     let devices = links.iter().flat_map(|(_, link)| &link.devices);
-    Json(devices.flat_map(PointEntry::of).collect())
+    Json(devices.flat_map(|device| PointEntry::of(&device.now()).collect::<Vec<_>>()).collect())
 }
 
 pub(super) async fn point_command(

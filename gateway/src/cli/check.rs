@@ -41,6 +41,12 @@ pub fn check(path: &Path, probe: bool, as_json: bool) -> anyhow::Result<ExitCode
         print_json(&json!({ "ok": true, "problems": [] }))?;
     } else {
         println!("{}: no problems", path.display());
+        let devices = config.opcua.iter().flat_map(|session| &session.devices);
+        for (device, subtree) in devices.flat_map(|device| device.subtrees.iter().map(|one| (&device.id, &one.node))) {
+            println!(
+                "`{device}`: the points below `{subtree}` are found when the server is browsed, and not checked here"
+            );
+        }
         if let Some(words) = probe::few_files(&config) {
             eprintln!("fieldgate: warning: {words}");
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{anyhow, bail};
-use fieldgate_protocol::{LinkInfo, Outcome, Tasks, Update, Uplink};
+use fieldgate_protocol::{LinkInfo, Outcome, PointName, Tasks, Update, Uplink};
 use fieldgate_store::{DirectoryLock, State};
 use fieldgate_types::{Clock, DeviceId, Pulse, SystemClock};
 use serde_json::Value as Json;
@@ -21,6 +21,7 @@ use crate::admin::api::PointEntry;
 use crate::audit::Audit;
 use crate::command::FieldTarget;
 use crate::config::Config;
+use crate::southbound::Declared;
 use crate::southbound::drivers::links;
 
 /// For the first word of a device; then a command says by itself what is wrong.
@@ -50,8 +51,8 @@ pub struct Here {
 type Heard = Vec<DeviceId>;
 
 impl Field {
-    /// The devices and points that `wanted` takes; a running gateway asks its own.
-    pub async fn reach(config: &Config, wanted: impl Fn(&DeviceId, &str) -> bool) -> anyhow::Result<Self> {
+    /// The devices and points that `wanted` takes, without a name those that have to be found; a running gateway asks its own.
+    pub async fn reach(config: &Config, wanted: impl Fn(&DeviceId, Option<&str>) -> bool) -> anyhow::Result<Self> {
         if Client::connect(&config.data_dir).await?.is_some() {
             return Ok(Self::Running(config.data_dir.clone()));
         }
@@ -63,9 +64,7 @@ impl Field {
     pub async fn points(&self) -> anyhow::Result<Vec<PointEntry>> {
         match self {
             Self::Running(data_dir) => Client::required(data_dir).await?.get("/api/v1/points").await,
-            Self::Here(here) => {
-                Ok(here.targets.values().flat_map(|(target, _)| PointEntry::of(&target.device)).collect())
-            }
+            Self::Here(here) => here.points().await,
         }
     }
 
@@ -95,7 +94,7 @@ impl Field {
 }
 
 impl Here {
-    fn start(config: &Config, wanted: impl Fn(&DeviceId, &str) -> bool) -> anyhow::Result<Self> {
+    fn start(config: &Config, wanted: impl Fn(&DeviceId, Option<&str>) -> bool) -> anyhow::Result<Self> {
         let lock = config.lock_data_dir()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let state = Arc::new(State::open(&config.data_dir.join("state.db"), Arc::clone(&clock))?);
@@ -103,14 +102,15 @@ impl Here {
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let mut targets = BTreeMap::new();
         for (_, link) in links(config) {
-            let Some(link) = link.only(|device, point| wanted(device, point.as_str())) else { continue };
+            let Some(link) = link.only(|device, point| wanted(device, point.map(PointName::as_str))) else { continue };
             let mut driver = Arc::new(link).maker(&config.data_dir)();
             // Full: the driver waits.
             let (uplink, updates) = mpsc::channel(16);
             // One command at a time is asked.
             let (commands, receiver) = mpsc::channel(1);
             let (hears, heard) = watch::channel(Heard::new());
-            for device in driver.devices() {
+            let devices: Vec<Declared> = driver.devices().into_iter().map(Declared::new).collect();
+            for device in devices.iter().cloned() {
                 let target = FieldTarget { device, commands: commands.clone() };
                 targets.insert(target.device.id.clone(), (target, heard.clone()));
             }
@@ -123,32 +123,62 @@ impl Here {
                 stop: stop.clone(),
             };
             tasks.spawn(async move { driver.run(tasks_of).await });
-            tasks.spawn(hear(updates, hears));
+            tasks.spawn(hear(updates, devices, hears));
         }
         Ok(Self { targets, audit, timeout: config.command_timeout, stop, tasks, _lock: lock })
+    }
+
+    /// Waits for those that have to be found.
+    async fn points(&self) -> anyhow::Result<Vec<PointEntry>> {
+        let mut points = Vec::new();
+        for (device, (target, heard)) in &self.targets {
+            if target.device.now().grows {
+                first_word(device, heard).await?;
+            }
+            points.extend(PointEntry::of(&target.device.now()));
+        }
+        Ok(points)
     }
 
     async fn ask(&self, device: &DeviceId, command: &str, body: &Json) -> anyhow::Result<Outcome> {
         let Some((target, heard)) = self.targets.get(device) else {
             bail!("`{device}` is no field device with this point; `fieldgate point list` shows all");
         };
-        let mut heard = heard.clone();
-        match timeout(FIRST_WORD, heard.wait_for(|heard| heard.contains(device))).await {
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(_)) => return Err(anyhow!("the driver of `{device}` has ended")),
-        }
+        first_word(device, heard).await?;
         let payload = serde_json::to_vec(body)?;
         let deadline = Instant::now() + self.timeout;
         Ok(target.carry_out(command, &payload, deadline, ("admin", &self.audit)).await)
     }
 }
 
-/// Takes what a driver tells, until it ends: of interest is who has said anything at all.
-async fn hear(mut updates: mpsc::Receiver<Update>, heard: watch::Sender<Heard>) {
+/// Waits until a device has said whether it is there; when it takes long, no more is waited for.
+async fn first_word(device: &DeviceId, heard: &watch::Receiver<Heard>) -> anyhow::Result<()> {
+    let mut heard = heard.clone();
+    match timeout(FIRST_WORD, heard.wait_for(|heard| heard.contains(device))).await {
+        Ok(Ok(_)) | Err(_) => Ok(()),
+        Ok(Err(_)) => Err(anyhow!("the driver of `{device}` has ended")),
+    }
+}
+
+/// Takes what a driver tells, until it ends: of interest is who has said anything at all, and which points were found.
+async fn hear(mut updates: mpsc::Receiver<Update>, devices: Vec<Declared>, heard: watch::Sender<Heard>) {
     while let Some(update) = updates.recv().await {
+        let declared = |id: &DeviceId| devices.iter().find(|declared| declared.id == *id);
         let device = match update {
             // Whether it answers is not known before.
             Update::Online { .. } => continue,
+            Update::Points { device, points } => {
+                if let Some(declared) = declared(&device) {
+                    declared.set_points(points);
+                }
+                device
+            }
+            // The points that it is asked for may not be found yet.
+            Update::Samples { device, .. } | Update::Readings { device, .. }
+                if declared(&device).is_some_and(|declared| declared.now().grows) =>
+            {
+                continue;
+            }
             Update::Offline { device, .. }
             | Update::Samples { device, .. }
             | Update::Readings { device, .. }

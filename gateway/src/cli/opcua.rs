@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use fieldgate_opcua::{Endpoint, Extent, Known, NodeName, OpcuaConfig, OwnCertificate, Pki, Standing, browse};
+use fieldgate_opcua::{
+    Endpoint, Extent, Known, NodeName, OpcuaConfig, OwnCertificate, Pki, Standing, Template, browse,
+};
 use fieldgate_types::{Clock, SystemClock};
 
 use super::Json;
@@ -46,7 +48,7 @@ pub struct BrowseArgs {
     points: Option<PathBuf>,
     /// Names of the points: {name} stands for the browse name, {path} for all names from NODE on
     #[arg(long, value_name = "TEMPLATE", default_value = "{path}", requires = "points")]
-    name: String,
+    name: Template,
     #[command(flatten)]
     json: Json,
 }

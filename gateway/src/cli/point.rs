@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use fieldgate_protocol::{Outcome, Status};
+use fieldgate_protocol::{FieldDevice, Outcome, Status};
 use fieldgate_types::DeviceId;
 use serde_json::{Value as Json, json};
 
@@ -18,11 +18,13 @@ use crate::southbound::drivers::links;
 pub async fn list(config: &Config, json: bool) -> anyhow::Result<ExitCode> {
     let points: Vec<PointEntry> = match Client::connect(&config.data_dir).await? {
         Some(client) => client.get("/api/v1/points").await?,
-        None => links(config)
-            .into_iter()
-            .flat_map(|(_, link)| Arc::new(link).maker(&config.data_dir)().devices())
-            .flat_map(|device| PointEntry::of(&device).collect::<Vec<_>>())
-            .collect(),
+        None => configured(config).flat_map(|device| {
+            if device.grows {
+                let id = &device.id;
+                eprintln!("fieldgate: `{id}` has further points, which are found when its server is browsed: `fieldgate point watch {id}` does that");
+            }
+            PointEntry::of(&device).collect::<Vec<_>>()
+        }).collect(),
     };
     if json {
         print_json(&points)?;
@@ -57,13 +59,22 @@ pub async fn write(
     finish(&outcome, value, json)
 }
 
+/// The field devices, with the points that the configuration names.
+fn configured(config: &Config) -> impl Iterator<Item = FieldDevice> {
+    links(config).into_iter().flat_map(move |(_, link)| Arc::new(link).maker(&config.data_dir)().devices())
+}
+
 async fn ask(
     config: &Config,
     device: &DeviceId,
     point: &str,
     (command, body): (&str, Json),
 ) -> anyhow::Result<Outcome> {
-    let field = Field::reach(config, |of, name| of == device && name == point).await?;
+    let mut devices = configured(config).filter(|of| of.id == *device);
+    let known = devices.any(|of| of.points.iter().any(|one| one.name.as_str() == point));
+    // Looked for only where it isn't in the configuration.
+    let wanted = |of: &DeviceId, name: Option<&str>| of == device && name.map_or(!known, |name| name == point);
+    let field = Field::reach(config, wanted).await?;
     let outcome = field.ask(device, command, &body).await;
     field.close().await;
     outcome

@@ -21,7 +21,7 @@ use crate::audit::{Audit, Event};
 use crate::identity::DeviceRegistry;
 use crate::northbound::Downlink;
 use crate::pipeline::topic;
-use crate::southbound::gateway_message;
+use crate::southbound::{Declared, gateway_message};
 
 /// Commands that are being carried out at one time; further ones wait, and the upstream's messages with them.
 const MAX_OPEN: usize = 1024;
@@ -29,8 +29,8 @@ const MAX_OPEN: usize = 1024;
 /// A field device and the way to its driver.
 #[derive(Debug, Clone)]
 pub struct FieldTarget {
-    /// The device and its points.
-    pub device: FieldDevice,
+    /// The device, with the points that it has when a command comes.
+    pub device: Declared,
     /// To its link. Full means that the driver is busy with others: the command fails at once, with that reason.
     pub commands: mpsc::Sender<Command>,
 }
@@ -335,7 +335,7 @@ impl FieldTarget {
     /// Carries out the command `name`. A write and a call are lines in the audit log, whatever comes of them, with who
     /// commanded.
     pub async fn carry_out(&self, name: &str, payload: &[u8], deadline: Instant, by: (&str, &Audit)) -> Outcome {
-        match parse(&self.device, name, payload) {
+        match parse(&self.device.now(), name, payload) {
             Ok(Asked::One(request @ Request::Read { .. })) => self.ask(request, deadline).await,
             Ok(Asked::One(Request::Call { method, arguments })) => {
                 let given: Json = arguments.iter().map(|one| one.to_json().unwrap_or_default()).collect();

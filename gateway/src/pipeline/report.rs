@@ -79,8 +79,26 @@ impl Reporter {
     pub fn new(device: &FieldDevice, subscribes: bool) -> Self {
         let tracked = |point: &Arc<Point>| Tracked { point: Arc::clone(point), report: point.report, last: None };
         let points = device.points.iter().map(tracked).collect();
-        let places = device.points.iter().enumerate().map(|(place, point)| (point.name.clone(), place)).collect();
+        let places = places(&device.points);
         Self { points, places, first: None, past: HashMap::new(), subscribes, beat_at: None, online: false }
+    }
+
+    /// The device has these points from now on. What is known of those that it had stays known; a new one is reported with its
+    /// first sample, or with the first report where that is still awaited.
+    pub fn declare(&mut self, points: &[Arc<Point>]) {
+        let had =
+            std::mem::take(&mut self.points).into_iter().map(|tracked| (tracked.point.name.clone(), tracked.last));
+        let mut had: HashMap<PointName, Option<Last>> = had.collect();
+        let tracked = |point: &Arc<Point>| {
+            let last = had.remove(&point.name).flatten();
+            Tracked { point: Arc::clone(point), report: point.report, last }
+        };
+        self.points = points.iter().map(tracked).collect();
+        self.places = places(points);
+        if let Some(first) = &mut self.first {
+            first.samples.retain(|sample| self.places.contains_key(&sample.point));
+            first.known = first.samples.iter().filter_map(|sample| self.places.get(&sample.point).copied()).collect();
+        }
     }
 
     /// The device answers (again): the next report holds every point.
@@ -218,6 +236,10 @@ impl Reporter {
     }
 }
 
+fn places(points: &[Arc<Point>]) -> HashMap<PointName, usize> {
+    points.iter().enumerate().map(|(place, point)| (point.name.clone(), place)).collect()
+}
+
 impl Tracked {
     fn next_beat(&self) -> Option<Duration> {
         self.last.as_ref().map(|last| last.at + self.report.heartbeat)
@@ -279,6 +301,7 @@ mod tests {
             id: DeviceId::new("d").unwrap(),
             points: names.iter().map(point).collect(),
             methods: Vec::new(),
+            grows: false,
         };
         Reporter::new(&device, false)
     }
@@ -302,6 +325,31 @@ mod tests {
         assert_eq!(count(&mut reporter, 1.5, 62), 1);
         assert_eq!(count(&mut reporter, f64::NAN, 63), 1);
         assert_eq!(count(&mut reporter, f64::NAN, 64), 0);
+    }
+
+    #[test]
+    fn points_that_come_later_are_reported_and_those_before_keep_what_was_told_of_them() {
+        let mut reporter = reporter(Report::default(), &["a"]);
+        let second = Duration::from_secs(1);
+        assert_eq!(count(&mut reporter, 1.0, 0), 1);
+        let names = |reporter: &Reporter| reporter.points.iter().map(|t| Arc::clone(&t.point)).collect::<Vec<_>>();
+        let [a] = names(&reporter).try_into().unwrap();
+        let b = Arc::new(Point { name: PointName::new("b").unwrap(), ..Point::clone(&a) });
+        assert_eq!(reporter.samples(vec![sample("b", 5.0)], AT, second), [], "it is not declared");
+        reporter.declare(&[Arc::clone(&a), Arc::clone(&b)]);
+        let both = || vec![sample("a", 1.0), sample("b", 5.0)];
+        assert_eq!(reporter.samples(both(), AT, second), [sample("b", 5.0)]);
+        assert_eq!(reporter.last(&b.name, second).map(|last| last.age), Some(Duration::ZERO));
+        let offline = reporter.offline(&Quality::BAD_NO_COMMUNICATION, AT, second);
+        assert_eq!(offline.len(), 2, "it goes offline with the others");
+
+        // While the first report is awaited: it holds them too, whatever their places are.
+        reporter.online(second);
+        assert_eq!(reporter.samples(vec![sample("b", 6.0)], AT, second), []);
+        let c = Arc::new(Point { name: PointName::new("c").unwrap(), ..Point::clone(&a) });
+        reporter.declare(&[c, b, a]);
+        assert_eq!(reporter.samples(vec![sample("a", 1.0)], AT, second), [], "c is missing");
+        assert_eq!(reporter.samples(vec![sample("c", 7.0)], AT, second).len(), 3);
     }
 
     #[test]

@@ -106,6 +106,7 @@ async fn poll(name: &str, mut driver: Box<dyn Driver>) -> Vec<Finding> {
         let Ok(Some(update)) = timeout_at(deadline, updates.recv()).await else { break };
         let (device, answer) = match update {
             Update::Online { device }
+            | Update::Points { device, .. }
             | Update::Samples { device, .. }
             | Update::Readings { device, .. }
             | Update::History { device, .. }

@@ -1,5 +1,6 @@
 //! What a field device has, told locally and upstream on `devices/{id}/birth`, retained: whoever reads its values finds
-//! units, types and descriptions there. Sent at each start of the gateway, before the device's first values.
+//! units, types and descriptions there. Sent at each start of the gateway, before the device's first values; for a device that
+//! grows, once its points are found, and again when there are more.
 
 use fieldgate_protocol::{Access, FieldDevice, Point};
 use serde_json::{Map, Value as Json, json};
@@ -69,7 +70,7 @@ mod tests {
             ..bare.clone()
         };
         let id = DeviceId::new("oven-1").unwrap();
-        let mut device = FieldDevice { id, points: vec![bare.into(), full.into()], methods: Vec::new() };
+        let mut device = FieldDevice { id, points: vec![bare.into(), full.into()], methods: Vec::new(), grows: false };
         let document = of(&device, "modbus", "tcp://h:502");
         assert_eq!((document.topic.as_str(), document.retain), ("devices/oven-1/birth", true));
         let told: Json = serde_json::from_slice(&document.payload).unwrap();

@@ -73,22 +73,28 @@ impl LinkConfig {
         (driver.protocol(), driver.link())
     }
 
-    /// The same with the devices and points that `wanted` takes alone, and without events; nothing where none is left.
-    pub fn only(mut self, wanted: impl Fn(&DeviceId, &PointName) -> bool) -> Option<Self> {
+    /// The same with the devices and points that `wanted` takes alone, and without events; nothing where none is left. Of
+    /// points that are not known before the driver has found them it is asked once, without a name.
+    pub fn only(mut self, wanted: impl Fn(&DeviceId, Option<&PointName>) -> bool) -> Option<Self> {
         match &mut self {
             Self::Modbus(link) => {
                 for device in &mut link.devices {
-                    let points = device.points.iter().filter(|point| wanted(&device.id, &point.point.name)).cloned();
+                    let points =
+                        device.points.iter().filter(|point| wanted(&device.id, Some(&point.point.name))).cloned();
                     device.points = points.collect();
                 }
                 link.devices.retain(|device| !device.points.is_empty());
             }
             Self::Opcua(session) => {
                 for device in &mut session.devices {
-                    device.points.retain(|point| wanted(&device.id, &point.point.name));
+                    // What is found is called otherwise where a point of the configuration is missing.
+                    if device.subtrees.is_empty() || !wanted(&device.id, None) {
+                        device.points.retain(|point| wanted(&device.id, Some(&point.point.name)));
+                        device.subtrees.clear();
+                    }
                     device.events.clear();
                 }
-                session.devices.retain(|device| !device.points.is_empty());
+                session.devices.retain(|device| !(device.points.is_empty() && device.subtrees.is_empty()));
             }
         }
         Some(self).filter(|link| !link.device_ids().is_empty())

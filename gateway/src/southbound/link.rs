@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fieldgate_protocol::{
-    Command, Driver, FieldDevice, LinkInfo, Outcome, PointName, Quality, Sample, Status, Tasks, Update, Uplink,
+    Command, Driver, LinkInfo, Outcome, Point, PointName, Quality, Sample, Status, Tasks, Update, Uplink,
 };
 use fieldgate_types::{Backoff, Clock, DeviceId, Pulse};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::birth;
+use super::declared::Declared;
 use super::drivers::{LinkConfig, MakeDriver};
 use super::leaf::Refusals;
 use super::outlet::{Document, Outlet};
@@ -41,7 +42,7 @@ pub struct LinkHandle {
     /// Of all time on the bus, what its plan asks for, in percent; over a network it is not known.
     pub load: Option<f64>,
     /// Its devices.
-    pub devices: Vec<FieldDevice>,
+    pub devices: Vec<Declared>,
     /// Commands for them.
     pub commands: mpsc::Sender<Command>,
     /// Asks what its points last were.
@@ -114,7 +115,9 @@ pub struct Link {
     protocol: &'static str,
     name: String,
     reporters: HashMap<DeviceId, Reporter>,
-    births: Vec<Document>,
+    devices: Vec<Declared>,
+    /// Those whose points are not all known yet, and were told by nobody in this run: what an earlier one told, retained, stands.
+    growing: BTreeSet<DeviceId>,
     commands: mpsc::Receiver<Command>,
     last: mpsc::Receiver<AskLast>,
     state: watch::Sender<LinkInfo>,
@@ -161,7 +164,7 @@ impl Link {
         let (ask, last) = mpsc::channel(8);
         let (state, watched) = watch::channel(LinkInfo::default());
         let (protocol, name) = (driver.protocol(), driver.link());
-        let births = devices.iter().map(|device| birth::of(device, protocol, &name)).collect();
+        let declared: Vec<Declared> = devices.iter().cloned().map(Declared::new).collect();
         let end = Arc::new(End::new(stop));
         let pulses = [Pulse::new(Arc::clone(&clock)), Pulse::new(Arc::clone(&clock))];
         let errors: Arc<Refusals> = Arc::default();
@@ -170,7 +173,7 @@ impl Link {
             protocol,
             load: config.plan().filter(|plan| plan.timed).map(|plan| plan.load_percent),
             config,
-            devices: devices.clone(),
+            devices: declared.clone(),
             commands: sender,
             last: ask,
             state: watched,
@@ -178,6 +181,7 @@ impl Link {
             errors: Arc::clone(&errors),
             end: Arc::clone(&end),
         };
+        let growing = devices.iter().filter(|device| device.grows).map(|device| device.id.clone()).collect();
         let reporters =
             devices.iter().map(|device| (device.id.clone(), Reporter::new(device, driver.subscribes()))).collect();
         let link = Self {
@@ -185,7 +189,8 @@ impl Link {
             protocol,
             name,
             reporters,
-            births,
+            devices: declared,
+            growing,
             commands,
             last,
             state,
@@ -243,12 +248,32 @@ impl Link {
         }
     }
 
-    /// What its devices have, before anything of it.
-    async fn announce(&mut self) {
-        for births in std::mem::take(&mut self.births).chunks(BIRTHS) {
-            if let Err(error) = self.outlet.send(births.to_vec(), Vec::new()).await {
-                tracing::error!(link = self.name, %error, "births could not be stored");
-            }
+    /// What its devices have, before anything of it; of those that grow once it is known.
+    async fn announce(&self) {
+        let known: Vec<&Declared> = self.devices.iter().filter(|device| !self.growing.contains(&device.id)).collect();
+        for devices in known.chunks(BIRTHS) {
+            self.tell_birth(devices).await;
+        }
+    }
+
+    async fn tell_birth(&self, devices: &[&Declared]) {
+        let births = devices.iter().map(|device| birth::of(&device.now(), self.protocol, &self.name)).collect();
+        let [pulse, _] = &self.pulses;
+        let _waiting = pulse.excuse();
+        if let Err(error) = self.outlet.send(births, Vec::new()).await {
+            tracing::error!(link = self.name, %error, "births could not be stored");
+        }
+    }
+
+    /// The driver has found points, or looked for them at least.
+    async fn declare(&mut self, device: &DeviceId, points: Vec<Arc<Point>>) {
+        let Some(declared) = self.devices.iter().find(|declared| declared.id == *device).cloned() else { return };
+        let changed = declared.set_points(points);
+        if let (true, Some(reporter)) = (changed, self.reporters.get_mut(device)) {
+            reporter.declare(&declared.now().points);
+        }
+        if self.growing.remove(device) || changed {
+            self.tell_birth(&[&declared]).await;
         }
     }
 
@@ -304,6 +329,7 @@ impl Link {
                 }
             }
             Update::Offline { device, reason } => self.offline(device, reason).await,
+            Update::Points { device, points } => self.declare(&device, points).await,
             Update::Samples { device, samples } => {
                 let Some(reporter) = self.reporters.get_mut(&device) else { return };
                 let samples = reporter.samples(samples, self.clock.now(), now);

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::declared::Declared;
 use super::drivers::{LinkConfig, LinkKey};
 use super::link::{Link, LinkHandle};
 use super::{Outlet, Presence};
@@ -88,7 +89,7 @@ impl Links {
     /// Every field device and the way to it.
     pub fn targets(&self) -> Vec<FieldTarget> {
         let running = self.running.get();
-        let target = |link: &LinkHandle, device: &fieldgate_protocol::FieldDevice| FieldTarget {
+        let target = |link: &LinkHandle, device: &Declared| FieldTarget {
             device: device.clone(),
             commands: link.commands.clone(),
         };

@@ -1,6 +1,7 @@
 //! Where messages come from: leaf devices through the broker, field devices through their drivers.
 //!
 //! - [`drivers`]: the one table of protocols.
+//! - [`declared`]: the points of a field device as they are now.
 //! - [`links`]: all links, and how they change with the configuration.
 //! - [`link`]: one supervised task per link: its driver, its restarts, its samples on their way into the store.
 //! - [`handshakes`]: threads of lower priority for TLS handshakes.
@@ -11,6 +12,7 @@
 //! - [`outlet`]: the gateway's own messages into the store and to local subscribers.
 
 pub mod birth;
+pub mod declared;
 pub mod drivers;
 pub mod fetch;
 pub mod handshakes;
@@ -22,6 +24,7 @@ pub mod presence;
 pub mod sessions;
 pub mod taps;
 
+pub use declared::Declared;
 pub use links::Links;
 pub use outlet::{Outlet, gateway_message};
 pub use presence::Presence;

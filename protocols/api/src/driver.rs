@@ -21,6 +21,8 @@ pub struct FieldDevice {
     pub points: Vec<Arc<Point>>,
     /// The methods that may be called; protocols without any have none.
     pub methods: Vec<PointName>,
+    /// Whether the driver finds further points once it is connected, and tells them with [`Update::Points`].
+    pub grows: bool,
 }
 
 impl FieldDevice {
@@ -69,6 +71,15 @@ pub struct Tasks {
 /// What a driver tells the gateway.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Update {
+    /// The points of a device that [grows](FieldDevice::grows), all of them: at least once after each connect, before
+    /// any value of those that are new. What is told by name or place from here on is about this list. The driver
+    /// keeps a point that it has told, under the same name, for as long as it runs: one that is gone is bad.
+    Points {
+        /// Which.
+        device: DeviceId,
+        /// Those that it declared before first, in the same order; then what was found since.
+        points: Vec<Arc<Point>>,
+    },
     /// The device answers. Sent before its first samples after a start or reconnect.
     Online {
         /// Which.

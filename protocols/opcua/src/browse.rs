@@ -9,7 +9,6 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use fieldgate_protocol::PointName;
 use fieldgate_types::Clock;
 use opcua::types::{
     AttributeId, BrowseDescription, BrowseDirection, BrowseResult, ByteString, DataTypeId, DataValue, NodeClass,
@@ -24,6 +23,7 @@ use crate::fault::{self, Fault};
 use crate::node::{NodeName, written};
 use crate::pki::Pki;
 use crate::server::{Server, read_id, too_much};
+use crate::subtree::{Names, Template};
 
 /// Nodes whose references are asked for in one request at most.
 const BROWSE_CHUNK: usize = 100;
@@ -80,7 +80,7 @@ pub struct Found {
     #[serde(skip)]
     children: Vec<usize>,
     #[serde(skip)]
-    id: NodeId,
+    pub(crate) id: NodeId,
 }
 
 /// How much of a server is looked at.
@@ -92,7 +92,7 @@ pub struct Extent {
     pub nodes: usize,
 }
 
-/// Looks at what is below `start`; the Objects folder when absent, and then without the server's own diagnostics.
+/// Looks at what is below `start`, the Objects folder when absent; that without the server's own diagnostics.
 pub async fn browse(
     config: &OpcuaConfig,
     pki_dir: &Path,
@@ -101,13 +101,16 @@ pub async fn browse(
     clock: &Arc<dyn Clock>,
 ) -> Result<Tree, BrowseError> {
     let connection = Connection::open(config, &Pki::new(pki_dir.to_owned()), clock).await?;
-    let tree = look(&connection, start, extent).await;
+    let tree = match Server::ask(connection.session.clone()).await {
+        Ok(server) => below(&server, start, extent).await,
+        Err(fault) => Err(fault.into()),
+    };
     connection.close().await;
     tree
 }
 
-async fn look(connection: &Connection, start: Option<&NodeName>, extent: Extent) -> Result<Tree, BrowseError> {
-    let server = Server::ask(connection.session.clone()).await?;
+/// The same in a session that is open.
+pub(crate) async fn below(server: &Server, start: Option<&NodeName>, extent: Extent) -> Result<Tree, BrowseError> {
     let first = match start {
         None => ObjectId::ObjectsFolder.into(),
         Some(name) => {
@@ -115,9 +118,10 @@ async fn look(connection: &Connection, start: Option<&NodeName>, extent: Extent)
             found.ok_or_else(|| BrowseError::NoNode(name.to_string()))?
         }
     };
-    let mut walk = Walk { server: &server, nodes: Vec::new(), seen: BTreeSet::new(), cut: false, extent };
+    let mut walk = Walk { server, nodes: Vec::new(), seen: BTreeSet::new(), cut: false, extent };
+    let all = first == ObjectId::ObjectsFolder;
     walk.first(first, start).await?;
-    if start.is_none() {
+    if all {
         // Hundreds of nodes that nobody looks for; named, they are shown.
         walk.seen.insert(NodeId::from(ObjectId::Server).to_string());
     }
@@ -206,7 +210,12 @@ impl Walk<'_> {
             self.cut |= deepest.iter().any(|(place, _)| self.nodes.get(*place).is_some_and(|n| n.class == "Object"));
             if !part.is_empty() {
                 match self.references(&part).await {
-                    Ok(()) => {}
+                    // One after the other, each has the server's last continuation point for itself.
+                    Ok(refused) => {
+                        for one in refused {
+                            self.cut |= !self.references(&[one]).await?.is_empty();
+                        }
+                    }
                     Err(Fault::Status { status, .. }) if too_much(status) && chunk > 1 => {
                         chunk /= 2;
                         continue;
@@ -219,7 +228,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    async fn references(&mut self, part: &[(usize, NodeId)]) -> Result<(), Fault> {
+    /// Adds what the nodes of `part` refer to; gives those for which the server had no continuation point left.
+    async fn references(&mut self, part: &[(usize, NodeId)]) -> Result<Vec<(usize, NodeId)>, Fault> {
         let describe = |(_, id): &(usize, NodeId)| BrowseDescription {
             node_id: id.clone(),
             browse_direction: BrowseDirection::Forward,
@@ -232,10 +242,14 @@ impl Walk<'_> {
         let mut places: Vec<usize> = part.iter().map(|(place, _)| *place).collect();
         let session = self.server.session();
         let mut results = session.ask("browsing", session.browse(&wanted, REFERENCES, None)).await?;
+        let mut refused = Vec::new();
         loop {
+            let short = |(result, _): &(&BrowseResult, _)| result.status_code == StatusCode::BadNoContinuationPoints;
+            let short = results.iter().zip(&places).filter(short).map(|(_, place)| *place);
+            refused.extend(short.filter_map(|place| part.iter().find(|(other, _)| *other == place)).cloned());
             let more = self.take(&places, results);
             if more.is_empty() {
-                return Ok(());
+                return Ok(refused);
             }
             let points: Vec<ByteString>;
             (places, points) = more.into_iter().unzip();
@@ -243,7 +257,7 @@ impl Walk<'_> {
             let release = self.cut;
             results = session.ask("browsing on", session.browse_next(release, &points)).await?;
             if release {
-                return Ok(());
+                return Ok(refused);
             }
         }
     }
@@ -342,25 +356,24 @@ impl Tree {
         text
     }
 
-    /// The variables as the `[[point]]` tables of a `points_from` file. `template` makes their names: `{name}` stands
-    /// for the browse name, `{path}` for the browse names from the first node on, with dots between them. A name that
-    /// is taken, or can't be one, gets a number.
-    pub fn points(&self, template: &str) -> String {
+    /// The variables that can be points.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &Found> {
+        let variables = self.nodes.iter().filter(|found| found.class == "Variable");
+        variables.filter(|found| !found.data_type.as_deref().is_some_and(unfit))
+    }
+
+    /// The variables as the `[[point]]` tables of a `points_from` file. `template` makes their names. A name that is
+    /// taken, or can't be one, gets a number.
+    pub fn points(&self, template: &Template) -> String {
         let mut text = String::new();
-        let mut taken = BTreeSet::new();
-        for found in self.nodes.iter().filter(|found| found.class == "Variable") {
-            if found.data_type.as_deref().is_some_and(unfit) {
-                continue;
-            }
-            let path = if found.path.is_empty() { found.name.clone() } else { found.path.join(".") };
-            let name = template.replace("{name}", &found.name).replace("{path}", &path);
-            let name = free_name(&name, &taken);
+        let mut names = Names::default();
+        for found in self.variables() {
+            let (name, _) = template.name(found, &mut names);
             let _written = write!(text, "[[point]]\nname = {}\nnode = {}\n", quoted(&name), quoted(&found.node));
             if found.writable == Some(true) {
                 text.push_str("# access = \"rw\"\n");
             }
             text.push('\n');
-            taken.insert(name);
         }
         text
     }
@@ -374,25 +387,6 @@ fn visible(text: &str) -> String {
 fn quoted(text: &str) -> String {
     // A JSON string without control characters is a TOML basic string.
     serde_json::Value::from(text).to_string()
-}
-
-/// A point name of `wanted` that nobody has.
-fn free_name(wanted: &str, taken: &BTreeSet<String>) -> String {
-    let mut plain: String = wanted.chars().filter(|c| !c.is_control()).collect();
-    while plain.len() > 120 {
-        plain.pop();
-    }
-    if !taken.contains(&plain) && PointName::new(&plain).is_ok() {
-        return plain;
-    }
-    let mut number = 2_u32;
-    loop {
-        let name = format!("{plain}~{number}");
-        if !taken.contains(&name) {
-            return name;
-        }
-        number += 1;
-    }
 }
 
 #[cfg(test)]
@@ -422,22 +416,17 @@ mod tests {
             found("m", &["m"], "Method"),
         ];
         let tree = Tree { nodes, cut: false };
-        let by_path = tree.points("{path}");
+        let by_path = tree.points(&Template::default());
         assert!(by_path.contains("name = \"x.b\"") && by_path.contains("name = \"y.b\""), "{by_path}");
         assert!(by_path.contains(r#"node = "nsu=urn:a;s=b\"""#), "{by_path}");
         assert_eq!(by_path.matches("[[point]]").count(), 2);
-        let by_name = tree.points("line-{name}");
+        let by_name = tree.points(&"line-{name}".parse().unwrap());
         assert!(by_name.contains("name = \"line-b\"\n") && by_name.contains("name = \"line-b~2\"\n"), "{by_name}");
         assert_eq!(tree.text().lines().nth(1), Some("    b  nsu=urn:a;s=b\"  Double rw"));
     }
 
     #[test]
-    fn names_from_a_server_are_made_fit() {
-        let long = "ä".repeat(200);
-        let name = free_name(&long, &BTreeSet::from(["ä".repeat(60)]));
-        assert!(PointName::new(&name).is_ok() && name.ends_with("~2"), "{name}");
-        assert_eq!(free_name("\u{1b}[31m", &BTreeSet::new()), "[31m");
-        assert_eq!(free_name("", &BTreeSet::new()), "~2");
+    fn what_is_shown_has_no_control_characters() {
         assert_eq!(visible("a\u{1b}b"), "a\u{fffd}b");
     }
 }

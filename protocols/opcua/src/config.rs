@@ -15,8 +15,10 @@ use opcua::types::MessageSecurityMode;
 
 use crate::endpoint::Endpoint;
 use crate::event::{self, EventConfig};
-use crate::filter::{Filter, Keys};
+use crate::filter::Filter;
 use crate::node::NodeName;
+use crate::rhythm::{Rhythm, unsubscribed};
+use crate::subtree::SubtreeConfig;
 
 /// One session with one server.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,6 +128,8 @@ pub struct DeviceConfig {
     pub poll: Option<Duration>,
     /// Its points.
     pub points: Vec<PointConfig>,
+    /// Whose variables become points, too.
+    pub subtrees: Vec<SubtreeConfig>,
     /// What may be called.
     pub methods: Vec<MethodConfig>,
     /// Whose events are told.
@@ -160,14 +164,28 @@ pub struct PointConfig {
     pub filter: Filter,
     /// The point of the device with which it is told, and not by itself.
     pub triggered_by: Option<PointName>,
+    /// Where it was found; absent where it is configured.
+    pub origin: Option<Origin>,
+}
+
+/// Where a point was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The place of the subtree in its device.
+    pub subtree: usize,
+    /// Whether its name was taken, so that it got a number.
+    pub numbered: bool,
 }
 
 const PUBLISHING: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mins(1));
-const SAMPLING: (Duration, Duration) = (Duration::ZERO, Duration::from_hours(1));
 const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_hours(24));
-const QUEUE: (u32, u32) = (1, 10_000);
 
 impl DeviceConfig {
+    /// Its points as the gateway sees them.
+    pub(crate) fn declared(&self) -> Vec<Arc<Point>> {
+        self.points.iter().map(|point| Arc::clone(&point.point)).collect()
+    }
+
     /// Whether commands may acknowledge alarms.
     pub(crate) fn acknowledges(&self) -> bool {
         self.events.iter().any(|event| event.acknowledge)
@@ -218,8 +236,9 @@ impl OpcuaConfig {
     pub fn field_devices(&self) -> Vec<FieldDevice> {
         let field_device = |device: &DeviceConfig| FieldDevice {
             id: device.id.clone(),
-            points: device.points.iter().map(|point| Arc::clone(&point.point)).collect(),
+            points: device.declared(),
             methods: device.methods.iter().map(|method| method.name.clone()).chain(device.acknowledge()).collect(),
+            grows: !device.subtrees.is_empty(),
         };
         self.devices.iter().map(field_device).collect()
     }
@@ -271,10 +290,8 @@ fn read_user(auth: &Section) -> Option<User> {
 fn read_device(section: &Section) -> Option<DeviceConfig> {
     let id = section.required("id");
     let publishing = section.duration("publishing", PUBLISHING.0..=PUBLISHING.1, Duration::from_millis(500));
-    let (sampling, queue) = rhythm(section, Duration::from_millis(100), 10);
+    let rhythm = Rhythm::read(section, &Rhythm::default());
     let poll = section.has("interval").then(|| section.duration("interval", POLL.0..=POLL.1, Duration::from_secs(1)));
-    let history = section.get_or("history", false);
-    let keys = Keys::read(section, Keys::default());
     let report = Report::read(section, &Report::default());
     let mut names = BTreeSet::new();
     let (mut points, mut triggered) = (Vec::new(), Vec::new());
@@ -285,14 +302,13 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     }
     sections.extend(section.sections("point"));
     let event_sections = section.sections("event");
-    if sections.is_empty() && event_sections.is_empty() && !matches!(shared, Some(None)) {
+    let subtrees = section.sections("subtree");
+    if sections.is_empty() && subtrees.is_empty() && event_sections.is_empty() && !matches!(shared, Some(None)) {
         section.problem("point", "is missing: add a [[opcua.device.point]], or name a file with `points_from`");
     }
     for point in sections {
         let node = point.required_with("node", |value| value.parse("a node", str::parse));
-        let (sampling, queue) = rhythm(&point, sampling, queue);
-        let history = point.get_or("history", history);
-        let keys = Keys::read(&point, keys);
+        let Rhythm { sampling, queue, history, keys } = Rhythm::read(&point, &rhythm);
         if poll.is_some() {
             unsubscribed(&point, &["sampling", "queue", "trigger", "deadband_on", "triggered_by"]);
         }
@@ -304,7 +320,8 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
             if let Some(trigger) = &triggered_by {
                 triggered.push((point, read.name.clone(), trigger.clone()));
             }
-            points.push(PointConfig { point: Arc::new(read), node, sampling, queue, history, filter, triggered_by });
+            let (point, origin) = (Arc::new(read), None);
+            points.push(PointConfig { point, node, sampling, queue, history, filter, triggered_by, origin });
         } else {
             point.problem("name", format_args!("`{}` is used twice in this device", read.name));
         }
@@ -322,6 +339,8 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
             wrong("is triggered by another point, which is not passed on");
         }
     }
+    let subtrees = subtrees.iter().filter_map(|one| SubtreeConfig::read(one, (&rhythm, &report), poll.is_some()));
+    let subtrees = subtrees.collect();
     let mut methods: Vec<MethodConfig> = Vec::new();
     for table in section.sections("method") {
         let node_of = |key| table.required_with(key, |value| value.parse("a node", str::parse));
@@ -340,21 +359,7 @@ fn read_device(section: &Section) -> Option<DeviceConfig> {
     if poll.is_some() {
         unsubscribed(section, &["event"]);
     }
-    Some(DeviceConfig { id: id?, publishing, poll, points, methods, events })
-}
-
-/// Of a device, or of a point that has its own.
-fn rhythm(section: &Section, sampling: Duration, queue: u32) -> (Duration, u32) {
-    (section.duration("sampling", SAMPLING.0..=SAMPLING.1, sampling), section.number("queue", QUEUE.0..=QUEUE.1, queue))
-}
-
-/// Keys that ask something of a subscription, where there is none.
-fn unsubscribed(section: &Section, keys: &[&'static str]) {
-    for key in keys {
-        if section.has(key) {
-            section.problem(key, "has no meaning with the device's `interval`, which polls instead of subscribing");
-        }
-    }
+    Some(DeviceConfig { id: id?, publishing, poll, points, subtrees, methods, events })
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{
-    Command, Driver, Event, FieldDevice, LinkInfo, LinkState, Outcome, PointName, Sample, Status, Tasks, Update, Uplink,
+    Command, Driver, Event, FieldDevice, LinkInfo, LinkState, Outcome, Point, PointName, Sample, Status, Tasks, Update,
+    Uplink,
 };
 use fieldgate_types::{Backoff, Clock, DeviceId, Pulse};
 use opcua::types::DateTime;
@@ -79,13 +80,14 @@ impl Driver for OpcuaDriver {
             presence: Presence::Unknown,
             delivered: Delivered::new(),
         };
-        let runner = Runner { config: &self.config, pki: &self.pki, clock, stop, link };
+        let runner = Runner { config: Arc::clone(&self.config), pki: &self.pki, clock, stop, link };
         Box::pin(runner.run())
     }
 }
 
 struct Runner<'a> {
-    config: &'a Arc<OpcuaConfig>,
+    /// With the points that were found so far: each keeps its name and place from session to session.
+    config: Arc<OpcuaConfig>,
     pki: &'a Pki,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
@@ -99,12 +101,13 @@ impl Runner<'_> {
             self.link.pulse.rest(OPENING);
             // 16 KiB of state while connecting: on the heap, and gone afterwards.
             let delivered = self.link.delivered.clone();
-            let opening = Box::pin(Live::open(self.config, self.pki, &self.clock, delivered));
+            let opening = Box::pin(Live::open(&self.config, self.pki, &self.clock, delivered));
             let Some(opened) = unless(&self.stop, self.link.while_away(opening)).await else { return };
             let fault = match opened {
                 Ok(mut live) => {
                     let ended = unless(&self.stop, live.serve(&mut self.link)).await;
                     self.link.delivered.extend(live.delivered());
+                    self.config = live.config();
                     if self.link.presence == Presence::Heard {
                         backoff.reset();
                     }
@@ -203,6 +206,11 @@ impl Link {
         self.tell(Update::Online { device: device.clone() }).await
     }
 
+    /// All points of a device that grows.
+    pub(crate) async fn points(&self, device: &DeviceId, points: Vec<Arc<Point>>) -> Result<(), Ended> {
+        self.tell(Update::Points { device: device.clone(), points }).await
+    }
+
     pub(crate) async fn samples(&mut self, device: &DeviceId, samples: Vec<Sample>) -> Result<(), Ended> {
         self.presence = Presence::Heard;
         self.tell(Update::Samples { device: device.clone(), samples }).await
@@ -232,7 +240,7 @@ impl Link {
             return;
         }
         for note in &notes {
-            info!(link = %self.name, note, "opcua server revised what was asked for");
+            warn!(link = %self.name, note, "opcua link is not all that was asked for");
         }
         self.state.send_modify(|info| info.notes = notes);
     }

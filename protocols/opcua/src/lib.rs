@@ -18,19 +18,22 @@ mod live;
 mod method;
 mod node;
 mod pki;
+mod rhythm;
 mod room;
 mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod subtree;
 mod transport;
 mod value;
 mod write;
 
 pub use browse::{BrowseError, Extent, Found, Tree, browse};
-pub use config::{DeviceConfig, MethodConfig, Mode, OpcuaConfig, PointConfig, Policy, Security, Trust, User};
+pub use config::{DeviceConfig, MethodConfig, Mode, OpcuaConfig, Origin, PointConfig, Policy, Security, Trust, User};
 pub use driver::OpcuaDriver;
 pub use endpoint::{Endpoint, InvalidEndpoint};
 pub use event::EventConfig;
 pub use filter::{Filter, Trigger};
 pub use node::{InvalidNodeName, NodeName};
 pub use pki::{Known, OwnCertificate, Pki, PkiError, Standing};
+pub use subtree::{InvalidTemplate, SubtreeConfig, Template};

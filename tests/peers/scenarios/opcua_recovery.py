@@ -33,6 +33,8 @@ class Site:
     port: int
     relay: Helper
     points: Points
+    # A second device, whose points are found by browsing.
+    below: Points
     server: Helper | None = None
 
     def start(self, nodes: list[str], decoys: int) -> None:
@@ -74,11 +76,13 @@ def sites(stage: Stage, cloud: Cloud) -> tuple[list[Site], str]:
     for name in SERVERS:
         port, line = free_port(), free_port()
         relay = stage.helper(f"relay-{name}", "relay.py", port=line, target=port)
-        found.append(Site(stage, name, port, relay, Points(cloud, name)))
+        found.append(Site(stage, name, port, relay, Points(cloud, name), Points(cloud, f"{name}-below")))
         sections += f'[[opcua]]\nendpoint = "opc.tcp://127.0.0.1:{line}/"\nsecurity = "None"\n'
         sections += f'  [[opcua.device]]\n  id = "{name}"\n  publishing = "200ms"\n  sampling = "100ms"\n'
         for point in [*NODES, "Ticks"]:
             sections += f'  [[opcua.device.point]]\n  name = "{point}"\n  node = "nsu=urn:fieldgate:peers;s={point}"\n'
+        sections += f'  [[opcua.device]]\n  id = "{name}-below"\n  publishing = "200ms"\n  sampling = "100ms"\n'
+        sections += '  [[opcua.device.subtree]]\n  node = "i=85"\n  name = "{name}"\n  browse_every = "10s"\n'
     return found, sections
 
 
@@ -108,6 +112,8 @@ def recovers(stage: Stage) -> None:
             done.result()
     for key, seconds in worst.items():
         stage.figure(key, seconds)
+    for site in servers:
+        stayed(cloud, site)
 
 
 def restarted(site: Site, value: float, note: Any) -> None:
@@ -117,14 +123,29 @@ def restarted(site: Site, value: float, note: Any) -> None:
     site.start(KEPT, decoys=int(value))
     note(site, "restarted", site.values(KEPT, 1.0, since))
     note(site, "missing", site.bad(LOST, since))
+    wait_for("values of what was found", WITHIN, lambda: set(site.below.latest(since)) >= set(KEPT))
+    expect(not set(site.below.latest(since)) & set(LOST), "a node that is gone has a value where it was found")
     expect(not set(site.points.latest(since)) & set(LOST), "a node that is gone has a value")
     # Long enough for any growing pause between tries to have grown.
     time.sleep(12)
     since = site.mark()
-    site.ask("add", names=LOST, value=value)
+    new = f"New{int(value)}"
+    site.ask("add", names=[*LOST, new], value=value)
     note(site, "grown", site.values(LOST, value, since))
     site.ask("write", names=NODES, value=value + 0.1)
     note(site, "flowing", site.values(NODES, value + 0.1, since))
+    # One that nobody has seen before: the server is browsed every 10 s.
+    site.below.wait_values({name: value + 0.1 for name in NODES} | {new: value}, 10 + WITHIN, since)
+
+
+def stayed(cloud: Cloud, site: Site) -> None:
+    """Each birth of what was found begins with the one before it: no point was renamed, moved or taken away."""
+    topic = cloud.topic(f"devices/{site.name}-below/birth")
+    births = [[point["name"] for point in message.json()["points"]] for message in cloud.observer.messages if message.topic == topic]
+    expect(len(births) >= 2, f"{len(births)} births of what was found on {site.name}")
+    for before, after in zip(births, births[1:], strict=False):
+        expect(after[: len(before)] == before, f"points of {site.name} that did not stay: {before} became {after}")
+    expect(len(births[-1]) == len(set(births[-1])), f"a name twice: {births[-1]}")
 
 
 def cut(site: Site, value: float, note: Any) -> None:

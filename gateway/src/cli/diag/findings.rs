@@ -287,6 +287,14 @@ impl List {
             };
             self.add(Severity::Problem, code, what, next);
         }
+        for link in status.links.iter().filter(|link| link.state == "up") {
+            let Some((first, others)) = link.notes.split_first() else { continue };
+            let more = if others.is_empty() { String::new() } else { format!(" (and {} more)", others.len()) };
+            let what = format!("the link {} is not all that was asked for: {first}{more}", link.link);
+            let next =
+                "`fieldgate status` tells all; what can't be had otherwise can be asked for less in the configuration";
+            self.add(Severity::Notice, "link-otherwise", what, next);
+        }
         for link in status.links.iter().filter(|link| link.state == "up" && link.failures > link.answers / 10) {
             let what = format!(
                 "the link {} fails often: {} of {} requests",
@@ -477,6 +485,14 @@ mod tests {
         })
     }
 
+    fn with_note(note: &str) -> Evidence {
+        let mut evidence = with_link("opcua", "up");
+        for link in evidence.status.iter_mut().flat_map(|status| &mut status.links) {
+            (link.failures, link.notes) = (0, vec![note.to_owned()]);
+        }
+        evidence
+    }
+
     #[test]
     fn nothing_is_found_where_nothing_is_wrong() {
         assert_eq!(findings(&sound()).iter().map(|f| f.code).collect::<Vec<_>>(), [""; 0]);
@@ -504,6 +520,7 @@ mod tests {
             ("plc-unreachable", with_link("opcua", "connecting")),
             ("link-refused", with_link("opcua", "refused")),
             ("link-fails-often", with_link("modbus", "up")),
+            ("link-otherwise", with_note("boiler-7: 4 variables below `i=85` are left out")),
             ("server-certificate", with_status(|s| s.certificates.server_not_after = NOW)),
             ("server-certificate", with_status(|s| s.certificates.server_not_after = NOW.plus(day))),
             ("issuing-ca", with_status(|s| s.certificates.issuing_not_after = NOW)),

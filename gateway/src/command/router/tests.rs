@@ -18,6 +18,7 @@ fn device() -> FieldDevice {
         id: DeviceId::new("press-1").unwrap(),
         points: vec![point("level", Access::Read, None), point("setpoint", Access::ReadWrite, Some((0.0, 90.0)))],
         methods: vec![PointName::new("start").unwrap()],
+        grows: false,
     }
 }
 

@@ -49,11 +49,11 @@ pub struct Asked {
 }
 
 /// A field device, and its link.
-fn field(overview: &Overview, id: &DeviceId) -> Option<(LinkHandle, FieldDevice)> {
+fn field(overview: &Overview, id: &DeviceId) -> Option<(LinkHandle, Arc<FieldDevice>)> {
     let links = overview.links.all();
     links.iter().find_map(|(_, link)| {
         let device = link.devices.iter().find(|device| device.id == *id)?;
-        Some((link.clone(), device.clone()))
+        Some((link.clone(), device.now()))
     })
 }
 
@@ -111,7 +111,7 @@ pub async fn show(
             Some((_, field)) => (points(&visitor, &id, field, number, pages, &parts)),
             None => (panel("Streams", &html! { div id="streams" { (part("streams")) } })),
         }
-        @if visitor.is_admin() { (commands(&id, field.as_ref().map(|(_, field)| field))) }
+        @if visitor.is_admin() { (commands(&id, field.as_ref().map(|(_, field)| &**field))) }
         (panel("Ledger", &html! {
             (ledger(looked.ledger.as_ref()))
             (sent(&overview, &id))

@@ -262,7 +262,7 @@ fn devices(link: &LinkHandle) -> Markup {
     html! {
         ul class="columns" {
             @for device in link.devices.iter().take(MOST) {
-                li { a href=(format!("/console/device/{}", encoded(device.id.as_str()))) { (device.id) } " " span class="quiet" { (device.points.len()) " points" } }
+                li { a href=(format!("/console/device/{}", encoded(device.id.as_str()))) { (device.id) } " " span class="quiet" { (device.now().points.len()) " points" } }
             }
         }
         @if let Some(more) = more { p { (more) " more: search for them under Devices." } }

@@ -6,6 +6,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
+/// What it has besides `level`, and tells when it is asked.
+pub const EXTRA: [&str; 2] = ["speed", "pressure"];
+
 pub struct Device {
     pub address: String,
     task: Option<JoinHandle<()>>,
@@ -38,6 +41,8 @@ async fn serve(stream: TcpStream, level: Arc<Mutex<f64>>) {
     let mut lines = BufReader::new(read).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         let answer = match line.split(' ').collect::<Vec<_>>()[..] {
+            ["LIST"] => format!("{}\n", EXTRA.join(" ")),
+            ["GET", name] if EXTRA.contains(&name) => format!("{}\n", name.len()),
             ["GET", "level"] => format!("{}\n", level.lock().unwrap()),
             ["SET", "level", value] => {
                 *level.lock().unwrap() = value.parse().unwrap();

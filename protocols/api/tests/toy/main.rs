@@ -122,6 +122,40 @@ async fn it_reads_writes_loses_the_device_finds_it_again_and_stops() {
     tokio::time::timeout(Duration::from_secs(1), running.task).await.expect("it returns within a second").unwrap();
 }
 
+#[tokio::test]
+async fn points_that_it_finds_are_told_before_their_values_and_keep_their_places_over_a_reconnect() {
+    let mut device = Device::start("127.0.0.1:0", 21.5).await;
+    let mut config = config(&device.address);
+    config.find = true;
+    let toy = Toy::new(config);
+    assert!(toy.devices()[0].grows);
+    let mut running = start(toy);
+    let address = device.address.clone();
+    for _connection in 0..2 {
+        let points = loop {
+            match running.next().await {
+                Update::Points { points, .. } => break points,
+                Update::Samples { samples, .. } => {
+                    assert!(samples.len() == 4, "before they were told: {samples:?}");
+                }
+                _ => {}
+            }
+        };
+        let names: Vec<&str> = points.iter().map(|point| point.name.as_str()).collect();
+        assert_eq!(names, ["level", "gone", "speed", "pressure"]);
+        loop {
+            if let Update::Samples { samples, .. } = running.next().await {
+                assert_eq!(samples[3].value, Some(Value::Float(8.0)), "{samples:?}");
+                break;
+            }
+        }
+        device.stop().await;
+        device = Device::start(&address, 7.0).await;
+    }
+    running.stop.cancel();
+    tokio::time::timeout(Duration::from_secs(1), running.task).await.expect("it returns within a second").unwrap();
+}
+
 #[test]
 fn what_is_wrong_in_its_configuration_is_located() {
     let sources = Sources::new(Box::new(|_| Err(std::io::Error::other("none"))));

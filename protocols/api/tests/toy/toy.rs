@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_protocol::{
-    Command, Driver, FieldDevice, LinkInfo, LinkState, Outcome, Point, PointName, Quality, Report, Request, Sample,
-    Status, Tasks, Update, Value,
+    Access, Command, Driver, FieldDevice, LinkInfo, LinkState, Outcome, Point, PointName, Quality, Report, Request,
+    Sample, Status, Tasks, Update, Value,
 };
 use fieldgate_types::{Backoff, DeviceId, Section};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -24,6 +24,8 @@ pub struct ToyConfig {
     id: DeviceId,
     interval: Duration,
     points: Vec<Arc<Point>>,
+    /// Whether the device is asked for what else it has.
+    pub find: bool,
 }
 
 impl ToyConfig {
@@ -35,7 +37,8 @@ impl ToyConfig {
         let interval = section.duration("interval", second / 100..=second * 3600, second);
         let points = section.sections("point");
         let points = points.iter().filter_map(|point| Point::read(point, &Report::default()).map(Arc::new)).collect();
-        Some(Self { address: address?, id: id?, interval, points })
+        let find = section.get_or("find", false);
+        Some(Self { address: address?, id: id?, interval, points, find })
     }
 }
 
@@ -51,9 +54,14 @@ impl Toy {
     }
 
     /// Until the connection fails, with the reason.
-    async fn serve(&self, tasks: &mut Tasks, info: &mut LinkInfo) -> std::io::Result<()> {
+    async fn serve(&mut self, tasks: &mut Tasks, info: &mut LinkInfo) -> std::io::Result<()> {
         let connecting = TcpStream::connect(self.config.address);
         let mut device = BufReader::new(within(connecting).await?);
+        if self.config.find {
+            self.find(&mut device).await?;
+            let points = self.config.points.clone();
+            tasks.uplink.send(Update::Points { device: self.config.id.clone(), points }).await;
+        }
         info.connects += 1;
         info.state = LinkState::Up;
         tasks.state.send_replace(info.clone());
@@ -74,6 +82,18 @@ impl Toy {
                 Some(command) = tasks.commands.recv() => execute(&mut device, command).await?,
             }
         }
+    }
+
+    /// Points for what the device has and nobody has configured: behind those that are known, which keep their places.
+    async fn find(&mut self, device: &mut BufReader<TcpStream>) -> std::io::Result<()> {
+        for name in ask(device, "LIST").await?.split(' ').filter_map(|name| PointName::new(name).ok()) {
+            if self.config.points.iter().all(|point| point.name != name) {
+                let (unit, description, kind, range) = (None, None, None, None);
+                let (access, report) = (Access::Read, Report::default());
+                self.config.points.push(Arc::new(Point { name, unit, description, kind, access, range, report }));
+            }
+        }
+        Ok(())
     }
 
     async fn poll(
@@ -113,7 +133,8 @@ impl Driver for Toy {
     }
 
     fn devices(&self) -> Vec<FieldDevice> {
-        vec![FieldDevice { id: self.config.id.clone(), points: self.config.points.clone(), methods: Vec::new() }]
+        let ToyConfig { id, points, find, .. } = self.config.clone();
+        vec![FieldDevice { id, points, methods: Vec::new(), grows: find }]
     }
 
     fn run<'a>(&'a mut self, mut tasks: Tasks) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {

@@ -230,7 +230,7 @@ impl DeviceConfig {
     /// The device as the gateway sees it.
     pub fn field_device(&self) -> FieldDevice {
         let points = self.points.iter().map(|point| Arc::clone(&point.point)).collect();
-        FieldDevice { id: self.id.clone(), points, methods: Vec::new() }
+        FieldDevice { id: self.id.clone(), points, methods: Vec::new(), grows: false }
     }
 }
 

@@ -1,9 +1,10 @@
 //! An open session with its subscriptions: sets them up, hands values on, watches over them.
 //!
 //! Each device has a subscription of its own, each point a monitored item whose client handle is the point's place
-//! plus one. Nothing here survives the connection: after a reconnect everything is built anew, and the first values
+//! plus one; points that are found come behind those that are there. Nothing here survives the connection: after a reconnect everything is built anew, and the first values
 //! of the new items report every point.
 
+mod explore;
 mod fill;
 mod granted;
 mod nodes;
@@ -26,7 +27,7 @@ use tracing::{debug, warn};
 pub(crate) use self::granted::Granted;
 
 use crate::command::{self, Target, Work};
-use crate::config::OpcuaConfig;
+use crate::config::{OpcuaConfig, PointConfig};
 use crate::connect::Connection;
 use crate::driver::{Delivered, Link};
 use crate::event;
@@ -103,6 +104,28 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Of a point of the device at this place; `trigger` is the place of its trigger, `last` the time of its last value.
+    fn new(device: usize, point: &PointConfig, trigger: Option<usize>, last: Option<DateTime>) -> Self {
+        let last = last.filter(|_| point.history);
+        Self {
+            device,
+            point: point.point.name.clone(),
+            name: point.node.clone(),
+            sampling: point.sampling,
+            queue: point.queue,
+            filter: point.filter,
+            node: None,
+            item: None,
+            trigger,
+            linked: None,
+            missing: None,
+            history: point.history,
+            last,
+            gap: last.map(fill::Gap::Since),
+            told: nodes::Told::nothing(),
+        }
+    }
+
     /// There is no gap (any more), and its last value arose at this time.
     fn close(&mut self, at: Option<DateTime>) {
         self.gap = None;
@@ -145,6 +168,7 @@ pub(crate) struct Live {
     entries: Vec<Entry>,
     watches: Vec<watch::Watch>,
     kinds: watch::Kinds,
+    explorers: explore::Explorers,
     fill: Option<fill::Fill>,
     /// Gaps that stay, for each device: how many, the first, and why.
     unfilled: HashMap<usize, (usize, PointName, fill::Unfilled)>,
@@ -168,6 +192,7 @@ impl Live {
                 let gaps = entries.iter().filter(|entry| entry.gap.is_some()).count();
                 let fill = fill::Fill::start(&server, gaps);
                 let round = nodes::Round::new(entries.iter().any(|entry| entry.trigger.is_some()));
+                let explorers = explore::Explorers::new(config);
                 let (config, pki) = (Arc::clone(config), pki.clone());
                 Ok(Self {
                     config,
@@ -179,6 +204,7 @@ impl Live {
                     entries,
                     watches,
                     kinds: watch::Kinds::default(),
+                    explorers,
                     fill,
                     unfilled: HashMap::new(),
                     batches,
@@ -212,24 +238,9 @@ impl Live {
             let first = entries.len();
             let named = |name: &PointName| device.points.iter().position(|point| point.point.name == *name);
             entries.extend(device.points.iter().map(|point| {
-                let last = delivered.remove(&(place, point.point.name.clone())).filter(|_| point.history);
-                Entry {
-                    device: place,
-                    point: point.point.name.clone(),
-                    name: point.node.clone(),
-                    sampling: point.sampling,
-                    queue: point.queue,
-                    filter: point.filter,
-                    node: None,
-                    item: None,
-                    trigger: point.triggered_by.as_ref().and_then(named).map(|place| first + place),
-                    linked: None,
-                    missing: None,
-                    history: point.history,
-                    last,
-                    gap: last.map(fill::Gap::Since),
-                    told: nodes::Told::nothing(),
-                }
+                let last = delivered.remove(&(place, point.point.name.clone()));
+                let trigger = point.triggered_by.as_ref().and_then(named).map(|place| first + place);
+                Entry::new(place, point, trigger, last)
             }));
         }
         let all: Vec<usize> = (0..entries.len()).collect();
@@ -237,6 +248,11 @@ impl Live {
         server.create_items(&mut devices, &mut entries, &all).await?;
         watch::create(&server, &devices, &mut watches).await?;
         Ok((server, devices, entries, watches, batches))
+    }
+
+    /// With the points that were found.
+    pub(crate) fn config(&self) -> Arc<OpcuaConfig> {
+        Arc::clone(&self.config)
     }
 
     /// When the last value arose of each point whose history is wanted.
@@ -292,6 +308,7 @@ impl Live {
                     // A command that panicked has dropped its reply, which answers it with `failed`.
                     Ok(false) | Err(_) => link.failed(),
                 },
+                seen = self.explorers.next() => self.adopt(link, seen).await?,
                 filled = fill::Fill::next(&mut self.fill) => self.fill_in(link, filled).await?,
                 () = poll::due(next_poll) => self.poll(link).await?,
                 _ = tick.tick() => self.look_after(link).await?,
@@ -371,7 +388,8 @@ impl Live {
                 "{device}: the gap of the last outage stays in {points} points, the first is `{first}`: {why}"
             ))
         });
-        self.devices.iter().flat_map(Subscribed::notes).chain(events.flatten()).chain(gaps).collect()
+        let devices = self.devices.iter().flat_map(Subscribed::notes);
+        devices.chain(events.flatten()).chain(gaps).chain(self.explorers.notes()).collect()
     }
 
     async fn send(&self, link: &mut Link, device: usize, samples: Vec<Sample>) -> Result<(), Ended> {
@@ -435,6 +453,7 @@ impl Live {
         // Of a lost value nothing may follow: where that is so, it is read.
         self.forget(|entry| stale.get(entry.device).copied().unwrap_or(false));
         self.load_types(link).await;
+        self.explorers.start(&self.server, &self.config);
         self.look_at_nodes(link).await
     }
 

@@ -29,6 +29,11 @@ pub fn simulator(dir: &Path) -> Simulator {
 
 /// The configuration of a session with one device; `keys` are further lines of the session.
 pub fn config(endpoint: &str, keys: &str, points: &[(&str, &str, &str)]) -> OpcuaConfig {
+    config_with(endpoint, keys, points, "")
+}
+
+/// The same with further tables of the device.
+pub fn config_with(endpoint: &str, keys: &str, points: &[(&str, &str, &str)], tables: &str) -> OpcuaConfig {
     let mut text = format!(
         "[[opcua]]\nendpoint = \"{endpoint}\"\n{keys}\n[[opcua.device]]\nid = \"boiler-7\"\npublishing = \"50ms\"\nsampling = \"20ms\"\n"
     );
@@ -36,6 +41,7 @@ pub fn config(endpoint: &str, keys: &str, points: &[(&str, &str, &str)]) -> Opcu
         let node = if node.contains('=') { (*node).to_owned() } else { format!("nsu=urn:fieldgate:sim;s={node}") };
         writeln!(text, "[[opcua.device.point]]\nname = \"{name}\"\nnode = \"{node}\"\n{more}").unwrap();
     }
+    text.push_str(tables);
     let sources = Sources::new(Box::new(|_| Err(std::io::Error::other("none"))));
     let root = sources.root("test.toml", Path::new("."), &text);
     let config = OpcuaConfig::read(&root.sections("opcua")[0]);

@@ -104,7 +104,11 @@ impl Bench {
         let presence = |update: &Update| match update {
             Update::Online { .. } => Some(true),
             Update::Offline { .. } => Some(false),
-            Update::Samples { .. } | Update::Readings { .. } | Update::History { .. } | Update::Events { .. } => None,
+            Update::Points { .. }
+            | Update::Samples { .. }
+            | Update::Readings { .. }
+            | Update::History { .. }
+            | Update::Events { .. } => None,
         };
         self.unit.updates.iter().filter_map(presence).collect()
     }
