@@ -108,7 +108,9 @@ impl FromStr for Template {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut rest = text;
         while let Some((_, after)) = rest.split_once('{') {
-            let (field, after) = after.split_once('}').unwrap_or((after, ""));
+            let Some((field, after)) = after.split_once('}') else {
+                return Err(InvalidTemplate::Field(format!("{{{after}")));
+            };
             if !["name", "path"].contains(&field) {
                 return Err(InvalidTemplate::Field(format!("{{{field}}}")));
             }
@@ -195,7 +197,7 @@ mod tests {
         }
         let wrong = |text: &str| text.parse::<Template>().unwrap_err().to_string();
         assert_eq!(wrong("{path}.{unit}"), "`{unit}` stands for nothing in a name, {name} and {path} are allowed");
-        assert_eq!(wrong("{name"), "`{name}` stands for nothing in a name, {name} and {path} are allowed");
+        assert_eq!(wrong("{name"), "`{name` stands for nothing in a name, {name} and {path} are allowed");
         assert!(wrong("{}").starts_with("`{}` stands for nothing") && wrong("").contains("all points the same"));
         assert_eq!(wrong("level"), "`level` calls all points the same, {name} or {path} is to stand in it");
     }
