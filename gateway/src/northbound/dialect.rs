@@ -11,7 +11,7 @@ use serde_json::json;
 use super::client::Wanted;
 use super::config::{Protocol, UpstreamConfig};
 use super::envelope::wrap;
-use super::packet::{Packet, Properties};
+use super::packet::{Packet, Properties, Text};
 use crate::pipeline::record::{Destination, HISTORY, Upbound};
 use crate::pipeline::topic::{LocalTopic, is_free};
 use crate::pipeline::tree::Tree;
@@ -82,15 +82,15 @@ impl Dialect {
         };
         let properties = if self.v5 {
             let mut user = Vec::with_capacity(message.user.len() + 5);
-            user.extend(message.user.iter().map(|&(key, value)| (key, Cow::Borrowed(value))));
-            user.push(("fg-seq", Cow::Owned(record.header.seq.to_string())));
-            user.push(("fg-boot", Cow::Owned(record.header.boot.to_string())));
-            user.push(("fg-ts", Cow::Owned(record.header.time.to_string())));
+            user.extend(message.user.iter().map(|&(key, value)| (key, Text::from(value))));
+            user.push(("fg-seq", record.header.seq.into()));
+            user.push(("fg-boot", record.header.boot.into()));
+            user.push(("fg-ts", record.header.time.0.into()));
             if record.replayed && !message.is_history() {
-                user.push((HISTORY.0, Cow::Borrowed(HISTORY.1)));
+                user.push((HISTORY.0, HISTORY.1.into()));
             }
             if let Some(id) = message.identity {
-                user.push(("fg-id", Cow::Borrowed(id)));
+                user.push(("fg-id", id.into()));
             }
             Properties {
                 // The envelope is JSON text, whatever is in it.
@@ -118,7 +118,7 @@ impl Dialect {
     /// The lines of many messages, compressed.
     pub fn batch<'a>(&'a self, payload: &'a [u8]) -> Packet<'a> {
         let properties = if self.v5 {
-            let user = vec![("fg-batch", Cow::Borrowed("1"))];
+            let user = vec![("fg-batch", "1".into())];
             Properties { content_type: Some("application/zstd"), user, ..Properties::default() }
         } else {
             Properties::default()

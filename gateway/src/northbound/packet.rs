@@ -1,6 +1,7 @@
 //! A message as it goes on the wire, in both versions of MQTT, and whether it can go there at all.
 
 use std::borrow::Cow;
+use std::ops::Deref;
 
 use fieldgate_broker::codec::length_of_length;
 use thiserror::Error;
@@ -30,7 +31,58 @@ pub(super) struct Properties<'a> {
     /// Correlation data.
     pub correlation: Option<&'a [u8]>,
     /// User properties in order.
-    pub user: Vec<(&'a str, Cow<'a, str>)>,
+    pub user: Vec<(&'a str, Text<'a>)>,
+}
+
+/// A property's value: somebody's text, or a number of ours, which is written without an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Text<'a> {
+    Borrowed(&'a str),
+    Number(Digits),
+}
+
+/// A number in decimal, at the end of the longest there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Digits {
+    bytes: [u8; 20],
+    begin: usize,
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Borrowed(text)
+    }
+}
+
+impl From<u64> for Text<'_> {
+    fn from(number: u64) -> Self {
+        let mut digits = Digits { bytes: [b'0'; 20], begin: 20 };
+        let mut rest = number;
+        for place in digits.bytes.iter_mut().rev() {
+            *place = b'0' + (rest % 10) as u8;
+            digits.begin -= 1;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        Self::Number(digits)
+    }
+}
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Borrowed(text) => text,
+            Self::Number(Digits { bytes, begin }) => {
+                let digits = bytes.get(*begin..).unwrap_or_default();
+                // Digits alone.
+                std::str::from_utf8(digits).unwrap_or_default()
+            }
+        }
+    }
 }
 
 /// Why a message can never be sent, whatever the upstream.
@@ -52,7 +104,7 @@ const MAX_REMAINING: usize = 268_435_455;
 
 fn text(value: &str) -> bool {
     // MQTT 5 section 1.5.4: at most 65,535 bytes, no U+0000.
-    u16::try_from(value.len()).is_ok() && !value.contains('\0')
+    u16::try_from(value.len()).is_ok() && !value.as_bytes().contains(&0)
 }
 
 impl Properties<'_> {
@@ -77,7 +129,7 @@ impl Packet<'_> {
     pub fn check(&self, v5: bool, maximum: Option<u32>) -> Result<(), Unsendable> {
         let [prefix, rest] = self.topic;
         let length = prefix.len() + rest.len();
-        let valid = |piece: &str| !piece.contains(['+', '#', '\0']);
+        let valid = |piece: &str| !piece.bytes().any(|byte| matches!(byte, b'+' | b'#' | 0));
         if length == 0 || u16::try_from(length).is_err() || !valid(prefix) || !valid(rest) {
             return Err(Unsendable::Topic);
         }
@@ -135,8 +187,16 @@ mod tests {
         }
         assert_eq!(packet(&"x".repeat(65_536)).check(false, None), Err(Unsendable::Topic));
         let mut long = packet("a");
-        long.properties.user = vec![("k", Cow::Owned("v".repeat(65_536)))];
+        let value = "v".repeat(65_536);
+        long.properties.user = vec![("k", value.as_str().into())];
         assert_eq!(long.check(true, None), Err(Unsendable::Property));
         assert_eq!(long.check(false, None), Ok(()));
+    }
+
+    #[test]
+    fn numbers_are_written_as_they_are_read() {
+        for number in [0, 1, 9, 10, 1_800_000_000_123, u64::MAX] {
+            assert_eq!(&*Text::from(number), number.to_string());
+        }
     }
 }

@@ -140,6 +140,11 @@ mod tests {
     use super::*;
     use crate::northbound::failure::Who;
 
+    const LONG: &str = match std::str::from_utf8(&[b'v'; 200]) {
+        Ok(text) => text,
+        Err(_) => "",
+    };
+
     fn message(retain: bool) -> Packet<'static> {
         Packet {
             topic: ["fieldgate/line-4/", "state"],
@@ -150,7 +155,7 @@ mod tests {
                 expiry: Some(7),
                 content_type: Some("application/json"),
                 correlation: Some(b"xyz"),
-                user: vec![("a", Cow::Borrowed("1")), ("k", Cow::Owned("v".repeat(200)))],
+                user: vec![("a", "1".into()), ("k", LONG.into())],
             },
         }
     }
