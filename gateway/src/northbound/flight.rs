@@ -142,7 +142,7 @@ impl Settler {
     /// Records that a crash would send again although they have their answer; they count for the window. The queue
     /// takes note of a settlement at once and writes it with its next transaction.
     pub fn exposed(&self) -> usize {
-        self.unsettled + self.queue.stats().settling
+        self.unsettled + self.queue.settling()
     }
 
     /// The upstream has them.

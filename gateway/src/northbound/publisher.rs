@@ -245,6 +245,9 @@ impl Publisher {
         let room = self.room();
         if room == 0 {
             // Settlements that are not durable occupy the window too, and nothing tells when they are.
+            if 2 * self.settler.exposed() >= self.window {
+                self.queue.write_settled();
+            }
             let written = Turn::Until(Instant::now() + WRITTEN_TICK);
             return Ok(if self.broken.is_some() { Turn::Wait } else { written });
         }

@@ -265,7 +265,7 @@ impl Gate for LeafGate {
         if batch.appends.is_empty() && batch.puts.is_empty() && batch.deletes.is_empty() {
             return None;
         }
-        Some(commit(self.queue.clone(), batch))
+        Some(commit(&self.queue, batch))
     }
 
     fn event(&self, event: Event) {
@@ -335,7 +335,7 @@ impl LeafGate {
                     tracing::info!(%device, rid, "an answer came after the command was answered, and is dropped");
                     Ok(())
                 }
-                Answer::Unknown => commit(queue, as_it_is).await,
+                Answer::Unknown => commit(&queue, as_it_is).await,
             }
         })
     }

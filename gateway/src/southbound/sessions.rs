@@ -32,7 +32,7 @@ impl Sessions for StoredSessions {
     fn persist(&self, changes: Vec<Change>) -> BoxFuture<'static, Result<(), CommitError>> {
         let mut batch = Batch::default();
         add_changes(&mut batch, &changes);
-        commit(self.queue.clone(), batch)
+        commit(&self.queue, batch)
     }
 }
 
@@ -47,11 +47,10 @@ pub fn add_changes(batch: &mut Batch, changes: &[Change]) {
     }
 }
 
-/// Commits `batch`, begun now: the store commits in the order of the first polls, and the broker, which polls the
-/// commits of one publisher one after the other, means the order of its calls. Begun here, they wait for the same
-/// transaction.
-pub fn commit(queue: Queue, batch: Batch) -> BoxFuture<'static, Result<(), CommitError>> {
-    begun(async move { queue.commit(batch).await.map(drop).map_err(commit_error) })
+/// Commits `batch`, begun now: the broker polls the commits of one publisher one after the other, and means the order of its
+/// calls. Begun here, they wait for the same transaction.
+pub fn commit(queue: &Queue, batch: Batch) -> BoxFuture<'static, Result<(), CommitError>> {
+    queue.begin(batch).map(|done| done.map(drop).map_err(commit_error)).boxed()
 }
 
 /// Begins `work` now.

@@ -198,10 +198,10 @@ impl Writer {
                 body: aside.body,
             };
             self.ledger.send_again(row, entry.body.len(), &aside.reason);
-            attempt.write(conn, &entry)?;
             self.next_id += 1;
             attempt.entries.push(entry);
         }
+        attempt.append(conn)?;
         if bytes > 0 && self.room.missing(Usage::measure(conn)?, Room::pages(bytes)) > 0 {
             return Ok(Err(AsideError::Refused("the buffer is full".to_owned())));
         }

@@ -12,6 +12,7 @@ use crate::desk::{Candidate, Exit, Removal};
 use crate::entry::Entry;
 use crate::ledger::Ledger;
 use crate::record::{Batch, Lane, RECORD_OVERHEAD};
+use crate::rows;
 use crate::schema::{index, kind, number, table};
 use crate::shared::Shared;
 use crate::shares::{self, Shares};
@@ -31,6 +32,8 @@ pub(crate) struct Attempt {
     pub first_id: u64,
     /// Records that got their number with it, in the order of the batches.
     pub entries: Vec<Entry>,
+    /// Records that had theirs, being held, and are to be written.
+    held: Vec<Entry>,
     /// How many of them each batch has: none where it was held.
     pub jobs: Vec<usize>,
     /// Records written, and the bytes of their bodies.
@@ -60,6 +63,7 @@ impl Attempt {
         Self {
             first_id,
             entries: Vec::new(),
+            held: Vec::new(),
             jobs: Vec::new(),
             written: (0, 0),
             first: None,
@@ -280,38 +284,38 @@ impl Attempt {
         Ok(None)
     }
 
-    /// Adds what is left of a batch that was held.
-    pub(crate) fn store_held(
-        &mut self,
-        conn: &Connection,
-        ledger: &mut Ledger,
-        entries: &[Entry],
-    ) -> Result<(), rusqlite::Error> {
+    /// Adds what is left of a batch that was held; [`Attempt::append`] writes it.
+    pub(crate) fn store_held(&mut self, ledger: &mut Ledger, entries: &[Entry]) {
         let mut last_lane = None;
         for entry in entries {
             ledger.write_held(entry.row, entry.body.len());
             // The one that it continues may have left.
             let continues = entry.continues && last_lane == Some(entry.lane);
             last_lane = Some(entry.lane);
-            self.write(conn, &Entry { continues, ..entry.clone() })?;
+            self.held.push(Entry { continues, ..entry.clone() });
         }
         self.jobs.push(0);
-        Ok(())
     }
 
-    /// Writes a record.
-    pub(crate) fn write(&mut self, conn: &Connection, entry: &Entry) -> Result<(), rusqlite::Error> {
-        insert(conn, entry)?;
-        if entry.lane == Lane::Priority {
-            self.urgent.0 += entry.bytes() as u64;
+    /// Writes the records of all batches.
+    pub(crate) fn append(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
+        let held = std::mem::take(&mut self.held);
+        // Whatever was held lies before what gets its number now.
+        for entries in [&held, &self.entries] {
+            rows::insert(conn, entries)?;
+            for entry in entries {
+                if entry.lane == Lane::Priority {
+                    self.urgent.0 += entry.bytes() as u64;
+                }
+                self.first = self.first.or(Some((entry.lane, entry.id)));
+                self.written.0 += 1;
+                self.written.1 += entry.body.len();
+            }
         }
-        self.first = self.first.or(Some((entry.lane, entry.id)));
-        self.written.0 += 1;
-        self.written.1 += entry.body.len();
         Ok(())
     }
 
-    /// Adds a batch.
+    /// Adds a batch; [`Attempt::append`] writes its records.
     pub(crate) fn store(
         &mut self,
         conn: &Connection,
@@ -323,10 +327,8 @@ impl Attempt {
         for append in &batch.appends {
             let (row, seq) = ledger.receive(&append.device, boot, append.body.len());
             let id = self.first_id + self.entries.len() as u64;
-            let entry = Entry::new(append, id, (row, boot, seq), now, last_lane == Some(append.lane));
+            self.entries.push(Entry::new(append, id, (row, boot, seq), now, last_lane == Some(append.lane)));
             last_lane = Some(append.lane);
-            self.write(conn, &entry)?;
-            self.entries.push(entry);
         }
         for gap in &batch.told {
             ledger.told(gap);
@@ -447,29 +449,6 @@ pub(crate) fn candidate(row: &rusqlite::Row<'_>) -> Result<Option<Candidate>, ru
     let bytes = usize::try_from(bytes.unwrap_or(0)).unwrap_or(0);
     let time = UnixMillis(unsigned(row.get(4)?));
     Ok(Some(Candidate { id: unsigned(row.get(0)?), row: at, bytes, time }))
-}
-
-pub(crate) fn insert(conn: &Connection, entry: &Entry) -> Result<(), rusqlite::Error> {
-    let sql = match entry.lane {
-        Lane::Priority => "INSERT OR REPLACE INTO lane_0 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        Lane::Live => "INSERT OR REPLACE INTO lane_1 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-        Lane::History => "INSERT OR REPLACE INTO lane_2 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    };
-    let mut statement = conn.prepare_cached(sql)?;
-    statement.execute(params![
-        signed(entry.id),
-        number(entry.row),
-        signed(entry.boot),
-        signed(entry.seq),
-        signed(entry.time.0),
-        entry.expires.map(|expires| signed(expires.0)),
-        signed(entry.born),
-        entry.deadline.map(signed),
-        entry.continues,
-        entry.checksum(),
-        &*entry.body,
-    ])?;
-    Ok(())
 }
 
 /// Deletes `ids`, ascending, run by run: one statement per run of neighbours.

@@ -14,12 +14,13 @@
 
 mod claims;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use fieldgate_types::UnixMillis;
 
 pub(crate) use self::claims::Candidate;
 use crate::entry::Entry;
+use crate::ids::{ById, Ids};
 use crate::record::{Lane, Record, RecordId};
 use crate::shelf::{Road, Shelf};
 use crate::stats::{LaneReport, LossKind};
@@ -80,7 +81,7 @@ pub(crate) struct Stretch {
 /// yet. What the consumer has passed without seeing it, because the file was damaged, would come out of order.
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
-    gone: HashSet<u64>,
+    gone: Ids,
     cursors: [u64; 4],
     parted: Option<u64>,
     /// The consumer's: leased, or settled since the last transaction that any file has seen.
@@ -121,7 +122,7 @@ pub(crate) struct Desk {
     parted: Option<u64>,
     /// The next record's id, or a higher one.
     next: u64,
-    held: HashMap<u64, Held>,
+    held: ById<Held>,
     held_bytes: usize,
     max_held_bytes: usize,
     /// Not yet taken by the writer.
@@ -131,7 +132,7 @@ pub(crate) struct Desk {
     /// From here on nothing is on disk.
     unwritten: Option<u64>,
     /// Ids of all that has left but still lies on disk, taken by the writer or not.
-    leaving: HashSet<u64>,
+    leaving: Ids,
     /// First id of this start.
     start: u64,
     max_age: u64,
@@ -142,6 +143,8 @@ pub(crate) struct Desk {
     /// The first record of each lane that the open transaction drops: nobody passes it before the transaction has ended.
     barred: [Option<u64>; 3],
     seen: u64,
+    /// A lease stopped at what may be leased at most.
+    short: bool,
     pub consumer: Option<&'static str>,
     pub closed: bool,
 }
@@ -154,19 +157,20 @@ impl Desk {
             shelves: [shelf(), shelf(), shelf(), Shelf::default()],
             parted: None,
             next: start,
-            held: HashMap::new(),
+            held: ById::default(),
             held_bytes: 0,
             max_held_bytes,
             removals: Vec::new(),
             released: Vec::new(),
             unwritten: None,
-            leaving: HashSet::new(),
+            leaving: Ids::default(),
             start,
             max_age,
             waiting: 0,
             held_back: None,
             barred: [None; 3],
             seen: now,
+            short: false,
             consumer: None,
             closed: false,
         }
@@ -182,7 +186,7 @@ impl Desk {
     pub(crate) fn start_over(&mut self, next: u64) -> Rest {
         let cursors = self.held_back.unwrap_or_else(|| self.shelves.each_ref().map(|shelf| shelf.cursor));
         let mut held: HashSet<u64> = self.held.keys().copied().collect();
-        let mut gone = HashSet::new();
+        let mut gone = Ids::default();
         if self.held_back.is_some() {
             // Settled while the file was being filled: they leave when it is.
             held.extend(&self.leaving);
@@ -270,6 +274,11 @@ impl Desk {
     /// It has what it waited for, or waits no more.
     pub(crate) fn waited(&mut self, now: u64) {
         self.waiting = self.waiting.saturating_sub(1);
+        self.sees(now);
+    }
+
+    /// A consumer is there.
+    pub(crate) fn sees(&mut self, now: u64) {
         self.seen = now;
     }
 
@@ -295,6 +304,7 @@ impl Desk {
             let next = next.body.len();
             let full = self.held.len() >= MAX_LEASED
                 || (!self.held.is_empty() && self.held_bytes + next > self.max_held_bytes);
+            self.short |= full;
             if full || (!taken.records.is_empty() && bytes + next > ask.max_bytes) {
                 break;
             }
@@ -358,15 +368,15 @@ impl Desk {
         self.unwritten = first;
     }
 
-    /// Whether somebody takes what comes in `lane` at once.
-    pub(crate) fn is_caught_up(&self, lane: Lane) -> bool {
+    /// Whether somebody takes what comes in `lane` at once. Between what it settled and its next lease a consumer is not away.
+    pub(crate) fn is_caught_up(&self, lane: Lane, now: u64) -> bool {
         let [priority, live, history, _] = &self.shelves;
         let shelf = match lane {
             Lane::Priority => priority,
             Lane::Live => live,
             Lane::History => history,
         };
-        let there = self.held_back.is_none() && (self.waiting > 0 || !self.held.is_empty());
+        let there = self.held_back.is_none() && !self.is_away(now);
         there && shelf.ahead.is_empty() && shelf.ahead_to >= shelf.tail_from && shelf.tail.len() < BEHIND
     }
 
@@ -428,6 +438,11 @@ impl Desk {
     /// Records that have left but still lie on disk.
     pub(crate) fn leaving(&self) -> usize {
         self.leaving.len()
+    }
+
+    /// Whether a lease stopped at what may be leased at most since this was last asked.
+    pub(crate) fn was_short(&mut self) -> bool {
+        std::mem::take(&mut self.short)
     }
 
     /// Whether the record has left already.

@@ -29,13 +29,16 @@ pub(crate) struct Footing {
     database: File,
     log: File,
     able: bool,
+    /// What was wanted and the database's blocks when it was last held: nothing is asked of the file system as long as they
+    /// are the same, which most transactions leave them.
+    held: Option<(u64, u64)>,
 }
 
 impl Footing {
     /// Takes hold of the files of an open queue.
     pub(crate) fn open(path: &Path, room: Room) -> io::Result<Self> {
         let open = |path: &Path| OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let mut footing = Self { database: open(path)?, log: open(&beside(path, "-wal"))?, able: true };
+        let mut footing = Self { database: open(path)?, log: open(&beside(path, "-wal"))?, able: true, held: None };
         if let Err(error) = footing.hold_log(room) {
             // What the last close left behind the database is for this moment.
             let len = footing.database.metadata()?.len();
@@ -59,7 +62,7 @@ impl Footing {
     }
 
     /// Holds what the next transactions need, and gives `room` with no more pages than there are blocks for.
-    pub(crate) fn hold(&self, room: Room) -> io::Result<Room> {
+    pub(crate) fn hold(&mut self, room: Room) -> io::Result<Room> {
         if !self.able {
             return Ok(room);
         }
@@ -67,12 +70,19 @@ impl Footing {
         let (len, blocks) = (meta.len(), meta.blocks() * 512);
         let most = room.max_pages * PAGE;
         let wanted = (len + room.log_bytes()).min(most);
+        if self.held == Some((wanted, blocks)) {
+            return Ok(room);
+        }
+        self.held = None;
         // The file system's own blocks for its bookkeeping are in `blocks` too.
         if wanted <= len || blocks >= wanted + wanted / 256 + (64 << 10) {
             return Ok(room);
         }
         match fallocate(&self.database, FallocateFlags::KEEP_SIZE, len, wanted - len) {
-            Ok(()) => Ok(room),
+            Ok(()) => {
+                self.held = Some((wanted, self.database.metadata()?.blocks() * 512));
+                Ok(room)
+            }
             Err(Errno::NOSPC) => {
                 // Half of it may still be there; else nothing grows.
                 let half = (wanted - len) / 2 / PAGE * PAGE;

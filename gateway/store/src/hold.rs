@@ -12,7 +12,7 @@
 //! - What is held lies in the tail of its lane until it is leased: its bound is below the tail's.
 //! - Counters in the file know nothing of a record before it is written or has left (module `ledger`).
 //! - A record that leaves in any way but delivered is written first, and leaves then.
-//! - Nothing is held while the consumer is away or behind, for [`PAUSE`] after a hold that ran out (longer each time, up to
+//! - Nothing is held while the consumer is away or behind, for a while after a hold that ran out (longer each time, up to
 //!   [`LONGEST_PAUSE`]), while the disk fails or is full, or once the end has begun.
 
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ use crate::writer::Writer;
 /// Held at most, then all of it is written: below what a lane's tail keeps in memory.
 const MOST_RECORDS: usize = 2048;
 const MOST_BYTES: usize = 2 << 20;
-/// After a hold that ran out; twice as long after each further one.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a hold that ran out is as long as the hold, since the machine may have stood still and not the upstream;
+/// twice as long after each further one, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// A batch that is held.
@@ -54,7 +54,7 @@ pub(crate) struct Patience {
 impl Patience {
     /// Zero: nothing is ever held.
     pub(crate) fn new(longest: Duration) -> Self {
-        Self { longest, pause: PAUSE, not_before: None }
+        Self { longest, pause: longest, not_before: None }
     }
 
     fn is_willing(&self, now: Instant) -> bool {
@@ -62,7 +62,7 @@ impl Patience {
     }
 
     fn rewarded(&mut self) {
-        self.pause = PAUSE;
+        self.pause = self.longest;
     }
 
     fn disappointed(&mut self, now: Instant) {
@@ -102,7 +102,7 @@ impl Writer {
             records += job.batch.appends.len();
             bytes += job.bytes;
             let fits = records <= MOST_RECORDS && bytes <= MOST_BYTES;
-            let taken = |desk: &Desk| job.batch.appends.iter().all(|append| desk.is_caught_up(append.lane));
+            let taken = |desk: &Desk| job.batch.appends.iter().all(|append| desk.is_caught_up(append.lane, born));
             if !fits || !job.batch.may_be_held() || !taken(&desk) {
                 break;
             }
@@ -261,21 +261,21 @@ mod tests {
         let mut patience = Patience::new(Duration::from_millis(20));
         let mut now = Instant::now();
         let mut pauses = Vec::new();
-        for _ in 0..6 {
+        for _ in 0..11 {
             assert!(patience.is_willing(now));
             patience.disappointed(now);
             // What else was held at that time says nothing new.
             patience.disappointed(now);
             let begin = now;
             while !patience.is_willing(now) {
-                now += Duration::from_millis(100);
+                now += Duration::from_millis(20);
             }
-            pauses.push((now - begin).as_secs());
+            pauses.push((now - begin).as_millis());
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 8, 8]);
+        assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 8_000, 8_000]);
         patience.rewarded();
         patience.disappointed(now);
-        assert!(patience.is_willing(now + PAUSE));
+        assert!(patience.is_willing(now + Duration::from_millis(20)));
         assert!(!Patience::new(Duration::ZERO).is_willing(now));
     }
 }

@@ -18,7 +18,8 @@ use crate::options::Options;
 use crate::record::{Aside, Batch, Committed, Pairs, RecordId};
 use crate::spacing::Spacing;
 
-/// Removals wait this long for a commit to ride along with.
+/// Removals wait this long for company. Not every commit takes them along: each transaction with removals in it writes the
+/// pages that they lie on and all counters that have changed.
 const REMOVALS_LINGER: Duration = Duration::from_millis(50);
 
 /// A batch and its caller.
@@ -89,6 +90,8 @@ struct State {
     removals_now: bool,
     closing: bool,
     closers: Vec<oneshot::Sender<Result<(), CloseError>>>,
+    /// The writer waits and was not woken since: waking costs a call of the kernel, needed or not.
+    asleep: bool,
 }
 
 /// The writer's inbox.
@@ -115,6 +118,7 @@ impl Inbox {
             removals_now: false,
             closing: false,
             closers: Vec::new(),
+            asleep: false,
         };
         Self { state: Mutex::new(state), wake: Condvar::new(), in_hand: Arc::default(), max_batches, max_bytes }
     }
@@ -123,89 +127,98 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends a change of the state: the writer looks at it, if it waits.
+    fn wake(&self, mut state: MutexGuard<'_, State>) {
+        let asleep = std::mem::take(&mut state.asleep);
+        drop(state);
+        if asleep {
+            self.wake.notify_one();
+        }
+    }
+
+    /// The writer waits for a change, for `longest` at most.
+    fn sleep<'a>(&self, mut state: MutexGuard<'a, State>, longest: Duration) -> MutexGuard<'a, State> {
+        state.asleep = true;
+        let mut state = self.wake.wait_timeout(state, longest).unwrap_or_else(PoisonError::into_inner).0;
+        state.asleep = false;
+        state
+    }
+
     /// Batches and questions that wait, those in the writer's hands included.
     pub(crate) fn waiting(&self) -> usize {
         let state = self.lock();
         state.jobs.len() + state.questions.len() + self.in_hand.batches.load(Ordering::Acquire)
     }
 
-    /// Queues a batch; the answer comes through the receiver.
+    /// Queues a batch of so many [`Batch::bytes`]; the answer comes through the receiver.
     pub(crate) fn submit(
         &self,
         batch: Batch,
+        bytes: usize,
     ) -> Result<oneshot::Receiver<Result<Committed, CommitError>>, CommitError> {
-        let bytes = batch.bytes();
         let (done, answer) = oneshot::channel();
-        {
-            let mut state = self.lock();
-            if state.closing {
-                return Err(CommitError::Closed);
-            }
-            let urgent = batch.urgent();
-            state.spacing.arrived(Instant::now(), bytes, urgent);
-            state.jobs.push_back(Job { batch, bytes, done, place: None, held: None });
+        let (now, urgent) = (Instant::now(), batch.urgent());
+        let mut state = self.lock();
+        if state.closing {
+            return Err(CommitError::Closed);
         }
-        self.wake.notify_one();
+        state.spacing.arrived(now, bytes, urgent);
+        state.jobs.push_back(Job { batch, bytes, done, place: None, held: None });
+        self.wake(state);
         Ok(answer)
     }
 
     /// Queues a question; dropped, with the sender in it, when the end has begun.
     pub(crate) fn ask(&self, question: Question) {
-        {
-            let mut state = self.lock();
-            if state.closing {
-                return;
-            }
-            state.questions.push(question);
+        let mut state = self.lock();
+        if state.closing {
+            return;
         }
-        self.wake.notify_one();
+        state.questions.push(question);
+        self.wake(state);
     }
 
     /// Other bounds from now on. Those of what is taken in hand at once stay.
     pub(crate) fn rebound(&self, options: Options) {
-        {
-            let mut state = self.lock();
-            state.spacing.set_interval(options.spacing);
-            state.options = Some(options);
-        }
-        self.wake.notify_one();
+        let mut state = self.lock();
+        state.spacing.set_interval(options.spacing);
+        state.options = Some(options);
+        self.wake(state);
     }
 
     /// The desk has something for the writer at once.
     pub(crate) fn nudge(&self) {
-        self.lock().nudged = true;
-        self.wake.notify_one();
+        let mut state = self.lock();
+        state.nudged = true;
+        self.wake(state);
     }
 
-    /// Removals wait on the desk: with the next commit, or alone soon, or alone `now`.
+    /// Removals wait on the desk: they are due soon, or `now`.
     pub(crate) fn removals(&self, now: bool) {
-        {
-            let mut state = self.lock();
-            state.removals_now |= now;
-            if !now && state.removals_since.is_some() {
-                return;
-            }
-            state.removals_since.get_or_insert_with(Instant::now);
+        let mut state = self.lock();
+        if state.removals_since.is_some() && (!now || state.removals_now) {
+            return;
         }
-        self.wake.notify_one();
+        state.removals_now |= now;
+        state.removals_since.get_or_insert_with(Instant::now);
+        self.wake(state);
     }
 
     /// Begins the end; the answer comes when the writer is done.
     pub(crate) fn close(&self) -> oneshot::Receiver<Result<(), CloseError>> {
         let (done, answer) = oneshot::channel();
-        {
-            let mut state = self.lock();
-            state.closing = true;
-            state.closers.push(done);
-        }
-        self.wake.notify_one();
+        let mut state = self.lock();
+        state.closing = true;
+        state.closers.push(done);
+        self.wake(state);
         answer
     }
 
     /// Everybody has let go of the queue.
     pub(crate) fn abandon(&self) {
-        self.lock().closing = true;
-        self.wake.notify_one();
+        let mut state = self.lock();
+        state.closing = true;
+        self.wake(state);
     }
 
     /// Whether the end has begun.
@@ -233,8 +246,7 @@ impl Inbox {
             let ready = jobs || asked || state.nudged || due || state.closing;
             if ready || passed >= longest {
                 state.nudged = false;
-                // A commit takes the removals along.
-                let removals = due || jobs || state.closing;
+                let removals = due || state.closing;
                 if removals {
                     state.removals_since = None;
                     state.removals_now = false;
@@ -256,7 +268,7 @@ impl Inbox {
                 pause = pause.min(REMOVALS_LINGER.saturating_sub(since.elapsed()));
             }
             let pause = pause.max(Duration::from_millis(1));
-            state = self.wake.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.sleep(state, pause);
         }
     }
 
@@ -282,9 +294,15 @@ impl Inbox {
 
     /// While the disk refuses: waits for the next try, or for the beginning of the end. Batches stay where they are.
     pub(crate) fn pause(&self, pause: Duration) {
-        let state = self.lock();
-        let (_state, _timeout) =
-            self.wake.wait_timeout_while(state, pause, |state| !state.closing).unwrap_or_else(PoisonError::into_inner);
+        let end = Instant::now() + pause;
+        let mut state = self.lock();
+        while !state.closing {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.sleep(state, left);
+        }
     }
 
     /// The writer ends: whoever still comes is told, whoever waits gets `result`.
@@ -300,5 +318,64 @@ impl Inbox {
             // A caller that went away needs no answer.
             drop(closer.send(result.clone()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn inbox() -> Inbox {
+        Inbox::new(8, 1 << 20, Duration::ZERO)
+    }
+
+    #[test]
+    fn a_commit_leaves_removals_for_later_and_a_consumer_in_a_hurry_does_not_wait_for_company() {
+        let inbox = inbox();
+        let begin = Instant::now();
+        inbox.removals(false);
+        let _answer = inbox.submit(Batch::default(), 1).unwrap();
+        let woke = inbox.wait(Duration::ZERO, false);
+        assert_eq!(woke.jobs.len(), 1);
+        assert!(!woke.removals || begin.elapsed() >= REMOVALS_LINGER);
+        inbox.removals(true);
+        assert!(inbox.wait(Duration::ZERO, false).removals);
+        inbox.removals(false);
+        inbox.removals(true);
+        assert!(inbox.wait(Duration::ZERO, false).removals, "though they had begun to wait");
+    }
+
+    #[test]
+    fn a_writer_that_waits_is_woken_by_whatever_comes() {
+        let inbox = Arc::new(inbox());
+        let begin = Instant::now();
+        let (told, heard) = std::sync::mpsc::channel();
+        let writer = {
+            let inbox = Arc::clone(&inbox);
+            thread::spawn(move || {
+                loop {
+                    let woke = inbox.wait(Duration::from_secs(30), false);
+                    let (jobs, closing) = (woke.jobs.len(), woke.closing);
+                    drop(woke);
+                    if closing || told.send(jobs).is_err() {
+                        return;
+                    }
+                }
+            })
+        };
+        for round in 0..300 {
+            match round % 3 {
+                0 => inbox.nudge(),
+                1 => inbox.removals(true),
+                _ => drop(inbox.submit(Batch::default(), 1).unwrap()),
+            }
+            // One that is not woken sleeps for thirty seconds.
+            heard.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+        inbox.abandon();
+        writer.join().unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(30));
     }
 }

@@ -32,7 +32,8 @@
 //! there when its last transaction ends, no linger; while none is, transactions are spaced to spare the flash (module
 //! `spacing`, `docs/decisions/0007-queue-format.md`). It takes up to 1/32 of the size (2 MiB at most) at once,
 //! and in one transaction: takes off what has left, drops what is too old, makes room, appends, sets keys, writes the
-//! counters of the devices concerned (a transaction that only appends may leave them for later: module `ledger`). After the sync it publishes counters, hands the records to the desk, then answers.
+//! counters of the devices concerned (a transaction that only appends may leave them for later: module `ledger`). After the sync
+//! it publishes counters, hands the records to the desk, then answers.
 //! Counters in memory change with the transaction and go back with it.
 //!
 //! # Held in memory
@@ -46,8 +47,9 @@
 //! quarantined. Leases live in memory only: a rewind or a restart sets the cursor back to the first record not settled.
 //!
 //! # Deletion
-//! Settled, expired and quarantined records leave with the next transaction, at most 50 ms later, in runs of neighbouring
-//! ids. Until that is durable they count as waiting, and a crash sends them again: [`QueueStats::settling`] says how many.
+//! Settled, expired and quarantined records leave within 50 ms, at once when there are 1,024 of them, in runs of neighbouring
+//! ids; most transactions only append (`docs/decisions/0023-removals.md`). Until that is durable they count as waiting, and a
+//! crash sends them again: [`QueueStats::settling`] says how many. Near the size limit each transaction takes them along.
 //! At the size limit records are evicted in the same transaction that needs the room: whole batches, never a leased record, which
 //! may be on the wire. A device that holds more than its share of what waits gives way first (modules `overflow`, `shares`,
 //! `swath`, `docs/decisions/0019-device-shares.md`); then the oldest of all go: history lane first, and the priority lane last
@@ -79,6 +81,7 @@ mod error;
 mod faults;
 mod footing;
 mod hold;
+mod ids;
 mod inbox;
 mod ledger;
 mod lock;
@@ -94,6 +97,7 @@ mod record;
 mod recovery;
 mod restoring;
 mod room;
+mod rows;
 mod salvage;
 mod schema;
 mod shared;
@@ -113,7 +117,7 @@ pub use error::{
 };
 pub use lock::DirectoryLock;
 pub use options::{Options, Overflow};
-pub use queue::Queue;
+pub use queue::{Committing, Queue};
 pub use record::{
     Append, Aside, Batch, Committed, Delete, Header, Lane, Pairs, Put, REPLAYED_AFTER, Receipt, Record, RecordId,
 };

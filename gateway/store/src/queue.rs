@@ -2,8 +2,10 @@
 
 use std::cmp::Reverse;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 
 use fieldgate_types::{Clock, DeviceId, Pulse};
@@ -33,6 +35,22 @@ const MAX_LEAVING: usize = 64 * 1024;
 #[derive(Debug, Clone)]
 pub struct Queue {
     inner: Arc<Inner>,
+}
+
+/// A batch whose commit has begun; see [`Queue::begin`]. Dropping it doesn't undo the batch.
+#[derive(Debug)]
+#[must_use = "the batch is durable when this has resolved"]
+pub struct Committing(Result<oneshot::Receiver<Result<Committed, CommitError>>, Option<CommitError>>);
+
+impl Future for Committing {
+    type Output = Result<Committed, CommitError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.get_mut().0 {
+            Ok(answer) => Pin::new(answer).poll(context).map(|answer| answer.unwrap_or(Err(CommitError::Closed))),
+            Err(refused) => Poll::Ready(Err(refused.take().unwrap_or(CommitError::Closed))),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -141,13 +159,20 @@ impl Queue {
     /// be polled again for the commit to happen. Dropping the future doesn't undo
     /// a batch that has been queued.
     pub async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        self.begin(batch).await
+    }
+
+    /// As [`Queue::commit`], and queued in this call: no poll is needed for the commit to happen. Batches are committed in the
+    /// order of the calls.
+    pub fn begin(&self, batch: Batch) -> Committing {
         let bytes = batch.bytes();
         let limit = self.inner.max_batch.load(Ordering::Relaxed);
-        if bytes > limit {
-            return Err(CommitError::TooLarge { bytes, limit });
-        }
-        let answer = self.inner.inbox.submit(batch)?;
-        answer.await.unwrap_or(Err(CommitError::Closed))
+        let begun = if bytes > limit {
+            Err(CommitError::TooLarge { bytes, limit })
+        } else {
+            self.inner.inbox.submit(batch, bytes)
+        };
+        Committing(begun.map_err(Some))
     }
 
     /// All keys and values of a table, sorted by key, after all batches committed so far.
@@ -225,9 +250,9 @@ impl Queue {
         }
     }
 
-    /// The records are delivered. They leave the queue with the next transaction, 50 ms later at most while the disk
-    /// works; a crash before that leases them again. Ids in any order; those that are not leased now (settled
-    /// before, or from before a rewind) are ignored: nothing is counted twice.
+    /// The records are delivered. They leave the queue 50 ms later at most while the disk works, together with what else
+    /// leaves then; a crash before that leases them again. Ids in any order; those that are not leased now (settled before, or
+    /// from before a rewind) are ignored: nothing is counted twice.
     ///
     /// Waits only while 65,536 records have left and the disk has not followed.
     pub async fn settle(&self, consumer: &'static str, ids: Vec<RecordId>) -> Result<(), SettleError> {
@@ -253,17 +278,18 @@ impl Queue {
 
     async fn release(&self, consumer: &'static str, ids: &[RecordId], exit: &Exit) -> Result<(), SettleError> {
         let inner = &*self.inner;
-        let (waiting, released) = {
+        let (waiting, released, short) = {
             let mut desk = inner.shared.desk();
             if desk.closed {
                 return Err(SettleError::Closed);
             }
             if desk.consumer == Some(consumer) {
+                desk.sees(inner.running.now());
                 for id in ids {
                     desk.release(*id, exit.clone());
                 }
             }
-            (desk.removals(), desk.has_released())
+            (desk.removals(), desk.has_released(), desk.was_short())
         };
         if released {
             // Somebody waits for this word.
@@ -272,8 +298,10 @@ impl Queue {
         if waiting > 0 {
             inner.inbox.removals(waiting >= REMOVALS_AT_ONCE);
         }
-        // A lease may have waited for this.
-        inner.shared.arrived();
+        if short {
+            // A lease may have waited for this.
+            inner.shared.arrived();
+        }
         loop {
             let mut eased = std::pin::pin!(inner.shared.eased().notified());
             eased.as_mut().enable();
@@ -326,6 +354,18 @@ impl Queue {
         }
         stats.queued_batches = self.inner.inbox.waiting();
         stats
+    }
+
+    /// Of [`Queue::stats`]: records settled whose removal is not durable yet.
+    pub fn settling(&self) -> usize {
+        self.inner.shared.desk().leaving()
+    }
+
+    /// What was settled is written at once, instead of within 50 ms: the consumer has no room for more before.
+    pub fn write_settled(&self) {
+        if self.inner.shared.desk().removals() > 0 {
+            self.inner.inbox.removals(true);
+        }
     }
 
     /// Each way through the queue, the most urgent first.

@@ -5,11 +5,12 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::age::Saved;
-use crate::attempt::{self, Attempt};
+use crate::attempt::Attempt;
 use crate::desk::Rest;
 use crate::ledger::{Ledger, MOST_UNWRITTEN};
 use crate::opening::Opened;
 use crate::room::{Room, Usage};
+use crate::rows;
 use crate::salvage::{self, Salvage};
 use crate::shares::Shares;
 use crate::sqlite::signed;
@@ -139,7 +140,7 @@ impl Writer {
         let mut saved = 0;
         for entry in &salvage.slice {
             if self.ledger.bring_back(entry.row, entry.body.len(), DAMAGED) {
-                attempt::insert(conn, entry)?;
+                rows::insert(conn, std::slice::from_ref(entry))?;
                 saved += 1;
             }
         }

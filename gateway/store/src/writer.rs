@@ -24,7 +24,7 @@ use crate::options::{Options, Overflow};
 use crate::rate::Rate;
 use crate::reading;
 use crate::record::RECORD_OVERHEAD;
-use crate::room::Room;
+use crate::room::{PAGE, Room};
 use crate::salvage::Salvage;
 use crate::shared::Shared;
 use crate::shares::Shares;
@@ -196,7 +196,7 @@ impl Writer {
         self.absorb();
         self.hold();
         self.end_hold();
-        if woke.removals || self.is_due() {
+        if woke.removals || (self.is_due() && self.is_short()) {
             self.removals.extend(self.shared.desk().take_removals());
         }
         self.answer(woke.questions)?;
@@ -211,6 +211,12 @@ impl Writer {
         }
         self.foresee();
         Ok(())
+    }
+
+    /// Whether the next transactions may have to make room: what has left goes before anything is evicted for it.
+    fn is_short(&self) -> bool {
+        let most = 4 * self.room.log_pages + self.room.slack();
+        self.used / PAGE + most >= self.room.max_pages
     }
 
     /// Other bounds from now on: the file and what is in it are held to them with the next transaction, which is now.
@@ -329,7 +335,7 @@ impl Writer {
         if now >= self.next_look {
             room = Room::measure(&self.path, &self.options);
         }
-        if let Some(footing) = &self.footing {
+        if let Some(footing) = &mut self.footing {
             match footing.hold(room) {
                 Ok(held) => room = held,
                 // The cap stands, and a full disk is seen when it is met.
@@ -341,7 +347,7 @@ impl Writer {
             self.next_look = now + if room.by_disk { LOOK } else { CARE };
             if room.by_disk && !self.room.by_disk {
                 tracing::warn!(
-                    bytes = room.max_pages * crate::room::PAGE,
+                    bytes = room.max_pages * PAGE,
                     "the disk is nearly full, the buffer is smaller than configured"
                 );
             }
@@ -419,10 +425,11 @@ impl Writer {
             let jobs = self.make_room(conn, attempt)?;
             for job in self.pending.iter().take(jobs) {
                 match &job.held {
-                    Some(held) => attempt.store_held(conn, &mut self.ledger, &held.entries)?,
+                    Some(held) => attempt.store_held(&mut self.ledger, &held.entries),
                     None => attempt.store(conn, &mut self.ledger, &job.batch, (self.boot, now))?,
                 }
             }
+            attempt.append(conn)?;
             self.next_id = attempt.first_id + attempt.entries.len() as u64;
         }
         attempt.counted = care || !attempt.only_appends() || !self.ledger.may_wait(attempt.written.0);

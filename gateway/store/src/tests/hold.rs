@@ -173,9 +173,11 @@ async fn nothing_is_held_while_the_consumer_is_away_or_behind() {
     bench.options.hold = Duration::from_secs(30);
     bench.options.spacing = Duration::ZERO;
     let queue = bench.open(1);
+    bench.clock.advance(Duration::from_secs(1));
     within(queue.commit(batch("a", &["away"]))).await.unwrap();
     queue.close().await.unwrap();
     let queue = bench.open(2);
+    bench.clock.advance(Duration::from_secs(1));
     within(
         queue.commit(Batch { appends: (0..40_000).map(|n| append("a", n.to_string())).collect(), ..Batch::default() }),
     )
@@ -184,6 +186,25 @@ async fn nothing_is_held_while_the_consumer_is_away_or_behind() {
     lease(&queue, 10).await;
     within(queue.commit(batch("a", &["behind"]))).await.unwrap();
     assert_eq!(queue.stats().passed, 0);
+}
+
+#[tokio::test]
+async fn between_what_it_settled_and_its_next_lease_the_consumer_is_not_away() {
+    let (bench, queue, first) = holding().await;
+    // It took its time.
+    bench.clock.advance(Duration::from_secs(5));
+    queue.settle(UP, vec![first.id]).await.unwrap();
+    settled(&queue).await;
+    let before = queue.stats().commits;
+    let commit = begin(&queue, batch("a", &["1"])).await;
+    held(&queue, 1).await;
+    let records = lease(&queue, 1).await;
+    queue.settle(UP, ids(&records)).await.unwrap();
+    within(commit).await.unwrap();
+    assert_eq!((queue.stats().passed, queue.stats().commits), (1, before));
+    bench.clock.advance(Duration::from_secs(1));
+    within(queue.commit(batch("a", &["2"]))).await.unwrap();
+    assert_eq!(queue.stats().passed, 1);
 }
 
 #[tokio::test]

@@ -214,3 +214,23 @@ async fn a_smaller_size_takes_the_oldest_and_the_largest_batch_with_it() {
     let first = lease(&queue, 1).await;
     assert_eq!(first[0].header.seq, 10_010 - left + 1);
 }
+
+#[tokio::test]
+async fn what_was_settled_makes_room_before_anything_is_evicted() {
+    let mut bench = small(Overflow::DropOldest);
+    bench.options.device_share = Percent::ALL;
+    let queue = bench.open(1);
+    let stored = |count: usize| (0..count).map(|_| append("a", vec![b'x'; 1_000])).collect();
+    for _ in 0..18 {
+        within(queue.commit(Batch { appends: stored(20), ..Batch::default() })).await.unwrap();
+    }
+    let first = lease(&queue, 200).await;
+    assert_eq!(first.len(), 200);
+    // They lie on disk still, and wait there for company.
+    queue.settle(UP, ids(&first)).await.unwrap();
+    within(queue.commit(Batch { appends: stored(60), ..Batch::default() })).await.unwrap();
+    let row = queue.ledger().remove(0);
+    assert_eq!((row.received, row.evicted), (420, 0));
+    assert!(row.delivered > 0, "{row:?}");
+    queue.close().await.unwrap();
+}

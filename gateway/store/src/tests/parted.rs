@@ -196,6 +196,7 @@ async fn each_way_through_the_queue_tells_what_is_with_the_consumer_and_what_is_
     assert_eq!(seen(&queue), [("priority", 0, 0), ("live", 1, 1), ("history", 0, 0), ("older", 1, 2)]);
     queue.settle(UP, vec![live[0].id, old[0].id]).await.unwrap();
     assert_eq!(seen(&queue), [("priority", 0, 0), ("live", 0, 1), ("history", 0, 0), ("older", 0, 2)]);
+    settled(&queue).await;
     queue.commit(batch("B", &["1", "2", "3", "4"])).await.unwrap();
     assert_eq!(queue.received(), [("B".parse().unwrap(), 4), ("a".parse().unwrap(), 5)]);
     let deepest = |text: &str, most| {
