@@ -22,6 +22,7 @@ EXT4_IOC_SHUTDOWN, NOLOGFLUSH = 0x8004587D, 2
 STARTS_WITHIN = 2.0
 CUTS, CUTS_LONG = 4, 100
 KILLS, KILLS_LONG = 4, 200
+CUT_TAKES, KILL_TAKES = 2.4, 1.35
 FAILS_FOR = 5
 RESUMES_WITHIN = 5
 
@@ -144,21 +145,21 @@ def survives(stage: Stage, ground: Ground, times: int, strike: Strike, lines: Se
     ground.gateway.verb("audit", "--verify")  # fails where its chain is broken
 
 
-def lasting(times: int) -> Plan:
-    """A load that goes on a little longer than so many strikes."""
-    return Plan(seconds=int(times * 2.4) + 4, away_from=0, away=0)
+def lasting(times: int, each: float) -> Plan:
+    """A load that goes on a little longer than so many strikes of `each` seconds with their start."""
+    return Plan(seconds=int(times * each) + 4, away_from=0, away=0)
 
 
 def kills(stage: Stage) -> None:
     """kill -9 again and again under load, the cloud there or away: nothing acknowledged is lost."""
     times = KILLS_LONG if stage.options.long else KILLS
-    survives(stage, Ground.prepare(stage, lasting(times)), times, lambda ground: ground.gateway.kill())
+    survives(stage, Ground.prepare(stage, lasting(times, KILL_TAKES)), times, lambda ground: ground.gateway.kill())
 
 
 def kills_with_either(stage: Stage) -> None:
     """The same with `acknowledge = "either"`, the cloud there, silent or away."""
     times = KILLS_LONG if stage.options.long else KILLS
-    ground = Ground.prepare(stage, lasting(times), sections='[buffer]\nacknowledge = "either"\n')
+    ground = Ground.prepare(stage, lasting(times, KILL_TAKES), sections='[buffer]\nacknowledge = "either"\n')
     survives(stage, ground, times, lambda ground: ground.gateway.kill(), MIXED)
     # With the line whole and nobody else there, the cloud is quick enough.
     leaf = ground.gateway.leaf(ground.gateway.add_device("quick")).connect()
@@ -182,7 +183,7 @@ def power_cut(stage: Stage) -> None:
         cut_off(disk, ground)
         intact(disk, scratch)
 
-    survives(part, Ground.prepare(part, lasting(times), disk.point / "data"), times, strike)
+    survives(part, Ground.prepare(part, lasting(times, CUT_TAKES), disk.point / "data"), times, strike)
     stage.figure("lost_without_sync", lost_without_sync(stage.part("no-sync")))
 
 
@@ -198,7 +199,7 @@ def lost_without_sync(stage: Stage) -> int:
     disk = Disk(stage)
     faults = Faults(stage, disk)
     faults.begin("nosync")
-    ground = Ground.prepare(stage, lasting(1), disk.point / "data", faults.prefix())
+    ground = Ground.prepare(stage, lasting(1, CUT_TAKES), disk.point / "data", faults.prefix())
     ground.cloud.relay.ask("cut")
     ground.start()
     ground.wait_until(1.5)
