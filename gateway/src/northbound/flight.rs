@@ -140,7 +140,7 @@ impl Settler {
     }
 
     /// Records that a crash would send again although they have their answer; they count for the window. The queue
-    /// takes note of a settlement at once and writes it with its next transaction.
+    /// takes note of a settlement at once and writes it within 50 ms.
     pub fn exposed(&self) -> usize {
         self.unsettled + self.queue.settling()
     }
