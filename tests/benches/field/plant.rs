@@ -28,7 +28,8 @@ pub async fn plant(settings: &Settings, report: &mut Report) -> anyhow::Result<(
     let mut on_time = Row::new("plant", format!("{whole}cycles on time"), "%", Goal::None);
     let mut cpu = Row::new("plant", format!("{whole}CPU of the whole gateway"), "% of a core", Goal::AtMost(10.0));
     let mut memory = Row::new("plant", format!("{whole}memory at the end"), "MiB resident", Goal::AtMost(120.0));
-    let mut peak = Row::new("plant", format!("{whole}most memory, the start included"), "MiB resident", Goal::None);
+    let mut peak =
+        Row::new("plant", format!("{whole}most memory, the start included"), "MiB resident", Goal::AtMost(120.0));
     let mut values = Row::new("plant", format!("{whole}values that reached the cloud"), "per second", Goal::None);
     let mut p50 = Row::new("plant", "a write from the cloud until its answer there, p50".to_owned(), "ms", Goal::None);
     let mut p99 =

@@ -133,7 +133,8 @@ def strike_again_and_again(ground: Ground, times: int, strike: Strike, lines: Se
 def survives(stage: Stage, ground: Ground, times: int, strike: Strike, lines: Sequence[str] = AWAY) -> None:
     """Nothing acknowledged is lost over `times` strikes, and what comes twice is bounded by the windows."""
     probes, slowest = strike_again_and_again(ground, times, strike, lines)
-    verdict, _ = ground.judge({**ground.finish(), "probe": probes})
+    # Each strike is a pause for the leaves.
+    verdict, _ = ground.judge({**ground.finish(behind=ground.plan.seconds), "probe": probes})
     stage.figure("strikes", times)
     nothing_lost(verdict, LEAVES * RATE * ground.plan.seconds + times)
     windows = times * LEAVES * WINDOW
