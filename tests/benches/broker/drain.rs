@@ -14,7 +14,7 @@ use crate::load::{Load, PAYLOAD, Watch};
 use crate::peers::{FILTER, Mosquitto, Peer, Who, topic};
 use crate::process;
 use crate::report::{Goal, Report, Row, mebibytes, percentile};
-use crate::settings::{Settings, Transport};
+use crate::settings::{Key, Settings, Transport};
 use crate::site::{Site, Wanted};
 use crate::upstream::Way;
 use crate::wire::{Connection, Version};
@@ -40,15 +40,14 @@ pub async fn drain(settings: &Settings, way: Way, report: &mut Report) -> anyhow
         Mosquitto::start(Transport::Plain, &identities).await?,
     );
     let (our_line, their_line) = (Line::new(ours.address, Duration::ZERO)?, Line::new(theirs.address, Duration::ZERO)?);
-    let sections = format!(
-        "[buffer]\ncommit_spacing = \"0s\"\n\n[upstream]\nurl = \"mqtt://{}\"\nretry_max = \"1s\"\n{}",
-        our_line.address, way.keys
-    );
-    let wanted = Wanted { publishers: PUBLISHERS + 1, sections, ..Wanted::default() };
+    let mut keys = way.keys();
+    // Filling is quick.
+    keys.push(Key::new("buffer", "commit_spacing", "\"0s\""));
+    keys.push(Key::new("upstream", "retry_max", "\"1s\""));
+    let wanted = Wanted { publishers: PUBLISHERS + 1, keys, upstream: Some(our_line.address), ..Wanted::default() };
     let site = Site::start(settings, &wanted, &mut identities).await?;
     report.note(format!(
-        "{bench}: fieldgate: {}, [buffer] commit_spacing 0s so that filling is quick, [upstream] retry_max 1s; mosquitto's bridge: \
-         cleansession false, restart_timeout 1",
+        "{bench}: fieldgate: {}, everything else at its default; mosquitto's bridge: cleansession false, restart_timeout 1",
         site.configuration
     ));
     let bridging = Mosquitto::start_queueing(settings.transport, &identities, their_line.address).await?;
@@ -127,10 +126,14 @@ async fn round(edge: &mut Edge, way: Way, messages: u64, identities: &Identities
     let seat = edge.peer.seat(Who::Publisher(LIVE), Version::V5, identities)?;
     let publisher = Connection::open(&seat, Version::V5).await?;
     let stop = Arc::new(AtomicBool::new(false));
-    edge.line.open().await?;
-    let publishing = tokio::spawn(publish(publisher, LIVE, LIVE_EVERY, Arc::clone(&stop), watch.origin));
-
     let began = Instant::now();
+    edge.line.open().await?;
+    // What a device publishes before the edge is connected again waits like everything else.
+    while watch.of_others() == 0 {
+        ensure!(began.elapsed() < PATIENCE, "nothing came");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let publishing = tokio::spawn(publish(publisher, LIVE, LIVE_EVERY, Arc::clone(&stop), watch.origin));
     while watch.of_others() < waiting {
         ensure!(began.elapsed() < PATIENCE, "only {} of {waiting} messages came", watch.of_others());
         ensure!(!publishing.is_finished(), "the live device's publisher has ended");

@@ -16,7 +16,7 @@ use crate::identities::Identities;
 use crate::peers::Who;
 use crate::process;
 use crate::report::{Goal, Report, Row, mebibytes, percentile};
-use crate::settings::{Settings, Transport};
+use crate::settings::{Key, Settings, Transport};
 use crate::site::{Site, Wanted};
 use crate::wire::{Connection, Seat, Version};
 
@@ -37,8 +37,8 @@ pub async fn half_open(settings: &Settings, report: &mut Report) -> anyhow::Resu
     let sockets = settings.size(2_000, 200);
     let mut identities = Identities::new()?;
     // A short run does not wait for the default of ten seconds.
-    let limits = settings.short.then(|| ("client_hello_timeout".to_owned(), "\"2s\"".to_owned()));
-    let wanted = Wanted { publishers: 1, limits: limits.into_iter().collect(), ..Wanted::default() };
+    let timeout = settings.short.then(|| Key::new("broker.limits", "client_hello_timeout", "\"2s\""));
+    let wanted = Wanted { publishers: 1, keys: timeout.into_iter().collect(), ..Wanted::default() };
     let site = Site::start(&settings, &wanted, &mut identities).await?;
     report.note(format!("fieldgate: {}, everything else at its default", site.configuration));
     let seat = site.seat(Who::Publisher(0), &identities)?;

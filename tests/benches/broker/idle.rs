@@ -8,7 +8,7 @@ use crate::identities::Identities;
 use crate::peers::{Mosquitto, Peer, Who, open_all};
 use crate::process;
 use crate::report::{Goal, Report, Row, mebibytes};
-use crate::settings::{Settings, Transport};
+use crate::settings::{Key, Settings, Transport};
 use crate::site::{Site, Wanted};
 use crate::wire::{Connection, Version};
 
@@ -21,8 +21,8 @@ pub async fn idle(settings: &Settings, report: &mut Report) -> anyhow::Result<()
     let settings = Settings { transport: Transport::Mtls, ..settings.clone() };
     let (few, most) = (settings.size(1_000, 100), settings.size(settings.most_idle, 200));
     let mut identities = Identities::new()?;
-    let limits = vec![("connections".to_owned(), "20000".to_owned())];
-    let wanted = Wanted { publishers: most.max(few), limits, ..Wanted::default() };
+    let keys = vec![Key::new("broker.limits", "connections", "20000")];
+    let wanted = Wanted { publishers: most.max(few), keys, ..Wanted::default() };
     let mut site = Site::start(&settings, &wanted, &mut identities).await?;
     report.note(format!("fieldgate: {}, everything else at its default", site.configuration));
 

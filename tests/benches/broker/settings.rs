@@ -54,6 +54,20 @@ pub enum Bench {
     HalfOpen,
 }
 
+/// A key of `gateway.toml` and its value, as TOML.
+#[derive(Debug, Clone)]
+pub struct Key {
+    pub table: String,
+    pub name: String,
+    pub value: String,
+}
+
+impl Key {
+    pub fn new(table: &str, name: &str, value: &str) -> Self {
+        Self { table: table.to_owned(), name: name.to_owned(), value: value.to_owned() }
+    }
+}
+
 /// The embedded broker under load, beside its peers. Prints ours, theirs and the ratio from one run.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "broker")]
@@ -75,10 +89,10 @@ pub struct Settings {
     /// Only clients of this version (4: 3.1.1).
     #[arg(long, value_parser = ["4", "5"])]
     pub mqtt: Option<String>,
-    /// Further limits of the gateway, such as `in_flight=1000`: to see what one costs. Without it they are at their
-    /// defaults but for the ones that the report names.
-    #[arg(long = "limit", value_parser = limit, value_name = "KEY=VALUE")]
-    pub limits: Vec<(String, String)>,
+    /// A key of the gateway's, such as `broker.limits.in_flight=1000`: to see what it costs or brings. Those that are not set are
+    /// at their defaults but for the ones that the report names.
+    #[arg(long = "set", value_parser = key, value_name = "TABLE.KEY=VALUE")]
+    pub keys: Vec<Key>,
     /// Also writes the report as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -102,9 +116,10 @@ pub struct Settings {
     pub transport: Transport,
 }
 
-fn limit(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
-    Ok((key.to_owned(), value.to_owned()))
+fn key(text: &str) -> Result<Key, String> {
+    let (path, value) = text.split_once('=').ok_or("TABLE.KEY=VALUE is expected")?;
+    let (table, name) = path.rsplit_once('.').ok_or("TABLE.KEY=VALUE is expected")?;
+    Ok(Key::new(table, name, value))
 }
 
 impl Settings {

@@ -1,5 +1,7 @@
 //! The gateway under test: its binary in a folder of its own, with a generated configuration.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
@@ -9,7 +11,7 @@ use serde_json::json;
 
 use crate::identities::Identities;
 use crate::peers::{PER_APP, Who, client_id, identity};
-use crate::settings::{Settings, Transport};
+use crate::settings::{Key, Settings, Transport};
 use crate::wire::Seat;
 
 /// Program users of the plain listener have up to eight connections each, as apps with certificates have.
@@ -22,17 +24,17 @@ pub struct Wanted {
     pub publishers: usize,
     /// Connections of apps that subscribe.
     pub receivers: usize,
-    /// Limits raised by their keys, beyond the message rate.
-    pub limits: Vec<(String, String)>,
-    /// Further sections of the configuration.
-    pub sections: String,
+    /// Keys that are not at their defaults, beyond the message rate.
+    pub keys: Vec<Key>,
+    /// Its cloud.
+    pub upstream: Option<SocketAddr>,
 }
 
 /// A gateway and how to reach it.
 pub struct Site {
     gateway: Gateway,
     transport: Transport,
-    plain: Option<std::net::SocketAddr>,
+    plain: Option<SocketAddr>,
     /// What was configured, for the report.
     pub configuration: String,
 }
@@ -40,12 +42,8 @@ pub struct Site {
 impl Site {
     /// Starts a gateway and gives everybody a certificate.
     pub async fn start(settings: &Settings, wanted: &Wanted, identities: &mut Identities) -> anyhow::Result<Self> {
-        let mut limits = vec![("message_rate".to_owned(), "0".to_owned())];
-        limits.extend(wanted.limits.iter().cloned());
-        limits.extend(settings.limits.iter().cloned());
-        let limits: Vec<String> = limits.iter().map(|(key, value)| format!("{key} = {value}")).collect();
-        let limits = limits.join("\n");
-        let mut sections = format!("[broker.limits]\n{limits}\n");
+        let keys = keys(wanted, settings);
+        let mut sections = String::new();
         let policy = |who: &str, allow: &str| {
             format!("[[policy]]\nwho = \"{who}\"\nallow = \"{allow}\"\nfilter = \"devices/#\"\n\n")
         };
@@ -58,12 +56,18 @@ impl Site {
             plain = Some(address);
             sections += &users(&gateway, wanted).await?;
         }
-        sections += &wanted.sections;
+        for (table, keys) in &keys {
+            sections += &format!("[{table}]\n");
+            for (name, value) in keys {
+                sections += &format!("{name} = {value}\n");
+            }
+            sections += "\n";
+        }
         let broker = plain.map(|address| format!("plain = [\"{address}\"]")).unwrap_or_default();
         gateway.configure_broker(&broker, &sections)?;
         gateway.start().await?;
         let shown = if broker.is_empty() { String::new() } else { "[broker] plain; ".to_owned() };
-        let configuration = format!("{shown}[broker.limits] {}", limits.trim().replace('\n', ", "));
+        let configuration = shown + &words(&keys);
         let mut site = Self { gateway, transport: settings.transport, plain, configuration };
         if settings.transport == Transport::Mtls {
             let publishers = (0..wanted.publishers).map(|number| (identity(Who::Publisher(number)), "device"));
@@ -119,6 +123,31 @@ impl Site {
         let login = Some((user.clone(), PASSWORD.to_owned()));
         Ok(Seat { address, tls: None, client_id: format!("{user}/{place}"), login })
     }
+}
+
+type Keys = BTreeMap<String, BTreeMap<String, String>>;
+
+/// By table and name: the command line's go before the bench's.
+fn keys(wanted: &Wanted, settings: &Settings) -> Keys {
+    let mut keys = Keys::new();
+    let rate = Key::new("broker.limits", "message_rate", "0");
+    let url = wanted.upstream.map(|cloud| Key::new("upstream", "url", &format!("\"mqtt://{cloud}\"")));
+    for Key { table, name, value } in
+        [rate].into_iter().chain(url).chain(wanted.keys.clone()).chain(settings.keys.clone())
+    {
+        keys.entry(table).or_default().insert(name, value);
+    }
+    keys
+}
+
+/// What isn't at its default, for the report.
+fn words(keys: &Keys) -> String {
+    let table = |(table, keys): (&String, &BTreeMap<String, String>)| {
+        let keys = keys.iter().filter(|(name, _)| (table.as_str(), name.as_str()) != ("upstream", "url"));
+        let keys: Vec<_> = keys.map(|(name, value)| format!("{name} = {value}")).collect();
+        (!keys.is_empty()).then(|| format!("[{table}] {}", keys.join(", ")))
+    };
+    keys.iter().filter_map(table).collect::<Vec<_>>().join("; ")
 }
 
 /// `[[broker.user]]` tables, all with one password: its hash is made once.

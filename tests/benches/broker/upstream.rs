@@ -14,7 +14,7 @@ use crate::load::{Load, Outcome};
 use crate::peers::{FILTER, Mosquitto, Peer, Who, topic};
 use crate::process;
 use crate::report::{Goal, Report, Row, mebibytes};
-use crate::settings::{Settings, Transport};
+use crate::settings::{Key, Settings, Transport};
 use crate::site::{Site, Wanted};
 use crate::wire::{Seat, Version};
 
@@ -26,8 +26,7 @@ const DRAIN: Duration = Duration::from_secs(120);
 pub async fn bound(settings: &Settings, report: &mut Report) -> anyhow::Result<()> {
     let mut identities = Identities::new()?;
     let cloud = Mosquitto::start(Transport::Plain, &identities).await?;
-    let sections = format!("[upstream]\nurl = \"mqtt://{}\"\n", cloud.address);
-    let wanted = Wanted { publishers: PUBLISHERS, sections, ..Wanted::default() };
+    let wanted = Wanted { publishers: PUBLISHERS, upstream: Some(cloud.address), ..Wanted::default() };
     let site = Site::start(settings, &wanted, &mut identities).await?;
     report.note(format!("fieldgate: {}, everything else at its default", site.configuration));
     report.note("upstream-bound: [upstream] is another mosquitto that takes everything while the load runs");
@@ -83,8 +82,8 @@ pub async fn bound(settings: &Settings, report: &mut Report) -> anyhow::Result<(
 #[derive(Clone, Copy)]
 pub struct Way {
     bench: &'static str,
-    /// More keys of `[upstream]`.
-    pub keys: &'static str,
+    /// In batches.
+    batched: bool,
     pub words: &'static str,
     /// Where its messages are, below `fieldgate/bench/`.
     pub topics: &'static str,
@@ -95,10 +94,17 @@ pub struct Way {
     goal: Goal,
 }
 
+impl Way {
+    /// Of the gateway's.
+    pub fn keys(&self) -> Vec<Key> {
+        if self.batched { vec![Key::new("upstream", "batch", "\"zstd\"")] } else { Vec::new() }
+    }
+}
+
 /// One message per publish.
 pub const SINGLY: Way = Way {
     bench: "bridge",
-    keys: "",
+    batched: false,
     words: "one message per publish",
     topics: FILTER,
     draining: "drain",
@@ -108,7 +114,7 @@ pub const SINGLY: Way = Way {
 /// Many.
 pub const BATCHED: Way = Way {
     bench: "batch",
-    keys: "batch = \"zstd\"\n",
+    batched: true,
     words: "batches, opened by the subscriber",
     topics: "batch",
     draining: "drain-batch",
@@ -195,8 +201,7 @@ pub async fn edge(
     cloud: SocketAddr,
     identities: &mut Identities,
 ) -> anyhow::Result<Site> {
-    let sections = format!("[upstream]\nurl = \"mqtt://{cloud}\"\n{}", way.keys);
-    let wanted = Wanted { publishers: PUBLISHERS, sections, ..Wanted::default() };
+    let wanted = Wanted { publishers: PUBLISHERS, keys: way.keys(), upstream: Some(cloud), ..Wanted::default() };
     Site::start(settings, &wanted, identities).await
 }
 
