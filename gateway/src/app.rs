@@ -209,6 +209,8 @@ impl App {
             queue: queue.clone(),
             router: router.clone(),
             broker: broker.clone(),
+            presence: Arc::clone(&presence),
+            links: Arc::clone(&links),
             clock: Arc::clone(&clock),
             tasks: stages.upstream.tasks.clone(),
             stop: stages.upstream.stop.clone(),

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::command::Router;
 use crate::northbound::{Down, Gaps, Replay, Upstream, UpstreamConfig, UpstreamHandle};
 use crate::southbound::fetch::Fetch;
+use crate::southbound::{Links, Presence};
 
 /// What every connection is made with.
 pub struct Upline {
@@ -24,6 +25,10 @@ pub struct Upline {
     pub router: Router,
     /// Where fetched messages go.
     pub broker: Broker,
+    /// How the devices are.
+    pub presence: Arc<Presence>,
+    /// What field devices have.
+    pub links: Arc<Links>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Where its tasks run, until when.
@@ -73,8 +78,13 @@ impl Upline {
         let tasks = TaskTracker::new();
         let over = TaskTracker::clone(&tasks);
         self.tasks.spawn(tasks.track_future(upstream.run()));
+        let (presence, links) = (Arc::clone(&self.presence), Arc::clone(&self.links));
         let gaps = Gaps {
             queue: self.queue.clone(),
+            missing: Box::new(move |device| {
+                links.tell_birth_again(device);
+                presence.tell_again(device);
+            }),
             upstream: handle.clone(),
             clock: Arc::clone(&self.clock),
             stop: self.quiet.clone(),

@@ -215,3 +215,40 @@ async fn a_full_buffer_drops_the_oldest_and_says_how_many() -> Told {
     assert_eq!(device["evicted"].as_u64(), Some(oldest), "{device}");
     Ok(())
 }
+
+/// The cloud retains states and births: one that had to give way would leave it with an older one for good.
+#[tokio::test]
+async fn a_state_and_a_birth_that_had_to_give_way_are_told_again() -> Told {
+    let oven = "[[modbus]]\nurl = \"tcp://127.0.0.1:1\"\n  [[modbus.device]]\n  id = \"oven-1\"\n  unit = 1\n\
+                    [[modbus.device.point]]\n    name = \"level\"\n    at = \"holding:0\"\n    type = \"u16\"\n";
+    let small = format!("[buffer]\nmax_size = \"4MiB\"\ndevice_share = \"100%\"\n\n{oven}");
+    let mut stage = Stage::start("line-1", &small).await?;
+    let bundle = stage.gateway.add_device("press-1").await?;
+    stage.wait_drained().await?;
+    stage.relay.cut();
+    wait_down(&stage).await?;
+    let births = stage.topic("devices/oven-1/birth");
+    let before = stage.cloud.on(&births).len();
+    // Which makes a birth.
+    stage.gateway.stop().await?;
+    stage.gateway.start().await?;
+    let leaf = Leaf::connect(&bundle, stage.gateway.broker(), Options::new(Version::V5)).await?;
+    let local = "devices/press-1/telemetry/t";
+    for n in 0..60 {
+        let payload = format!("{{\"n\":{n},\"filler\":\"{}\"}}", "x".repeat(200_000));
+        assert_eq!(leaf.publish(local, payload).await?, Ack::Accepted, "message {n}");
+    }
+    stage.relay.mend();
+    let told = stage.cloud.wait_for(&stage.topic("devices/press-1/state"), |_| true).await?;
+    assert_eq!(told.json()["online"], true, "{told:?}");
+    let first = stage.cloud.wait_for(&stage.topic(local), |_| true).await?;
+    assert!(first.json()["n"].as_u64() > Some(0), "nothing was evicted");
+    // It was told after what waited, not kept from before.
+    assert!(told.number("fg-seq") > first.number("fg-seq"), "{told:?}");
+    let gap = stage.cloud.wait_for(&stage.topic("devices/oven-1/events"), |_| true).await?;
+    assert_eq!(gap.json()["event"], "gap", "{gap:?}");
+    wait_until("the birth", PATIENCE, || stage.cloud.on(&births).get(before).cloned()).await?;
+    let buffer = stage.wait_drained().await?;
+    check_sums(&buffer);
+    Ok(())
+}

@@ -1,14 +1,16 @@
 //! Gap markers: the upstream is told of what it will never get: how many messages of which device, from when to when, why.
 //!
 //! A marker is a message of its device on `devices/{id}/events`, stored like every other, in the same transaction that notes
-//! that it was told: it is neither forgotten nor told twice. Nothing is told while the upstream is away: a marker would
-//! take the room of data, and the next one would say more.
+//! that it was told: it is neither forgotten nor told twice. Nothing is told while the upstream is away, nor in the first minute
+//! of a full buffer's draining: a marker would take the room of data, and the next one would say more.
+//!
+//! Among what is missing may be the state of the device, or its birth, and the upstream retains older ones: they are told again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_store::{Append, Batch, CommitError, Gap, Lane, LossKind, Queue};
-use fieldgate_types::{Clock, UnixMillis};
+use fieldgate_types::{Clock, DeviceId, UnixMillis};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -18,12 +20,17 @@ use crate::pipeline::topic;
 
 /// How often is looked for new gaps while the upstream is there.
 const EVERY: Duration = Duration::from_secs(60);
+/// And for room while the buffer is full.
+const SOON: Duration = Duration::from_secs(1);
+/// A buffer with less than one in so many parts free is full.
+const FREE_PART: u64 = 8;
 
 /// Tells of gaps.
-#[derive(Debug)]
 pub struct Gaps {
     /// Where gaps are known, and markers go.
     pub queue: Queue,
+    /// Called for a device of which something is missing.
+    pub missing: Box<dyn Fn(&DeviceId) + Send + Sync>,
     /// Whether there is somebody to tell.
     pub upstream: UpstreamHandle,
     /// For the time of a marker.
@@ -35,19 +42,32 @@ pub struct Gaps {
 impl Gaps {
     /// Until stopped.
     pub async fn run(mut self) {
+        // What is left of it: a buffer may be full for ever.
+        let mut patience = EVERY;
         loop {
-            if self.upstream.status().state == UpstreamState::Up
-                && let Err(error) = self.tell().await
-            {
-                // The gaps stay what they are.
-                tracing::warn!(%error, "gap markers could not be stored");
+            let up = self.upstream.status().state == UpstreamState::Up;
+            let mut wait = EVERY;
+            if up && !patience.is_zero() && self.is_full() {
+                wait = SOON;
+                patience = patience.saturating_sub(SOON);
+            } else if up {
+                patience = EVERY;
+                if let Err(error) = self.tell().await {
+                    // The gaps stay what they are.
+                    tracing::warn!(%error, "gap markers could not be stored");
+                }
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(wait) => {}
                 there = self.upstream.changed() => if !there { return },
             }
         }
+    }
+
+    fn is_full(&self) -> bool {
+        let stats = self.queue.stats();
+        stats.used_bytes > stats.capacity_bytes - stats.capacity_bytes / FREE_PART
     }
 
     async fn tell(&self) -> Result<(), CommitError> {
@@ -66,6 +86,7 @@ impl Gaps {
                     continue;
                 }
             };
+            (self.missing)(&gap.device);
             appends.push(Append { device: gap.device.clone(), lane: Lane::Live, time: now, expires: None, body });
             told.push(gap);
         }

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use fieldgate_protocol::{
     Command, Driver, LinkInfo, Outcome, Point, PointName, Quality, Sample, Status, Tasks, Update, Uplink,
 };
 use fieldgate_types::{Backoff, Clock, DeviceId, Pulse};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,7 @@ pub struct LinkHandle {
     pub commands: mpsc::Sender<Command>,
     /// Asks what its points last were.
     pub last: mpsc::Sender<AskLast>,
+    again: Arc<Again>,
     /// How it is.
     pub state: watch::Receiver<LinkInfo>,
     /// Of its task and of its driver: whether they still turn.
@@ -68,7 +69,28 @@ pub struct AskLast {
     pub reply: oneshot::Sender<Vec<LastReport>>,
 }
 
+/// Births that are to be told once more.
+#[derive(Debug, Default)]
+struct Again {
+    devices: Mutex<BTreeSet<DeviceId>>,
+    asked: Notify,
+}
+
+impl Again {
+    fn devices(&self) -> MutexGuard<'_, BTreeSet<DeviceId>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl LinkHandle {
+    /// What one of its devices has is told once more, though nothing has changed: the upstream may know only what was before.
+    pub fn tell_birth_again(&self, device: &DeviceId) {
+        if self.devices.iter().any(|declared| declared.id == *device) {
+            self.again.devices().insert(device.clone());
+            self.again.asked.notify_one();
+        }
+    }
+
     /// What these points of a device were when they were last reported; `None` where the link is too busy to say.
     pub async fn last_reports(&self, device: &DeviceId, points: Vec<PointName>) -> Option<Vec<LastReport>> {
         let (reply, reports) = oneshot::channel();
@@ -120,6 +142,7 @@ pub struct Link {
     growing: BTreeSet<DeviceId>,
     commands: mpsc::Receiver<Command>,
     last: mpsc::Receiver<AskLast>,
+    again: Arc<Again>,
     state: watch::Sender<LinkInfo>,
     pulses: [Pulse; 2],
     errors: Arc<Refusals>,
@@ -141,6 +164,7 @@ enum Woke {
     Update(Update),
     Command(Command),
     Asked(AskLast),
+    BirthsAgain,
     ReportDue,
     DriverEnded,
 }
@@ -167,7 +191,7 @@ impl Link {
         let declared: Vec<Declared> = devices.iter().cloned().map(Declared::new).collect();
         let end = Arc::new(End::new(stop));
         let pulses = [Pulse::new(Arc::clone(&clock)), Pulse::new(Arc::clone(&clock))];
-        let errors: Arc<Refusals> = Arc::default();
+        let (errors, again): (Arc<Refusals>, Arc<Again>) = Default::default();
         let handle = LinkHandle {
             name: name.clone(),
             protocol,
@@ -176,6 +200,7 @@ impl Link {
             devices: declared.clone(),
             commands: sender,
             last: ask,
+            again: Arc::clone(&again),
             state: watched,
             pulses: pulses.clone(),
             errors: Arc::clone(&errors),
@@ -193,6 +218,7 @@ impl Link {
             growing,
             commands,
             last,
+            again,
             state,
             pulses,
             errors,
@@ -208,7 +234,8 @@ impl Link {
     pub async fn run(mut self) {
         let _over = self.end.over.clone().drop_guard();
         let stop = self.end.stop.clone();
-        self.announce().await;
+        // Before anything of its devices.
+        self.announce(|_| true).await;
         let mut backoff = Backoff::field_link();
         loop {
             let mut running = self.start_driver();
@@ -222,6 +249,10 @@ impl Link {
                     }
                     Woke::Command(command) => hand_over(&running.commands, command),
                     Woke::Asked(ask) => self.tell(ask),
+                    Woke::BirthsAgain => {
+                        let again = std::mem::take(&mut *self.again.devices());
+                        self.announce(|device| again.contains(device)).await;
+                    }
                     Woke::ReportDue => self.report_due().await,
                     Woke::DriverEnded => break,
                 }
@@ -248,10 +279,10 @@ impl Link {
         }
     }
 
-    /// What its devices have, before anything of it; of those that grow once it is known.
-    async fn announce(&self) {
-        let known: Vec<&Declared> = self.devices.iter().filter(|device| !self.growing.contains(&device.id)).collect();
-        for devices in known.chunks(BIRTHS) {
+    /// What these of its devices have; of those that grow once it is known.
+    async fn announce(&self, which: impl Fn(&DeviceId) -> bool) {
+        let known = self.devices.iter().filter(|device| !self.growing.contains(&device.id) && which(&device.id));
+        for devices in known.collect::<Vec<&Declared>>().chunks(BIRTHS) {
             self.tell_birth(devices).await;
         }
     }
@@ -307,6 +338,7 @@ impl Link {
             update = running.updates.recv() => update.map_or(Woke::DriverEnded, Woke::Update),
             Some(command) = self.commands.recv() => Woke::Command(command),
             Some(ask) = self.last.recv() => Woke::Asked(ask),
+            () = self.again.asked.notified() => Woke::BirthsAgain,
             () = tokio::time::sleep(wait) => Woke::ReportDue,
         }
     }

@@ -86,6 +86,13 @@ impl Links {
         handle
     }
 
+    /// What a field device has is told once more; of others there is nothing to tell.
+    pub fn tell_birth_again(&self, device: &DeviceId) {
+        for (_, link) in self.running.get().iter() {
+            link.tell_birth_again(device);
+        }
+    }
+
     /// Every field device and the way to it.
     pub fn targets(&self) -> Vec<FieldTarget> {
         let running = self.running.get();

@@ -91,6 +91,15 @@ impl Presence {
         self.set(device, State { online: false, since: now, via: via.to_owned(), reason: Some(reason) });
     }
 
+    /// How the device is is told once more, though nothing has changed: the upstream may know only what was before.
+    pub fn tell_again(&self, device: &DeviceId) {
+        let mut inner = self.inner();
+        if inner.states.contains_key(device) {
+            inner.untold.insert(device.clone());
+            self.changed.notify_one();
+        }
+    }
+
     /// How a device is, if it was heard of.
     pub fn get(&self, device: &DeviceId) -> Option<State> {
         self.inner().states.get(device).cloned()

@@ -104,6 +104,7 @@ impl Writer {
         let mut report = self.shared.report();
         report.stats.file_bytes = usage.pages * PAGE + log;
         report.stats.capacity_bytes = self.room.max_pages * PAGE;
+        report.stats.used_bytes = self.used;
         report.stats.oldest = oldest;
         report.stats.last_commit = self.last_commit;
         report.stats.health = self.health.clone();

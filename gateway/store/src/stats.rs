@@ -39,6 +39,8 @@ pub struct QueueStats {
     pub file_bytes: u64,
     /// Most that queue.db itself may take now: the configured size or what the file system leaves.
     pub capacity_bytes: u64,
+    /// What of the capacity is in use.
+    pub used_bytes: u64,
     /// How long the whole capacity lasts at the present rate of reception, an average over about an hour of running
     /// time; absent while nothing comes.
     pub holds: Option<Duration>,

@@ -1,6 +1,7 @@
 //! The gateway under test: its binary in a folder of its own, with a generated configuration.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -57,11 +58,11 @@ impl Site {
             sections += &users(&gateway, wanted).await?;
         }
         for (table, keys) in &keys {
-            sections += &format!("[{table}]\n");
+            writeln!(sections, "[{table}]")?;
             for (name, value) in keys {
-                sections += &format!("{name} = {value}\n");
+                writeln!(sections, "{name} = {value}")?;
             }
-            sections += "\n";
+            writeln!(sections)?;
         }
         let broker = plain.map(|address| format!("plain = [\"{address}\"]")).unwrap_or_default();
         gateway.configure_broker(&broker, &sections)?;

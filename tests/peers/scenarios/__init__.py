@@ -7,7 +7,7 @@ from collections.abc import Callable
 from scenarios import (
     batch, certificates, clock, commands, disk, doors, enrolment, external, field, flapping, fleet, harness, identity,
     interop, load, local, memory, modbus_types, opcua_events, opcua_filters, opcua_history, opcua_rate, opcua_recovery,
-    opcua_security, power, quarantine, refusals, sessions, trees,
+    opcua_security, power, quarantine, refusals, sessions, small_disk, trees,
 )
 from stage import Stage
 
@@ -19,6 +19,7 @@ SIDE_BY_SIDE: dict[str, Scenario] = {
     "flapping": flapping.flapping,
     "batch": batch.cut_and_killed,
     "clock": clock.ten_years,
+    "small-disk": small_disk.offline,
     "batch-refused": batch.refused,
     "leaf": identity.leaf_to_cloud,
     "envelope": identity.upstream_over_3_1_1,

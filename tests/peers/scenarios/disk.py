@@ -27,7 +27,7 @@ TOLD = r"disk|full|space"
 def full_and_back(stage: Stage) -> None:
     """data_dir on a disk that fills up, overflow = "refuse": it stops acknowledging, says so, and goes on with space."""
     expect(os.geteuid() == 0, "this scenario mounts a tmpfs and needs root")
-    disk = mount(stage)
+    disk = mount(stage, SIZE)
     cloud = Cloud(stage, ID)
     gateway = Gateway(stage, f"{cloud.section()}\n{REFUSE}", data_dir=disk / "data")
     bundle = gateway.add_device("leaf-1")
@@ -63,11 +63,11 @@ def refuses(gateway: Gateway) -> bool:
     return buffer["healthy"] is False and re.search(TOLD, buffer["reason"], re.IGNORECASE) is not None
 
 
-def mount(stage: Stage) -> Path:
+def mount(stage: Stage, size: str) -> Path:
     """A small file system of its own, unmounted at the end."""
     point = stage.folder / "disk"
     point.mkdir()
-    done = command(["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tmpfs", str(point)])
+    done = command(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(point)])
     expect(done.returncode == 0, f"can't mount a tmpfs for the full disk: {done.stderr.strip()}")
 
     def unmount() -> None:

@@ -111,11 +111,13 @@ class Ground:
         self.stage.figure("slowest_turn_ms", report["slowest_turn"] * 1e3)
         return {device: sorted(numbers_of(leaf["acknowledged"])) for device, leaf in report["leaves"].items()}
 
-    def judge(self, acknowledged: dict[str, list[int]]) -> tuple[Verdict, int]:
-        """Waits for what was acknowledged, as long as something still arrives; the verdict over all devices."""
+    def judge(self, acknowledged: dict[str, list[int]], patience: float = 15) -> tuple[Verdict, int]:
+        """Waits for what was acknowledged, as long as something still arrives; the verdict over all devices.
+
+        `patience`: after the last one, in seconds."""
         missing = {(device, counter) for device, counters in acknowledged.items() for counter in counters}
         looked, last = 0, time.monotonic()
-        while missing and time.monotonic() - last < 15:
+        while missing and time.monotonic() - last < patience:
             while looked < len(self.cloud.observer.messages):
                 message = self.cloud.observer.messages[looked]
                 looked += 1

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fieldgate_store::{Options, Queue};
-use fieldgate_types::Size;
+use fieldgate_types::{DeviceId, Size};
 use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use super::super::Protocol;
@@ -13,16 +14,18 @@ use super::super::gaps::Gaps;
 use super::liar::{Liar, Script};
 use super::{Bench, Running, config, eventually};
 
-fn telling(bench: &Bench, running: &Running) -> CancellationToken {
+fn telling(bench: &Bench, running: &Running) -> (CancellationToken, UnboundedReceiver<DeviceId>) {
     let stop = CancellationToken::new();
+    let (missing, heard) = unbounded_channel();
     let gaps = Gaps {
         queue: bench.queue.clone(),
+        missing: Box::new(move |device| missing.send(device.clone()).unwrap()),
         upstream: running.handle.clone(),
         clock: Arc::clone(&bench.clock),
         stop: stop.clone(),
     };
     tokio::spawn(gaps.run());
-    stop
+    (stop, heard)
 }
 
 fn markers(liar: &Liar) -> Vec<Value> {
@@ -46,7 +49,7 @@ async fn what_was_evicted_is_told_upstream_once_it_is_there_and_not_again() {
         assert!(evicted > 0, "{:?}", bench.queue.stats());
         let liar = Liar::start(Script::honest(v5)).await;
         let running = bench.start(super::UpstreamConfig { window: 4096, ..config(liar.port, protocol) });
-        let stop = telling(&bench, &running);
+        let (stop, mut missing) = telling(&bench, &running);
         eventually("the marker is there", || markers(&liar).len() == 1).await;
         bench.emptied().await;
         let marker = &markers(&liar)[0];
@@ -60,11 +63,13 @@ async fn what_was_evicted_is_told_upstream_once_it_is_there_and_not_again() {
         );
         assert_eq!(bench.queue.gaps(), []);
         // Somebody else, who looks again at once, finds nothing to tell.
-        let again = telling(&bench, &running);
+        assert_eq!(missing.recv().await.unwrap().as_str(), "press-1");
+        let (again, mut nothing) = telling(&bench, &running);
         bench.fill("press-1", 12_000, 12_001).await;
         bench.emptied().await;
         tokio::time::timeout(Duration::from_secs(5), running.stopped()).await.unwrap();
         assert_eq!(markers(&liar).len(), 1);
+        assert!(missing.try_recv().is_err() && nothing.try_recv().is_err());
         stop.cancel();
         again.cancel();
     }
