@@ -4,8 +4,10 @@
 //! that it was told: it is neither forgotten nor told twice. Nothing is told while the upstream is away, nor in the first minute
 //! of a full buffer's draining: a marker would take the room of data, and the next one would say more.
 //!
-//! Among what is missing may be the state of the device, or its birth, and the upstream retains older ones: they are told again.
+//! Among what is missing may be the state of the device, or its birth, and the upstream retains older ones: they are told again,
+//! once there is room. In a buffer that is full for ever they would only drive out more.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,18 +46,24 @@ impl Gaps {
     pub async fn run(mut self) {
         // What is left of it: a buffer may be full for ever.
         let mut patience = EVERY;
+        let mut again = BTreeSet::new();
         loop {
             let up = self.upstream.status().state == UpstreamState::Up;
+            let full = self.is_full();
             let mut wait = EVERY;
-            if up && !patience.is_zero() && self.is_full() {
+            if up && full && !patience.is_zero() {
                 wait = SOON;
                 patience = patience.saturating_sub(SOON);
             } else if up {
                 patience = EVERY;
-                if let Err(error) = self.tell().await {
+                match self.tell().await {
+                    Ok(devices) => again.extend(devices),
                     // The gaps stay what they are.
-                    tracing::warn!(%error, "gap markers could not be stored");
+                    Err(error) => tracing::warn!(%error, "gap markers could not be stored"),
                 }
+            }
+            if up && !full {
+                std::mem::take(&mut again).iter().for_each(&self.missing);
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
@@ -70,10 +78,12 @@ impl Gaps {
         stats.used_bytes > stats.capacity_bytes - stats.capacity_bytes / FREE_PART
     }
 
-    async fn tell(&self) -> Result<(), CommitError> {
+    /// Of which devices.
+    async fn tell(&self) -> Result<BTreeSet<DeviceId>, CommitError> {
         let gaps = self.queue.gaps();
+        let devices = gaps.iter().map(|gap| gap.device.clone()).collect();
         if gaps.is_empty() {
-            return Ok(());
+            return Ok(devices);
         }
         let now = self.clock.now();
         let (mut appends, mut told) = (Vec::with_capacity(gaps.len()), Vec::with_capacity(gaps.len()));
@@ -86,11 +96,10 @@ impl Gaps {
                     continue;
                 }
             };
-            (self.missing)(&gap.device);
             appends.push(Append { device: gap.device.clone(), lane: Lane::Live, time: now, expires: None, body });
             told.push(gap);
         }
-        self.queue.commit(Batch { appends, told, ..Batch::default() }).await.map(|_| ())
+        self.queue.commit(Batch { appends, told, ..Batch::default() }).await.map(|_| devices)
     }
 }
 
