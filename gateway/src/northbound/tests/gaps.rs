@@ -6,7 +6,7 @@ use std::time::Duration;
 use fieldgate_store::{Options, Queue};
 use fieldgate_types::{DeviceId, Size};
 use serde_json::Value;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::super::Protocol;
@@ -14,12 +14,12 @@ use super::super::gaps::Gaps;
 use super::liar::{Liar, Script};
 use super::{Bench, Running, config, eventually};
 
-fn telling(bench: &Bench, running: &Running) -> (CancellationToken, UnboundedReceiver<DeviceId>) {
+fn telling(bench: &Bench, running: &Running) -> (CancellationToken, mpsc::Receiver<DeviceId>) {
     let stop = CancellationToken::new();
-    let (missing, heard) = unbounded_channel();
+    let (missing, heard) = mpsc::channel(8);
     let gaps = Gaps {
         queue: bench.queue.clone(),
-        missing: Box::new(move |device| missing.send(device.clone()).unwrap()),
+        missing: Box::new(move |device| missing.try_send(device.clone()).unwrap()),
         upstream: running.handle.clone(),
         clock: Arc::clone(&bench.clock),
         stop: stop.clone(),
